@@ -1,0 +1,84 @@
+//! What a diagnostic says.
+
+use crate::{Code, Span};
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// The input is wrong; nothing is produced.
+    Error,
+    /// The input is legal and probably not meant.
+    Warning,
+}
+
+/// A place in the source with what is to be said of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Label {
+    /// The place.
+    pub span: Span,
+    /// A short phrase; may be empty.
+    pub text: String,
+    /// Whether the message is about this place (drawn with `^`) or it is the other place that disagrees (`-`).
+    pub primary: bool,
+}
+
+/// One error or warning: a terse message, places, and the way out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// How bad it is.
+    pub severity: Severity,
+    /// The kind of error; every kind has a case in the corpus of wrong specs.
+    pub code: Code,
+    /// One terse phrase, lower case, no full stop.
+    pub message: String,
+    /// The places, primary first.
+    pub labels: Vec<Label>,
+    /// Sentences that say the way out.
+    pub hints: Vec<String>,
+}
+
+impl Diagnostic {
+    /// An error of kind `code` with a terse message and no place yet.
+    pub fn error(code: Code, message: impl Into<String>) -> Diagnostic {
+        Diagnostic { severity: Severity::Error, code, message: message.into(), labels: Vec::new(), hints: Vec::new() }
+    }
+
+    /// A warning of kind `code` with a terse message and no place yet.
+    pub fn warning(code: Code, message: impl Into<String>) -> Diagnostic {
+        Diagnostic { severity: Severity::Warning, ..Diagnostic::error(code, message) }
+    }
+
+    /// Adds the place that the message is about.
+    pub fn at(mut self, span: Span, text: impl Into<String>) -> Diagnostic {
+        self.labels.push(Label { span, text: text.into(), primary: true });
+        self
+    }
+
+    /// Adds another place that has to do with it.
+    pub fn with(mut self, span: Span, text: impl Into<String>) -> Diagnostic {
+        self.labels.push(Label { span, text: text.into(), primary: false });
+        self
+    }
+
+    /// Adds a sentence that says the way out.
+    pub fn hint(mut self, text: impl Into<String>) -> Diagnostic {
+        self.hints.push(text.into());
+        self
+    }
+
+    /// Whether it is an error.
+    pub fn is_error(&self) -> bool {
+        self.severity == Severity::Error
+    }
+}
+
+/// The candidate nearest to `name`, where one is near enough to have been meant.
+pub fn did_you_mean<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let limit = (name.chars().count() / 3).max(1);
+    candidates
+        .into_iter()
+        .map(|c| (strsim::damerau_levenshtein(name, c), c))
+        .filter(|(distance, c)| *distance <= limit && *c != name)
+        .min()
+        .map(|(_, c)| c)
+}

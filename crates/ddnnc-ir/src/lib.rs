@@ -1,0 +1,28 @@
+//! The graph IR of one training step: types, operators, builder, printer, parser, verifier, gradients and the f64
+//! reference evaluator.
+//!
+//! A [`Graph`] is a directed acyclic graph of [`Op`]s. A [`Value`] is one result of one operator; it exists from the
+//! moment its node is added until the node is removed, and only nodes of the same graph may refer to it. Types are
+//! static: every value has a dtype and a shape with the batch in it, found by [`infer`] from the operands' types.
+//! A graph describes one step: it reads inputs, parameters and states as they stand at the step's start, and its sinks
+//! (outputs and stores) are what the step leaves behind.
+//!
+//! A [`Model`] is a forward graph with the tables around it: parameters, states, nets, loss terms and the recipe of
+//! training.
+//!
+//! This crate knows neither the language nor any device.
+
+mod error;
+mod graph;
+pub mod infer;
+mod model;
+mod op;
+mod recipe;
+mod types;
+
+pub use error::IrError;
+pub use graph::{Edge, Graph, Node, NodeId, Origin, Value};
+pub use model::{Init, Mode, Model, Net, NetKind, Pairing, Parameter, State, Term, Weight};
+pub use op::{BinaryKind, Conv, Op, Pool, ReduceKind, UnaryKind};
+pub use recipe::{Augment, Data, Dataset, Optimizer, Precision, Recipe, Schedule, ScheduleKind};
+pub use types::{DType, MAX_ELEMENTS, Shape, ValueType};

@@ -1,0 +1,182 @@
+//! A lowered model: the forward graph and the tables around it.
+
+use crate::{Graph, Recipe, Shape};
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+/// Whether batch norms take the batch's statistics and dropouts drop (train), or neither (eval).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Mode {
+    /// Batch statistics, running statistics updated, dropout on.
+    Train,
+    /// Running statistics, nothing updated, no dropout.
+    Eval,
+}
+
+/// What the front end makes of a spec.
+///
+/// The graph is the forward pass of every net, each lowered on its own (a pass merges what they share), and the loss
+/// terms. Its sources: inputs `image` f32 [N,C,H,W] and `label` i64 [N] (under the names of the spec's `input` and
+/// `target`: see `input` and `target`), `rng` i64 [2] (seed, step) where something drops out, and `weight.<term>`
+/// f32 [] for each term whose weight changes with time. Its outputs: `logits.<net>` f32 [N,K] for each net that has
+/// them, `loss.<term>` f32 [] (unweighted) and `loss.total` f32 [] (weighted sum). In [`Mode::Train`] it stores the
+/// running statistics.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// The model's name.
+    pub name: String,
+    /// Train or eval.
+    pub mode: Mode,
+    /// N of every shape in the graph.
+    pub batch: usize,
+    /// Name and shape per sample of the input: [C,H,W].
+    pub input: (String, Shape),
+    /// Name of the target, and the number of classes K.
+    pub target: (String, usize),
+    /// The forward graph.
+    pub graph: Graph,
+    /// Every parameter by public name, in the order of first use.
+    pub parameters: IndexMap<String, Parameter>,
+    /// Every running statistic by public name, in the order of first use.
+    pub states: IndexMap<String, State>,
+    /// Sub-nets, exits and networks, in the order of declaration.
+    pub nets: Vec<Net>,
+    /// The loss terms, in order.
+    pub terms: Vec<Term>,
+    /// The feature pairings that the terms make, for pictures and summaries.
+    pub pairings: Vec<Pairing>,
+    /// How to train.
+    pub recipe: Recipe,
+}
+
+/// How a parameter begins.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Init {
+    /// Normal with standard deviation `std` (He et al. 2015: √(2/fan) for what feeds a ReLU).
+    Normal {
+        /// Standard deviation.
+        std: f64,
+    },
+    /// Uniform in ±`bound`.
+    Uniform {
+        /// Bound.
+        bound: f64,
+    },
+    /// One number everywhere.
+    Constant {
+        /// The number.
+        value: f64,
+    },
+}
+
+/// A weight's entry in the table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Parameter {
+    /// Its shape.
+    pub shape: Shape,
+    /// How it begins where no file gives it.
+    pub init: Init,
+    /// No gradient, no update.
+    pub frozen: bool,
+    /// The weights file that gives it, as written in the spec.
+    pub load: Option<String>,
+}
+
+/// A running statistic's entry in the table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// Its shape.
+    pub shape: Shape,
+    /// Its value before training.
+    pub initial: f64,
+    /// The weights file that gives it, as written in the spec.
+    pub load: Option<String>,
+    /// To be estimated anew over training data once training ends (`norm = recalibrated`).
+    pub recalibrate: bool,
+}
+
+/// What a net is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NetKind {
+    /// A sub-net of a backbone, sharing its weights.
+    Subnet,
+    /// An early exit.
+    Exit,
+    /// A network with weights of its own.
+    Network,
+}
+
+/// One sub-net, exit or network.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Net {
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub kind: NetKind,
+    /// The names of all parameters that it alone needs to run, in order of use.
+    pub parameters: Vec<String>,
+    /// The names of all running statistics that it needs, in order of use.
+    pub states: Vec<String>,
+    /// Elements of its parameters.
+    pub parameter_count: u64,
+    /// Multiply-accumulates of one sample.
+    pub macs: u64,
+    /// Convolutions and linear operators on the longest path from input to logits.
+    pub depth: usize,
+    /// Nothing of it is trained.
+    pub frozen: bool,
+    /// Blocks kept of each stage: (stage, blocks).
+    pub stages: Vec<(String, usize)>,
+}
+
+/// A number that may change during training.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Weight {
+    /// Always the same; it stands in the graph as a `scale`.
+    Constant(f64),
+    /// Linear from `from` to `to` over the first `epochs` epochs, then `to`; it is the input `weight.<term>`.
+    Ramp {
+        /// At the first step.
+        from: f64,
+        /// From `epochs` on.
+        to: f64,
+        /// Length in epochs.
+        epochs: f64,
+    },
+}
+
+impl Weight {
+    /// The weight after `epochs` epochs (a fraction within an epoch).
+    pub fn at(&self, epochs: f64) -> f64 {
+        match *self {
+            Weight::Constant(w) => w,
+            Weight::Ramp { from, to, epochs: length } => {
+                if epochs >= length {
+                    to
+                } else {
+                    from + (to - from) * (epochs / length)
+                }
+            }
+        }
+    }
+}
+
+/// One term of the loss.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Term {
+    /// `ce.full`, `kl.full.r20`, `attention.full.r20.s3`, `hint.full.r20.s2`; the graph's output is `loss.<name>`.
+    pub name: String,
+    /// Its factor in the total.
+    pub weight: Weight,
+}
+
+/// Which part teaches which.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Pairing {
+    /// The term that it makes.
+    pub term: String,
+    /// (net, stage or `logits`) of the teacher.
+    pub teacher: (String, String),
+    /// (net, stage or `logits`) of the student.
+    pub student: (String, String),
+}

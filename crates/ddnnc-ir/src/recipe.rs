@@ -1,0 +1,185 @@
+//! The recipe of training: data, optimizer, schedule. Plain numbers; the language fills it, the training loop reads it.
+
+use serde::{Deserialize, Serialize};
+
+/// How to train a model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recipe {
+    /// What to train on.
+    pub data: Data,
+    /// Images in a step.
+    pub batch: usize,
+    /// Passes over the training set.
+    pub epochs: usize,
+    /// The update rule.
+    pub optimizer: Optimizer,
+    /// The learning rate over time.
+    pub schedule: Schedule,
+    /// Arithmetic.
+    pub precision: Precision,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Fraction of the training set held out for validation, in [0, 0.5]; never the test set.
+    pub validation: f64,
+}
+
+/// What to train on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Data {
+    /// The format.
+    pub dataset: Dataset,
+    /// Where it lies, as written in the spec; `--data` overrides it.
+    pub path: Option<String>,
+    /// Random changes to training images, in order.
+    pub augment: Vec<Augment>,
+    /// (mean, standard deviation) per channel of pixels in [0, 1]; the dataset's own where it is not written.
+    pub normalize: Option<(Vec<f64>, Vec<f64>)>,
+}
+
+/// The formats that can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Dataset {
+    /// IDX files, gzip or plain.
+    Mnist,
+    /// CIFAR-10 binary batches, gzip or plain.
+    Cifar10,
+    /// CIFAR-100 binary, fine labels.
+    Cifar100,
+    /// A folder per class under `train/` and `val/` (or `test/`).
+    ImageFolder,
+}
+
+/// A random change to a training image.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Augment {
+    /// Zero-pad by `pad` on every side, then crop at random to the input's size.
+    Crop {
+        /// Pixels.
+        pad: usize,
+    },
+    /// Mirror left to right with probability one half.
+    Flip,
+    /// A random part of at least `scale` of the area and aspect 3/4 to 4/3, resized to the input's size.
+    ResizedCrop {
+        /// Least fraction of the area.
+        scale: f64,
+    },
+}
+
+/// The update rule.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Optimizer {
+    /// Stochastic gradient descent.
+    Sgd {
+        /// Base learning rate.
+        lr: f64,
+        /// Momentum.
+        momentum: f64,
+        /// Nesterov's variant.
+        nesterov: bool,
+        /// L2 penalty.
+        weight_decay: f64,
+    },
+    /// AdamW.
+    Adamw {
+        /// Base learning rate.
+        lr: f64,
+        /// Decay of the first moment.
+        beta1: f64,
+        /// Decay of the second moment.
+        beta2: f64,
+        /// Added to the denominator.
+        eps: f64,
+        /// Decoupled decay.
+        weight_decay: f64,
+    },
+}
+
+impl Optimizer {
+    /// The base learning rate.
+    pub fn lr(&self) -> f64 {
+        match *self {
+            Optimizer::Sgd { lr, .. } | Optimizer::Adamw { lr, .. } => lr,
+        }
+    }
+}
+
+/// The learning rate over time: a linear warm-up over `warmup` epochs, then `kind`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Schedule {
+    /// Epochs of linear warm-up from 0.
+    pub warmup: f64,
+    /// What follows.
+    pub kind: ScheduleKind,
+}
+
+/// The shape of a schedule.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ScheduleKind {
+    /// The base rate.
+    Constant,
+    /// Times `gamma` from the start of each epoch in `milestones` on (epochs counted from 0).
+    Multistep {
+        /// Epochs.
+        milestones: Vec<f64>,
+        /// Factor.
+        gamma: f64,
+    },
+    /// Half a cosine from the base rate to `end` times it.
+    Cosine {
+        /// Fraction of the base rate at the end.
+        end: f64,
+    },
+    /// Up along half a cosine from lr/div to lr over `rise` of the steps, then down to lr/div/final_div
+    /// (Smith & Topin 2018, as PyTorch's OneCycleLR).
+    OneCycle {
+        /// Fraction of the steps that rise.
+        rise: f64,
+        /// lr over the first rate.
+        div: f64,
+        /// First rate over the last.
+        final_div: f64,
+    },
+}
+
+impl Schedule {
+    /// The factor on the base rate at step `step` of `total`, with `steps_per_epoch` steps an epoch.
+    pub fn factor(&self, step: u64, total: u64, steps_per_epoch: u64) -> f64 {
+        let warmup = self.warmup * steps_per_epoch as f64;
+        let at = step as f64;
+        if at < warmup {
+            return (at + 1.0) / warmup.max(1.0).ceil();
+        }
+        let cosine = |from: f64, to: f64, t: f64| to + (from - to) * 0.5 * (1.0 + (std::f64::consts::PI * t).cos());
+        match &self.kind {
+            ScheduleKind::Constant => 1.0,
+            ScheduleKind::Multistep { milestones, gamma } => {
+                let epoch = (step / steps_per_epoch.max(1)) as f64;
+                let passed = milestones.iter().filter(|&&m| epoch >= m).count();
+                gamma.powi(i32::try_from(passed).unwrap_or(i32::MAX))
+            }
+            ScheduleKind::Cosine { end } => {
+                let t = (at - warmup) / (total as f64 - warmup).max(1.0);
+                cosine(1.0, *end, t.min(1.0))
+            }
+            ScheduleKind::OneCycle { rise, div, final_div } => {
+                let last = (total as f64 - 1.0).max(1.0);
+                let peak = (rise * total as f64 - 1.0).clamp(0.0, last);
+                let first = 1.0 / div;
+                if at <= peak && peak > 0.0 {
+                    cosine(first, 1.0, at / peak)
+                } else {
+                    let t = (at - peak) / (last - peak).max(1.0);
+                    cosine(1.0, first / final_div, t.min(1.0))
+                }
+            }
+        }
+    }
+}
+
+/// Arithmetic of the step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Precision {
+    /// 32-bit floats throughout.
+    F32,
+}

@@ -1,0 +1,1 @@
+//! Names, shapes and pairings: AST to graph IR.

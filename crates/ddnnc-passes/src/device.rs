@@ -1,0 +1,62 @@
+//! What a device owes: load a [`Program`], take and give tensors by name, run the step.
+
+use crate::Program;
+
+/// Why a device could not do something.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum DeviceError {
+    /// The program has no buffer of that name.
+    #[error("the program has no `{name}`")]
+    UnknownName {
+        /// The name.
+        name: String,
+    },
+    /// A tensor of another length or element type.
+    #[error("`{name}` is {expected}, not {got}")]
+    Mismatch {
+        /// The name.
+        name: String,
+        /// The buffer's type.
+        expected: String,
+        /// What was given.
+        got: String,
+    },
+    /// Not enough memory for the program.
+    #[error("the program needs {needed} bytes and they cannot be had")]
+    OutOfMemory {
+        /// Bytes of arena, persistent region and workspace.
+        needed: usize,
+    },
+    /// The device failed.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Something that runs programs.
+pub trait Device: Send + Sync {
+    /// `cpu`, `reference`, …
+    fn name(&self) -> &str;
+
+    /// Makes a program ready to run: memory, workspace, choice of kernels. All persistent buffers begin as zeros.
+    fn load(&self, program: &Program) -> Result<Box<dyn Executable>, DeviceError>;
+}
+
+/// A program on a device, with its memory.
+///
+/// After loading, none of these calls allocates on the CPU device.
+pub trait Executable: Send {
+    /// The program.
+    fn program(&self) -> &Program;
+
+    /// Sets an f32 input or persistent buffer; `data` has as many elements as the buffer.
+    fn write_f32(&mut self, name: &str, data: &[f32]) -> Result<(), DeviceError>;
+
+    /// Sets an i64 input.
+    fn write_i64(&mut self, name: &str, data: &[i64]) -> Result<(), DeviceError>;
+
+    /// Copies an f32 output or persistent buffer; `data` has as many elements as the buffer.
+    fn read_f32(&self, name: &str, data: &mut [f32]) -> Result<(), DeviceError>;
+
+    /// Runs one step.
+    fn run(&mut self) -> Result<(), DeviceError>;
+}

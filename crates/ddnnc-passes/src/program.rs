@@ -1,0 +1,178 @@
+//! The Program: what every device runs. Buffers with their places, launches in order, tables of names.
+//!
+//! A program holds no path and no time: the same spec gives the same bytes.
+
+use ddnnc_ir::{Op, ValueType};
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+/// A buffer of a [`Program`], printed as `b12`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct BufferId(pub u32);
+
+impl BufferId {
+    /// Its index in [`Program::buffers`].
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// Every offset is a multiple of this many bytes.
+pub const ALIGNMENT: usize = 64;
+
+/// Where a buffer lies. Offsets are bytes, multiples of [`ALIGNMENT`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Place {
+    /// In the arena: its content lasts from the launch that writes it to the last that reads it (for an output, to the
+    /// end of the step; for an input, from the start).
+    Arena {
+        /// Bytes from the arena's start.
+        offset: usize,
+    },
+    /// In the region that outlives the step: parameters, running statistics, optimizer state.
+    Persistent {
+        /// Bytes from the region's start.
+        offset: usize,
+    },
+}
+
+/// A typed piece of memory.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Buffer {
+    /// Element type and shape.
+    pub ty: ValueType,
+    /// Where it lies.
+    pub place: Place,
+}
+
+/// One kernel execution.
+///
+/// A result lies exactly on an operand's memory or apart from all of them, never partly across, and exactly on one only
+/// where [`may_overwrite`] allows it. `Op::Store` appears as a copy of its operand to its result; `Op::Constant` as a
+/// fill of its result; inputs, parameters, states, outputs, reshapes and gradient stops never appear (they are names
+/// for memory).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Launch {
+    /// What it computes.
+    pub op: Op,
+    /// Buffers read.
+    pub operands: Vec<BufferId>,
+    /// Buffers written.
+    pub results: Vec<BufferId>,
+    /// Path of what it computes, for profiles and messages; may be empty.
+    pub path: String,
+}
+
+/// What a persistent buffer holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PersistentKind {
+    /// A weight.
+    Parameter,
+    /// A running statistic.
+    Statistic,
+    /// Optimizer state (momentum, moments).
+    Optimizer,
+}
+
+/// A named persistent buffer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Persistent {
+    /// What it holds.
+    pub kind: PersistentKind,
+    /// Where.
+    pub buffer: BufferId,
+}
+
+/// One step, ready for a device.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Program {
+    /// The graph's name.
+    pub name: String,
+    /// Every buffer; several may share memory where their lives do not overlap.
+    pub buffers: Vec<Buffer>,
+    /// What runs, in order.
+    pub launches: Vec<Launch>,
+    /// Given anew before every step, by name. A device need not keep an input's content after the step.
+    pub inputs: IndexMap<String, BufferId>,
+    /// Left behind by every step, by name; valid until the next one begins.
+    pub outputs: IndexMap<String, BufferId>,
+    /// What outlives the step, by public name.
+    pub persistent: IndexMap<String, Persistent>,
+    /// Size of the arena.
+    pub arena_bytes: usize,
+    /// Size of the persistent region.
+    pub persistent_bytes: usize,
+}
+
+impl Program {
+    /// The buffer of an id.
+    pub fn buffer(&self, id: BufferId) -> &Buffer {
+        &self.buffers[id.index()]
+    }
+
+    /// The buffer behind a name: an input, an output or something persistent.
+    pub fn named(&self, name: &str) -> Option<BufferId> {
+        self.inputs
+            .get(name)
+            .or_else(|| self.outputs.get(name))
+            .copied()
+            .or_else(|| self.persistent.get(name).map(|p| p.buffer))
+    }
+
+    /// Planned peak: arena and persistent region.
+    pub fn peak_bytes(&self) -> usize {
+        self.arena_bytes + self.persistent_bytes
+    }
+}
+
+/// The operands on whose memory result `result` of `op` may lie (each element of the result is written after the
+/// elements of that operand at the same index have been read, and needs no other element of it).
+pub fn may_overwrite(op: &Op, result: usize) -> &'static [usize] {
+    match op {
+        Op::Unary { .. } | Op::Scale { .. } | Op::BiasAdd | Op::Dropout { .. } | Op::Normalize { .. } => &[0],
+        Op::UnaryGrad { .. } | Op::Binary { .. } => &[0, 1],
+        Op::NormalizeGradInput { .. } => &[0, 4],
+        Op::NormalizeGradFixed { .. } => &[2],
+        Op::Ema { .. } => &[0],
+        Op::SgdUpdate { .. } => [&[0], &[2]][result],
+        Op::AdamwUpdate { .. } => [&[0], &[2], &[3]][result],
+        Op::Input { .. }
+        | Op::Parameter { .. }
+        | Op::State { .. }
+        | Op::Constant { .. }
+        | Op::Store { .. }
+        | Op::Output { .. }
+        | Op::StopGradient
+        | Op::Conv2d(_)
+        | Op::Conv2dGradInput { .. }
+        | Op::Conv2dGradWeight { .. }
+        | Op::MatMul { .. }
+        | Op::ChannelStats
+        | Op::NormalizeGradReduce { .. }
+        | Op::MaxPool(_)
+        | Op::MaxPoolGrad(_)
+        | Op::AvgPool(_)
+        | Op::AvgPoolGrad { .. }
+        | Op::Reshape { .. }
+        | Op::Concat { .. }
+        | Op::Slice { .. }
+        | Op::Pad { .. }
+        | Op::Reduce { .. }
+        | Op::Broadcast { .. }
+        | Op::Standardize { .. }
+        | Op::StandardizeGrad { .. }
+        | Op::L2Normalize { .. }
+        | Op::L2NormalizeGrad { .. }
+        | Op::Softmax
+        | Op::SoftmaxGrad
+        | Op::LogSoftmax
+        | Op::LogSoftmaxGrad
+        | Op::CrossEntropy { .. }
+        | Op::CrossEntropyGrad { .. }
+        | Op::KlDivergence { .. }
+        | Op::KlGradTeacher { .. }
+        | Op::KlGradStudent { .. }
+        | Op::MeanSquaredError
+        | Op::MeanSquaredErrorGrad => &[],
+    }
+}

@@ -1,0 +1,8 @@
+//! Text to spanned syntax tree, and the formatter.
+//!
+//! This is the only crate that knows pest. It knows no shape, no operator's meaning and no file: a [`SpecFile`] comes
+//! from a string, and every error is a [`ddnnc_diag::Diagnostic`] in the user's words.
+
+pub mod ast;
+
+pub use ast::*;

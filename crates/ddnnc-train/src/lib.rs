@@ -1,0 +1,1 @@
+//! The training loop: data, schedules, metrics, checkpoints, export and import.

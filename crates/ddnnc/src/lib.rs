@@ -1,0 +1,1 @@
+//! The driver library and the command line.

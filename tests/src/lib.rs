@@ -1,0 +1,1 @@
+//! Tests across the crates: cases by phase, with snapshots.
