@@ -4,5 +4,15 @@
 //! from a string, and every error is a [`ddnnc_diag::Diagnostic`] in the user's words.
 
 pub mod ast;
+mod errors;
+mod expr;
+mod grammar;
+mod parse;
+mod recover;
+mod scan;
+mod tree;
 
 pub use ast::*;
+#[doc(hidden)]
+pub use grammar::rule_names;
+pub use parse::parse;
