@@ -40,7 +40,13 @@ pub struct Diagnostic {
 impl Diagnostic {
     /// An error of kind `code` with a terse message and no place yet.
     pub fn error(code: Code, message: impl Into<String>) -> Diagnostic {
-        Diagnostic { severity: Severity::Error, code, message: message.into(), labels: Vec::new(), hints: Vec::new() }
+        Diagnostic {
+            severity: Severity::Error,
+            code,
+            message: message.into(),
+            labels: Vec::new(),
+            hints: Vec::new(),
+        }
     }
 
     /// A warning of kind `code` with a terse message and no place yet.
@@ -73,12 +79,37 @@ impl Diagnostic {
 }
 
 /// The candidate nearest to `name`, where one is near enough to have been meant.
+///
+/// Near enough is a third of the letters changed, left out, put in or swapped, or any difference of case; of two equally
+/// near ones it is the first in the alphabet.
 pub fn did_you_mean<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let limit = (name.chars().count() / 3).max(1);
+    let length = name.chars().count();
+    let limit = (length / 3).max(1);
+    let lower = name.to_lowercase();
     candidates
         .into_iter()
-        .map(|c| (strsim::damerau_levenshtein(name, c), c))
-        .filter(|(distance, c)| *distance <= limit && *c != name)
+        .filter(|candidate| *candidate != name)
+        .map(|candidate| (strsim::damerau_levenshtein(&lower, &candidate.to_lowercase()), candidate))
+        // A name of one letter has nothing in common with another one.
+        .filter(|(distance, candidate)| {
+            *distance <= limit && *distance < length.max(candidate.chars().count())
+        })
         .min()
-        .map(|(_, c)| c)
+        .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn near_names_are_found_and_far_ones_are_not() {
+        assert_eq!(did_you_mean("subnett", ["input", "subnet"]), Some("subnet"));
+        assert_eq!(did_you_mean("ocnv", ["conv", "bn"]), Some("conv"));
+        assert_eq!(did_you_mean("ReLU", ["gelu", "relu", "relu6"]), Some("relu"));
+        assert_eq!(did_you_mean("s4", ["s3", "s2"]), Some("s2"));
+        assert_eq!(did_you_mean("a", ["b", "c"]), None);
+        assert_eq!(did_you_mean("conv", ["conv", "linear"]), None);
+        assert_eq!(did_you_mean("", ["a"]), None);
+    }
 }

@@ -57,3 +57,53 @@ fn floor_boundary(text: &str, at: usize) -> usize {
     }
     at
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Code, SourceId, Span};
+
+    #[test]
+    fn both_places_and_the_hint_are_shown() {
+        let mut sources = SourceMap::new();
+        let id = sources.add("a.ddnn", "let a = 1\nlet é = 2\nlet a = 3\n");
+        let diagnostic = Diagnostic::error(Code::DuplicateName, "`a` is declared twice")
+            .at(Span::new(id, 25, 26), "again here")
+            .with(Span::new(id, 4, 5), "first here")
+            .hint("remove one of them");
+        let text = render(&[diagnostic.clone(), diagnostic], &sources, false);
+        let one = "\
+error[duplicate-name]: `a` is declared twice
+ --> a.ddnn:3:5
+  |
+1 | let a = 1
+  |     - first here
+2 | let é = 2
+3 | let a = 3
+  |     ^ again here
+  |
+  = help: remove one of them
+";
+        assert_eq!(text, format!("{one}\n{one}"));
+    }
+
+    #[test]
+    fn strange_places_do_not_panic() {
+        let mut sources = SourceMap::new();
+        let id = sources.add("a.ddnn", "é\r\n\té\u{1b}[0m");
+        for source in [id, SourceId(9)] {
+            for (start, end) in
+                [(0, 0), (1, 1), (0, 1), (2, 3), (3, 2), (5, 900), (900, 901), (usize::MAX, usize::MAX)]
+            {
+                let span = Span::new(source, start, end);
+                let diagnostic = Diagnostic::warning(Code::Syntax, "x").at(span, "").with(span, "y");
+                assert!(render(&[diagnostic], &sources, true).contains('x'));
+            }
+        }
+        assert_eq!(render(&[], &sources, false), "");
+        assert_eq!(
+            render(&[Diagnostic::error(Code::Missing, "no place")], &sources, false),
+            "error[missing]: no place\n"
+        );
+    }
+}

@@ -203,6 +203,23 @@ impl Graph {
         found
     }
 
+    /// Nodes that must run before `id`, for a value or for order, in a deterministic order.
+    pub fn predecessors(&self, id: NodeId) -> Vec<NodeId> {
+        self.neighbours(id, Direction::Incoming)
+    }
+
+    /// Nodes that must run after `id`, for a value or for order, in a deterministic order.
+    pub fn successors(&self, id: NodeId) -> Vec<NodeId> {
+        self.neighbours(id, Direction::Outgoing)
+    }
+
+    fn neighbours(&self, id: NodeId, direction: Direction) -> Vec<NodeId> {
+        let mut found: Vec<NodeId> = self.dag.neighbors_directed(id.0, direction).map(NodeId).collect();
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
     /// Demands that `before` runs before `after`.
     pub fn add_order(&mut self, before: NodeId, after: NodeId) {
         let known = self.dag.edges_connecting(before.0, after.0).any(|edge| *edge.weight() == Edge::Order);

@@ -542,13 +542,14 @@ fn per_sample(op: &Op, c: &Check<'_>) -> Result<(), IrError> {
 /// Multiply-accumulates of one operator on operands of these types (convolutions and matrix products; else 0).
 pub fn macs(op: &Op, operands: &[&ValueType], results: &[ValueType]) -> u64 {
     let n = |i: usize| operands[i].elements() as u64;
+    let taps = |w: &[usize]| w[1..].iter().product::<usize>() as u64;
     match op {
-        Op::Conv2d(_) => results[0].elements() as u64 * operands[1].dims()[1..].iter().product::<usize>() as u64,
-        Op::Conv2dGradInput { .. } => n(0) * operands[1].dims()[1..].iter().product::<usize>() as u64,
-        Op::Conv2dGradWeight { .. } => n(1) * results[0].dims()[1..].iter().product::<usize>() as u64,
+        Op::Conv2d(_) => (results[0].elements() as u64).saturating_mul(taps(operands[1].dims())),
+        Op::Conv2dGradInput { .. } => n(0).saturating_mul(taps(operands[1].dims())),
+        Op::Conv2dGradWeight { .. } => n(1).saturating_mul(taps(results[0].dims())),
         Op::MatMul { transpose_a, .. } => {
             let k = operands[0].dims()[if *transpose_a { 0 } else { 1 }];
-            results[0].elements() as u64 * k as u64
+            (results[0].elements() as u64).saturating_mul(k as u64)
         }
         _ => 0,
     }

@@ -13,16 +13,27 @@
 //! This crate knows neither the language nor any device.
 
 mod error;
+mod gradient;
 mod graph;
 pub mod infer;
 mod model;
 mod op;
+mod optimizer;
+mod random;
 mod recipe;
+pub mod reference;
+mod text;
 mod types;
+mod verify;
 
 pub use error::IrError;
+pub use gradient::{differentiate, has_gradient};
 pub use graph::{Edge, Graph, Node, NodeId, Origin, Value};
 pub use model::{Init, Mode, Model, Net, NetKind, Pairing, Parameter, State, Term, Weight};
 pub use op::{BinaryKind, Conv, Op, Pool, ReduceKind, UnaryKind};
+pub use optimizer::{append_optimizer, order_stores};
+pub use random::dropout_keeps;
 pub use recipe::{Augment, Data, Dataset, Optimizer, Precision, Recipe, Schedule, ScheduleKind};
+pub use text::{parse, print};
 pub use types::{DType, MAX_ELEMENTS, Shape, ValueType};
+pub use verify::verify;

@@ -58,8 +58,9 @@ impl Shape {
 
     /// How many elements there are, where that is at most [`MAX_ELEMENTS`].
     pub fn checked_elements(&self) -> Option<usize> {
-        let product = self.0.iter().try_fold(1usize, |n, &d| n.checked_mul(d))?;
-        (product <= MAX_ELEMENTS).then_some(product)
+        // An extent of zero must not hide others whose product overflows.
+        let bound = self.0.iter().try_fold(1usize, |n, &d| n.checked_mul(d.max(1)))?;
+        (bound <= MAX_ELEMENTS).then(|| self.elements())
     }
 }
 

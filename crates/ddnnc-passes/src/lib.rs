@@ -4,8 +4,34 @@
 //! gives a [`Program`]. This crate knows neither the language, nor any device's kernels, nor files: devices implement
 //! [`Device`].
 
+mod aliases;
+mod canonical;
+mod check_plan;
+mod dead_code;
 mod device;
+mod error;
+mod pack;
+mod pipeline;
+mod plan_memory;
 mod program;
+mod program_bytes;
+mod program_text;
+mod reference_device;
+mod report;
+mod schedule;
+mod share_prefixes;
 
+pub use canonical::canonical;
+pub use check_plan::check_plan;
+pub use dead_code::dead_code;
 pub use device::{Device, DeviceError, Executable};
-pub use program::{ALIGNMENT, Buffer, BufferId, Launch, Persistent, PersistentKind, Place, Program, may_overwrite};
+pub use error::PassError;
+pub use pipeline::{Compiled, Goal, PASSES, Pass, compile};
+pub use plan_memory::{Tables, plan_memory};
+pub use program::{
+    ALIGNMENT, Buffer, BufferId, Launch, Persistent, PersistentKind, Place, Program, may_overwrite,
+};
+pub use reference_device::{ReferenceDevice, ReferenceExecutable};
+pub use report::{LARGEST, LargeValue, Report};
+pub use schedule::schedule;
+pub use share_prefixes::share_prefixes;

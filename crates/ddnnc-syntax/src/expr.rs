@@ -14,7 +14,12 @@ static PRECEDENCE: LazyLock<PrattParser<Rule>> = LazyLock::new(|| {
         .op(left(Rule::or))
         .op(left(Rule::and))
         .op(Op::prefix(Rule::not))
-        .op(left(Rule::eq) | left(Rule::ne) | left(Rule::lt) | left(Rule::le) | left(Rule::gt) | left(Rule::ge))
+        .op(left(Rule::eq)
+            | left(Rule::ne)
+            | left(Rule::lt)
+            | left(Rule::le)
+            | left(Rule::gt)
+            | left(Rule::ge))
         .op(left(Rule::add) | left(Rule::sub))
         .op(left(Rule::mul) | left(Rule::div) | left(Rule::rem))
         .op(Op::prefix(Rule::neg))
@@ -117,7 +122,8 @@ impl Tree<'_> {
         let span = self.span(&pair);
         match pair.as_rule() {
             Rule::expr => {
-                let mut steps = self.parts(pair).map(|step| self.operand(step)).collect::<Option<Vec<_>>>()?;
+                let mut steps =
+                    self.parts(pair).map(|step| self.operand(step)).collect::<Option<Vec<_>>>()?;
                 if steps.len() == 1 {
                     return steps.pop();
                 }

@@ -11,7 +11,7 @@ use pest::Parser;
 use std::num::NonZeroUsize;
 
 /// Work that the generated parser may do on one text; far above what any text within the size limit needs.
-const CALL_LIMIT: usize = 500_000_000;
+const CALL_LIMIT: usize = 200_000_000;
 
 /// Parses a spec file.
 ///
@@ -26,7 +26,9 @@ pub fn parse(text: &str, source: SourceId) -> Result<SpecFile, Vec<Diagnostic>> 
         return Err(recover::diagnose(&scan, None));
     }
     let file = match Grammar::parse(Rule::file, text) {
-        Ok(mut pairs) => pairs.next().and_then(|file| build(&scan, file)).ok_or_else(|| vec![errors::internal(&scan)])?,
+        Ok(mut pairs) => {
+            pairs.next().and_then(|file| build(&scan, file)).ok_or_else(|| vec![errors::internal(&scan)])?
+        }
         Err(error) => return Err(recover::diagnose(&scan, Some(error))),
     };
     let mut file = file?;

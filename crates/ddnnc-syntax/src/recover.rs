@@ -8,8 +8,15 @@ use ddnnc_diag::{Code, Diagnostic, did_you_mean};
 use pest::Parser;
 use std::ops::Range;
 
-/// Declarations that may stand inside another one, so that their keyword does not prove a bracket unclosed.
-const NESTABLE: &[&str] = &["let", "stage", "supervise", "distill", "order"];
+/// Whether `word` may begin a line inside of a declaration that begins with `around`, so that it does not prove a
+/// bracket unclosed.
+fn nests(word: &str, around: &str) -> bool {
+    match word {
+        "let" => matches!(around, "block" | "backbone"),
+        "supervise" | "distill" | "order" => around == "phase",
+        _ => false,
+    }
+}
 
 /// The errors of a text, in its order; never empty.
 ///
@@ -22,7 +29,8 @@ pub(crate) fn diagnose(scan: &Scan<'_>, whole: Option<pest::error::Error<Rule>>)
         found.push(missing);
     }
     for chunk in &outline.chunks {
-        let Some((first, last)) = scan.tokens.get(chunk.clone()).and_then(|t| Some((t.first()?, t.last()?))) else {
+        let Some((first, last)) = scan.tokens.get(chunk.clone()).and_then(|t| Some((t.first()?, t.last()?)))
+        else {
             continue;
         };
         let (start, end) = (first.start, last.end);
@@ -73,7 +81,11 @@ fn missing_model(scan: &Scan<'_>) -> Option<Diagnostic> {
         return Some(Diagnostic::error(Code::Syntax, message).at(scan.span_of(0), "").hint(MODEL_HINT));
     }
     let message = "the file does not begin with a `model` line";
-    Some(Diagnostic::error(Code::Syntax, message).at(scan.span_of(0), "expected `model` before this").hint(MODEL_HINT))
+    Some(
+        Diagnostic::error(Code::Syntax, message)
+            .at(scan.span_of(0), "expected `model` before this")
+            .hint(MODEL_HINT),
+    )
 }
 
 const MODEL_HINT: &str = "a spec begins with `model` and a name, such as `model my_network`";
@@ -90,7 +102,8 @@ impl Outline {
         let mut open: Vec<usize> = Vec::new();
         let mut begin = 0;
         for i in 0..scan.tokens.len() {
-            if scan.tokens[i].first && outline.begins_declaration(scan, i, !open.is_empty()) {
+            let around = (!open.is_empty()).then_some(scan.word(begin));
+            if scan.tokens[i].first && outline.begins_declaration(scan, i, around) {
                 for &bracket in &open {
                     outline.unclosed(scan, bracket, Some((i, "a new declaration begins here")));
                 }
@@ -115,8 +128,9 @@ impl Outline {
         outline
     }
 
-    /// Whether a declaration begins with token `i`, which is the first of its line.
-    fn begins_declaration(&mut self, scan: &Scan<'_>, i: usize, inside: bool) -> bool {
+    /// Whether a declaration begins with token `i`, which is the first of its line; `around` is the first word of the
+    /// declaration whose brackets are open there.
+    fn begins_declaration(&mut self, scan: &Scan<'_>, i: usize, around: Option<&str>) -> bool {
         let (word, next) = (scan.word(i), scan.word(i + 1));
         if scan.tokens[i].kind != Kind::Word {
             return false;
@@ -124,9 +138,11 @@ impl Outline {
         let next_kind = scan.tokens.get(i + 1).map(|t| t.kind);
         let next_opens = next == "{" || next_kind == Some(Kind::Word);
         if DECLARATIONS.contains(&word) {
-            return !inside || (!NESTABLE.contains(&word) && next_opens && !KEYWORDS.contains(&next));
+            // Inside of brackets only what stands at the margin counts: what is indented is misplaced.
+            let at_margin = scan.text[..scan.tokens[i].start].ends_with('\n');
+            return around.is_none_or(|a| at_margin && next_opens && !nests(word, a) && !KEYWORDS.contains(&next));
         }
-        if inside || KEYWORDS.contains(&word) && word != "stage" {
+        if around.is_some() || KEYWORDS.contains(&word) && word != "stage" {
             return false;
         }
         let after_operand = i == 0 || ends_operand(scan.tokens[i - 1].kind, scan.word(i - 1));
@@ -142,7 +158,9 @@ impl Outline {
             );
         } else if let Some(meant) = did_you_mean(word, DECLARATIONS.iter().copied()) {
             let message = format!("`{word}` begins no declaration");
-            self.errors.push(Diagnostic::error(Code::Syntax, message).at(at, "").hint(format!("did you mean `{meant}`?")));
+            self.errors.push(
+                Diagnostic::error(Code::Syntax, message).at(at, "").hint(format!("did you mean `{meant}`?")),
+            );
         } else if i > 0 {
             self.errors.push(
                 Diagnostic::error(Code::Syntax, format!("`{word}` begins no declaration"))
@@ -158,11 +176,16 @@ impl Outline {
     fn close(&mut self, scan: &Scan<'_>, open: &mut Vec<usize>, i: usize) {
         let bracket = scan.word(i);
         let Some(at) = open.iter().rposition(|&o| closing(scan.word(o)) == bracket) else {
-            let message = format!("`{bracket}` closes nothing");
-            let diagnostic = Diagnostic::error(Code::Syntax, message).at(scan.span_of(i), "");
-            self.errors.push(match open.last() {
-                Some(&o) => diagnostic.with(scan.span_of(o), format!("this needs `{}`", closing(scan.word(o)))),
-                None => diagnostic.hint("remove it, or open it where it belongs"),
+            self.errors.push(match open.pop() {
+                Some(o) => {
+                    let message = format!("`{bracket}` does not close `{}`", scan.word(o));
+                    Diagnostic::error(Code::Syntax, message)
+                        .at(scan.span_of(i), "")
+                        .with(scan.span_of(o), format!("this needs `{}`", closing(scan.word(o))))
+                }
+                None => Diagnostic::error(Code::Syntax, format!("`{bracket}` closes nothing"))
+                    .at(scan.span_of(i), "")
+                    .hint("remove it, or open it where it belongs"),
             });
             return;
         };

@@ -125,7 +125,13 @@ fn tokenize(scan: &mut Scan<'_>) {
             }
             b'/' if bytes.get(at + 1) == Some(&b'*') => {
                 at = text[at + 2..].find("*/").map_or(line_end(bytes, at), |n| at + 2 + n + 2);
-                scan.error(start, start + 2, "`/*` does not begin a comment", "", "comments are `// …` to the end of the line");
+                scan.error(
+                    start,
+                    start + 2,
+                    "`/*` does not begin a comment",
+                    "",
+                    "comments are `// …` to the end of the line",
+                );
                 Kind::Bad
             }
             b'#' => {
@@ -155,7 +161,10 @@ fn tokenize(scan: &mut Scan<'_>) {
             }
             b'a'..=b'z' | b'A'..=b'Z' | b'_' => {
                 at = word_end(bytes, at);
-                Kind::Word
+                match text[at..].chars().next() {
+                    Some(c) if c.is_alphanumeric() => foreign_name(scan, start, &mut at),
+                    _ => Kind::Word,
+                }
             }
             b'(' | b'[' | b'{' => {
                 at += 1;
@@ -280,23 +289,27 @@ fn symbol(scan: &mut Scan<'_>, at: &mut usize) -> Kind {
             Kind::Symbol
         }
         ';' => {
-            scan.error(start, end, "`;` has no meaning here", "", "a line break or `,` ends a setting; leave `;` out");
+            scan.error(
+                start,
+                end,
+                "`;` has no meaning here",
+                "",
+                "a line break or `,` ends a setting; leave `;` out",
+            );
             Kind::Bad
         }
         '\u{201c}' | '\u{201d}' | '\u{2018}' | '\u{2019}' | '`' => {
             let message = format!("`{c}` is not a quote of the language");
-            scan.error(start, end, message.replace("```", "a backquote"), "", "a string stands in straight double quotes: \"…\"");
+            scan.error(
+                start,
+                end,
+                message.replace("```", "a backquote"),
+                "",
+                "a string stands in straight double quotes: \"…\"",
+            );
             Kind::Bad
         }
-        _ if c.is_alphanumeric() => {
-            while let Some(c) = scan.text[*at..].chars().next().filter(|c| c.is_alphanumeric() || *c == '_') {
-                *at += c.len_utf8();
-            }
-            let end = *at;
-            let message = format!("`{}` is not a name", &scan.text[start..end]);
-            scan.error(start, end, message, "", "a name has the letters a to z and A to Z, digits and `_`");
-            Kind::Bad
-        }
+        _ if c.is_alphanumeric() => foreign_name(scan, start, at),
         _ if c.is_control() || c.is_whitespace() || c == '\u{feff}' => {
             let message = format!("the character U+{:04X} has no meaning here", c as u32);
             scan.error(start, end, message, "", "white space is the blank, the tab and the line break");
@@ -307,6 +320,16 @@ fn symbol(scan: &mut Scan<'_>, at: &mut usize) -> Kind {
             Kind::Bad
         }
     }
+}
+
+/// A name from `start` on with letters of other alphabets.
+fn foreign_name(scan: &mut Scan<'_>, start: usize, at: &mut usize) -> Kind {
+    while let Some(c) = scan.text[*at..].chars().next().filter(|c| c.is_alphanumeric() || *c == '_') {
+        *at += c.len_utf8();
+    }
+    let message = format!("`{}` is not a name", &scan.text[start..*at]);
+    scan.error(start, *at, message, "", "a name has the letters a to z and A to Z, digits and `_`");
+    Kind::Bad
 }
 
 /// Whether an expression can end with this token.
@@ -334,7 +357,8 @@ fn limit_depth(scan: &Scan<'_>) -> Result<(), Diagnostic> {
             Kind::Number | Kind::Str => true,
             Kind::Open | Kind::Close | Kind::Symbol | Kind::Bad => false,
         };
-        let separator = matches!(word, "," | "=" | "|>") || (starts_operand && after_operand && word != "not");
+        let separator =
+            matches!(word, "," | "=" | "|>") || (starts_operand && after_operand && word != "not");
         if separator && let Some(level) = levels.last_mut() {
             chain -= level.0;
             nesting -= level.1;
@@ -344,7 +368,10 @@ fn limit_depth(scan: &Scan<'_>) -> Result<(), Diagnostic> {
             let prefix = matches!(word, "not" | "if") || (word == "-" && !after_operand);
             let operator = prefix
                 || token.kind == Kind::Open
-                || matches!(word, "and" | "or" | "+" | "-" | "*" | "/" | "%" | "." | "==" | "!=" | "<" | "<=" | ">" | ">=");
+                || matches!(
+                    word,
+                    "and" | "or" | "+" | "-" | "*" | "/" | "%" | "." | "==" | "!=" | "<" | "<=" | ">" | ">="
+                );
             level.0 += usize::from(operator);
             chain += usize::from(operator);
             level.1 += usize::from(prefix);
@@ -367,7 +394,9 @@ fn limit_depth(scan: &Scan<'_>) -> Result<(), Diagnostic> {
         if chain > MAX_CHAIN {
             return Err(Diagnostic::error(Code::TooLarge, "this expression is too long")
                 .at(scan.span_of(i), "")
-                .hint(format!("an expression has at most {MAX_CHAIN} operators; give parts a name with `let`")));
+                .hint(format!(
+                    "an expression has at most {MAX_CHAIN} operators; give parts a name with `let`"
+                )));
         }
         after_operand = ends_operand(token.kind, word);
     }

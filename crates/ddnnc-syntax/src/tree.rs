@@ -165,7 +165,11 @@ impl<'s> Tree<'s> {
         };
         let is_block = matches!(
             block.kind,
-            ExprKind::Call { .. } | ExprKind::Name(_) | ExprKind::Named { .. } | ExprKind::Pipe(_) | ExprKind::If { .. }
+            ExprKind::Call { .. }
+                | ExprKind::Name(_)
+                | ExprKind::Named { .. }
+                | ExprKind::Pipe(_)
+                | ExprKind::If { .. }
         );
         if !is_block {
             self.error(
@@ -258,11 +262,10 @@ impl<'s> Tree<'s> {
         for part in self.parts(pair) {
             let term = self.expr(part)?;
             if !matches!(term.kind, ExprKind::Call { .. } | ExprKind::Name(_)) {
-                self.error(
-                    Diagnostic::error(Code::Syntax, "this is not a loss term")
-                        .at(term.span, "")
-                        .hint("a loss term is a name or a call, such as `kl` or `kl(temperature = 3, weight = 1.0)`"),
-                );
+                self
+                    .error(Diagnostic::error(Code::Syntax, "this is not a loss term").at(term.span, "").hint(
+                    "a loss term is a name or a call, such as `kl` or `kl(temperature = 3, weight = 1.0)`",
+                ));
             }
             terms.push(term);
         }
@@ -326,7 +329,10 @@ impl<'s> Tree<'s> {
             {
                 self.error(
                     Diagnostic::error(Code::Syntax, format!("{what} on one line have commas between them"))
-                        .at(self.scan.span(span.start as usize, span.start as usize), "a comma is missing before this")
+                        .at(
+                            self.scan.span(span.start as usize, span.start as usize),
+                            "a comma is missing before this",
+                        )
                         .hint("put `,` or a line break between them"),
                 );
             }

@@ -1,1 +1,37 @@
 //! The training loop: data, schedules, metrics, checkpoints, export and import.
+//!
+//! A [`Job`] is a lowered model, its programs for a device, the data and the initial values; [`train`] runs it into a
+//! run folder and reports what happens to an [`Observer`]. Everything random is drawn from counter-based streams keyed
+//! by the seed and by what is drawn (parameter name, epoch, sample), so a run depends neither on the number of threads
+//! nor on where it was interrupted.
+//!
+//! This crate knows neither the language nor any kernel: a device is a `&dyn Device`, a program a table of names.
+
+pub mod data;
+mod error;
+mod evaluate;
+mod feed;
+mod init;
+mod metrics;
+mod observer;
+mod progress;
+mod random;
+mod report;
+mod run_folder;
+mod trainer;
+mod weights;
+
+pub use data::{Batch, DataError, DataSource, Fit, Loader, Split};
+pub use error::TrainError;
+pub use evaluate::{Evaluator, NetResult, Part, evaluate};
+pub use init::initial_values;
+pub use metrics::{EpochRecord, Record, StepRecord, TestRecord};
+pub use observer::{Observer, Plan, Silent};
+pub use progress::Progress;
+pub use report::{read_records, report_html, write_report};
+pub use run_folder::{Checkpoint, FORMAT_VERSION, RunFolder, spec_digest};
+pub use trainer::{Ending, Job, Summary, TrainOptions, train};
+pub use weights::{
+    Tensor, Tensors, WeightsError, WeightsFile, atomic_write, check_weights, read_weights, subnet_weights,
+    write_tensors, write_weights,
+};

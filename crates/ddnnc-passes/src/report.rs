@@ -1,0 +1,82 @@
+//! Figures about a compiled program, for summaries.
+
+use crate::{Place, Program};
+use ddnnc_ir::{Graph, ValueType};
+use rustc_hash::FxHashSet;
+
+/// A value of the arena and its size.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LargeValue {
+    /// The operator that makes it, by mnemonic; `input` for an input.
+    pub op: String,
+    /// The path of what makes it, or the input's name; may be empty.
+    pub path: String,
+    /// Its type.
+    pub ty: ValueType,
+    /// Its size in bytes.
+    pub bytes: usize,
+}
+
+/// What a summary shows of a compiled program.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// Operators of the step where every net is computed on its own and no pass runs; sources and sinks do not count.
+    pub operators_before_fusion: usize,
+    /// Operators of the graph after all passes, counted alike.
+    pub operators_after: usize,
+    /// Launches of the program.
+    pub launches: usize,
+    /// Bytes of the arena.
+    pub arena_bytes: usize,
+    /// Bytes of the persistent region.
+    pub persistent_bytes: usize,
+    /// Both together.
+    pub peak_bytes: usize,
+    /// Bytes of all values of the arena without reuse of memory.
+    pub value_bytes: usize,
+    /// The largest values of the arena, largest first, at most [`LARGEST`].
+    pub largest: Vec<LargeValue>,
+}
+
+/// How many values a report names.
+pub const LARGEST: usize = 8;
+
+impl Report {
+    pub(crate) fn new(operators_before_fusion: usize, graph: &Graph, program: &Program) -> Report {
+        let mut values: Vec<LargeValue> = Vec::new();
+        let mut counted: FxHashSet<u32> = FxHashSet::default();
+        let mut add = |op: &str, path: &str, b: crate::BufferId| {
+            let buffer = program.buffer(b);
+            if matches!(buffer.place, Place::Arena { .. }) && counted.insert(b.0) {
+                let (op, path) = (op.to_owned(), path.to_owned());
+                values.push(LargeValue { op, path, ty: buffer.ty.clone(), bytes: buffer.ty.bytes() });
+            }
+        };
+        for (name, &b) in &program.inputs {
+            add("input", name, b);
+        }
+        for launch in &program.launches {
+            for &b in &launch.results {
+                add(launch.op.mnemonic(), &launch.path, b);
+            }
+        }
+        let value_bytes = values.iter().map(|v| v.bytes).sum();
+        values.sort_by_key(|v| std::cmp::Reverse(v.bytes));
+        values.truncate(LARGEST);
+        Report {
+            operators_before_fusion,
+            operators_after: operators(graph),
+            launches: program.launches.len(),
+            arena_bytes: program.arena_bytes,
+            persistent_bytes: program.persistent_bytes,
+            peak_bytes: program.peak_bytes(),
+            value_bytes,
+            largest: values,
+        }
+    }
+}
+
+/// Nodes that are neither sources nor sinks.
+pub(crate) fn operators(graph: &Graph) -> usize {
+    graph.nodes().filter(|&id| !graph.node(id).op.is_source() && !graph.node(id).op.is_sink()).count()
+}

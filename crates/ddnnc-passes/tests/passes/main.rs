@@ -1,0 +1,12 @@
+//! Tests of the passes, one module per pass, over hand-made and random graphs.
+
+mod build;
+mod canonical;
+mod dead_code;
+mod pipeline;
+mod plan_memory;
+mod program_bytes;
+mod random_graphs;
+mod reference_device;
+mod schedule;
+mod share_prefixes;

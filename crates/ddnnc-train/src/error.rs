@@ -1,0 +1,102 @@
+//! Why a run stops.
+
+use crate::{DataError, WeightsError};
+use ddnnc_passes::DeviceError;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// An error of training or evaluating.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// The data.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// Weights or a checkpoint.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// The device.
+    #[error("the device failed: {0}")]
+    Device(#[from] DeviceError),
+    /// The run folder is there already.
+    #[error(
+        "the run folder {} exists already and is not empty. Continue it with `--resume`, or give another with \
+         `--out`", path.display()
+    )]
+    RunExists {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// No run to continue.
+    #[error("there is no run to resume in {}: it has no {missing}", path.display())]
+    NothingToResume {
+        /// The folder.
+        path: PathBuf,
+        /// What is missing.
+        missing: &'static str,
+    },
+    /// The run to continue was started with another spec.
+    #[error(
+        "the run in {} was started with another spec: {} differs. Resume it with that spec and the same settings, or \
+         start a new run with `--out`",
+        path.display(), path.join("spec.ddnn").display()
+    )]
+    OtherSpec {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A file of the run folder cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A loss is NaN or infinite.
+    #[error(
+        "the loss term `{term}` is {value} at step {step}: training has diverged and stops here. {}. A smaller \
+         learning rate or a warm-up is the usual cure",
+        checkpoint.as_ref().map_or_else(
+            || "No checkpoint had been written yet".to_string(),
+            |p| format!("The last checkpoint before it is {}", p.display()),
+        )
+    )]
+    NotFinite {
+        /// The first term that is not finite.
+        term: String,
+        /// Its value.
+        value: f32,
+        /// The step, from 1.
+        step: u64,
+        /// The newest checkpoint.
+        checkpoint: Option<PathBuf>,
+    },
+    /// A program that does not fit the model or the loop.
+    #[error("the program `{program}` does not fit: {message}")]
+    Program {
+        /// The program's name.
+        program: String,
+        /// What does not fit.
+        message: String,
+    },
+}
+
+impl TrainError {
+    /// Whether the environment failed (device, disk) rather than the input: exit status 3 rather than 1.
+    pub fn is_environment(&self) -> bool {
+        match self {
+            TrainError::Device(_) | TrainError::Io { .. } => true,
+            TrainError::Weights(e) => e.is_environment(),
+            TrainError::Data(_)
+            | TrainError::RunExists { .. }
+            | TrainError::NothingToResume { .. }
+            | TrainError::OtherSpec { .. }
+            | TrainError::NotFinite { .. }
+            | TrainError::Program { .. } => false,
+        }
+    }
+
+    pub(crate) fn io(path: &Path, source: io::Error) -> TrainError {
+        TrainError::Io { path: path.to_path_buf(), source }
+    }
+}

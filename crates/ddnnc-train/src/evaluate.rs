@@ -1,0 +1,184 @@
+//! Accuracy and loss of every net over a split, from the logits.
+
+use crate::data::{DataSource, Loader};
+use crate::error::TrainError;
+use crate::feed::{self, Clock, Feed};
+use crate::weights::Tensors;
+use ddnnc_ir::Model;
+use ddnnc_passes::{Device, Executable, Program};
+use serde::Serialize;
+
+/// How well one net does.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct NetResult {
+    /// The net.
+    pub name: String,
+    /// Fraction of images whose class has the largest logit.
+    pub accuracy: f64,
+    /// Fraction of images whose class is among the five largest logits.
+    pub top5: f64,
+    /// Mean cross-entropy, computed in f64.
+    pub loss: f64,
+    /// Images.
+    pub images: u64,
+}
+
+/// Which images to evaluate on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Those held out of the training set.
+    Validation,
+    /// The test set.
+    Test,
+}
+
+/// How many logits stand before the label's: larger ones, and equal ones of a smaller class. What cannot be compared
+/// (NaN) stands before.
+pub(crate) fn rank(logits: &[f32], label: usize) -> usize {
+    let own = logits.get(label).copied().unwrap_or(f32::NAN);
+    let before = |(class, &x): (usize, &f32)| class != label && (!(x <= own) || (x == own && class < label));
+    logits.iter().enumerate().filter(|&entry| before(entry)).count()
+}
+
+/// −log softmax(logits)[label], in f64.
+fn cross_entropy(logits: &[f32], label: usize) -> f64 {
+    let most = logits.iter().fold(f64::NEG_INFINITY, |m, &x| m.max(f64::from(x)));
+    let sum: f64 = logits.iter().map(|&x| (f64::from(x) - most).exp()).sum();
+    most + sum.ln() - logits.get(label).map_or(f64::NAN, |&x| f64::from(x))
+}
+
+/// The nets whose logits a program gives: name, name of the output, classes.
+pub(crate) fn nets_with_logits(model: &Model, program: &Program) -> Vec<(String, String, usize)> {
+    let found = model.nets.iter().filter_map(|net| {
+        let output = format!("logits.{}", net.name);
+        let classes = program.buffer(*program.outputs.get(&output)?).ty.dims().last().copied()?;
+        Some((net.name.clone(), output, classes))
+    });
+    found.collect()
+}
+
+/// A program in eval mode on a device, used again for every evaluation.
+pub struct Evaluator {
+    exec: Box<dyn Executable>,
+    feed: Feed,
+    nets: Vec<(String, String, usize)>,
+    batch: usize,
+    logits: Vec<f32>,
+}
+
+impl Evaluator {
+    /// Loads `program` (made from `model` in eval mode).
+    pub fn new(model: &Model, program: &Program, device: &dyn Device) -> Result<Evaluator, TrainError> {
+        let nets = nets_with_logits(model, program);
+        if nets.is_empty() {
+            return Err(feed::misfit(program, "it gives no net's logits".to_string()));
+        }
+        let feed = Feed::new(model, program)?;
+        let exec = device.load(program)?;
+        Ok(Evaluator { exec, feed, nets, batch: feed::batch_of(model, program), logits: Vec::new() })
+    }
+
+    /// Images in a step.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// Sets parameters and running statistics.
+    pub fn set(&mut self, values: &Tensors) -> Result<(), TrainError> {
+        feed::upload(self.exec.as_mut(), values)
+    }
+
+    /// Evaluates every net on what `loader` gives; its batches must be of [`Evaluator::batch`] images.
+    pub fn run(&mut self, mut loader: Loader) -> Result<Vec<NetResult>, TrainError> {
+        let zero = |(name, _, _): &(String, String, usize)| NetResult {
+            name: name.clone(),
+            accuracy: 0.0,
+            top5: 0.0,
+            loss: 0.0,
+            images: 0,
+        };
+        let mut results: Vec<NetResult> = self.nets.iter().map(zero).collect();
+        let mut counts = vec![(0u64, 0u64); self.nets.len()];
+        while let Some(batch) = loader.next_batch() {
+            let batch = batch?;
+            self.feed.write(
+                self.exec.as_mut(),
+                &batch,
+                Clock { step: batch.number, lr: 0.0, epochs: 0.0 },
+            )?;
+            self.exec.run()?;
+            for (((_, output, classes), result), (first, five)) in
+                self.nets.iter().zip(&mut results).zip(&mut counts)
+            {
+                self.logits.resize(self.batch * classes, 0.0);
+                self.exec.read_f32(output, &mut self.logits)?;
+                // Padding at the end of the last batch is not counted.
+                for (row, &label) in
+                    self.logits.chunks_exact((*classes).max(1)).zip(&batch.labels[..batch.real])
+                {
+                    let label = label as usize;
+                    let before = rank(row, label);
+                    *first += u64::from(before == 0);
+                    *five += u64::from(before < 5);
+                    result.loss += cross_entropy(row, label);
+                    result.images += 1;
+                }
+            }
+            loader.recycle(batch);
+        }
+        for (result, (first, five)) in results.iter_mut().zip(counts) {
+            let images = result.images.max(1) as f64;
+            result.accuracy = first as f64 / images;
+            result.top5 = five as f64 / images;
+            result.loss /= images;
+        }
+        Ok(results)
+    }
+}
+
+/// Evaluates every net of `model` (eval mode) with the given weights; images are prepared by `threads` threads.
+pub fn evaluate(
+    model: &Model,
+    program: &Program,
+    device: &dyn Device,
+    values: &Tensors,
+    data: &DataSource,
+    part: Part,
+    threads: usize,
+) -> Result<Vec<NetResult>, TrainError> {
+    let mut evaluator = Evaluator::new(model, program, device)?;
+    evaluator.set(values)?;
+    let loader = match part {
+        Part::Validation => data.validation(evaluator.batch(), threads),
+        Part::Test => data.test(evaluator.batch(), threads),
+    };
+    evaluator.run(loader)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_break_ties_by_class_and_put_nan_first() {
+        let nan = f32::NAN;
+        for (logits, label, wanted) in [
+            (vec![1.0, 3.0, 2.0], 1, 0),
+            (vec![1.0, 3.0, 2.0], 0, 2),
+            (vec![2.0, 2.0, 2.0], 0, 0),
+            (vec![2.0, 2.0, 2.0], 2, 2),
+            (vec![1.0, nan, 0.0], 0, 1),
+            (vec![nan, 1.0, 0.0], 0, 2),
+            (vec![1.0], 3, 1),
+        ] {
+            assert_eq!(rank(&logits, label), wanted, "{logits:?} {label}");
+        }
+    }
+
+    #[test]
+    fn cross_entropy_survives_large_logits() {
+        assert!((cross_entropy(&[1000.0, 1000.0], 0) - 2f64.ln()).abs() < 1e-12);
+        assert!((cross_entropy(&[0.0, 0.0, 0.0], 2) - 3f64.ln()).abs() < 1e-12);
+        assert!(cross_entropy(&[f32::NAN, 0.0], 1).is_nan());
+    }
+}

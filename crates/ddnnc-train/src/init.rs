@@ -1,0 +1,104 @@
+//! Initial values of parameters and running statistics.
+
+use crate::random::{self, Purpose};
+use crate::weights::{Tensor, Tensors, WeightsError, check_table, read_weights};
+use ddnnc_ir::{Init, Model, Shape};
+use indexmap::IndexMap;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, Normal};
+use std::path::Path;
+
+/// The values before the first step: parameters, then running statistics, in the order of the model's tables.
+///
+/// Each parameter has a random stream of its own, keyed by the seed and its public name: its values depend neither on
+/// what else the model has nor on the order of its tables. What the spec loads from a file comes from there; a relative
+/// path is taken from `base` (the folder of the spec).
+///
+/// The names in such a file may be the public names, or differ from them in the first component of the path: a teacher
+/// `teacher.s1.0.conv1.weight` is found as itself, as `resnet.s1.0.conv1.weight` (how a run of the teacher's own spec
+/// names it), or as `s1.0.conv1.weight`. The file must hold every tensor of that network and no other.
+pub fn initial_values(model: &Model, seed: u64, base: &Path) -> Result<Tensors, WeightsError> {
+    let mut values = Tensors::new();
+    let mut files: IndexMap<&str, Vec<(&str, &Shape)>> = IndexMap::new();
+    for (name, parameter) in &model.parameters {
+        let data = match &parameter.load {
+            Some(file) => {
+                files.entry(file).or_default().push((name, &parameter.shape));
+                Vec::new()
+            }
+            None => draw(parameter.init, seed, name, parameter.shape.elements()),
+        };
+        values.insert(name.clone(), Tensor { shape: parameter.shape.clone(), data });
+    }
+    for (name, state) in &model.states {
+        let data = match &state.load {
+            Some(file) => {
+                files.entry(file).or_default().push((name, &state.shape));
+                Vec::new()
+            }
+            None => vec![state.initial as f32; state.shape.elements()],
+        };
+        values.insert(name.clone(), Tensor { shape: state.shape.clone(), data });
+    }
+    for (file, wanted) in files {
+        let path = base.join(file);
+        let renamed = rename(&wanted, read_weights(&path)?.into_values());
+        check_table(wanted.iter().copied(), &renamed).map_err(|e| e.at(&path))?;
+        values.extend(renamed);
+    }
+    Ok(values)
+}
+
+fn draw(init: Init, seed: u64, name: &str, count: usize) -> Vec<f32> {
+    let mut rng = random::stream(seed, Purpose::Parameter, random::fnv(name.as_bytes()), 0);
+    match init {
+        Init::Constant { value } => vec![value as f32; count],
+        Init::Uniform { bound } => {
+            (0..count).map(|_| ((2.0 * random::unit(&mut rng) - 1.0) * bound) as f32).collect()
+        }
+        Init::Normal { std } => normal(&mut rng, std, count),
+    }
+}
+
+fn normal(rng: &mut ChaCha8Rng, std: f64, count: usize) -> Vec<f32> {
+    match Normal::new(0.0, std) {
+        Ok(distribution) => (0..count).map(|_| distribution.sample(rng) as f32).collect(),
+        // Only a standard deviation that is not finite gets here; the first loss then shows it.
+        Err(_) => vec![f32::NAN; count],
+    }
+}
+
+fn tail(name: &str) -> &str {
+    name.split_once('.').map_or(name, |(_, rest)| rest)
+}
+
+/// Gives the tensors of a file their public names, by the way of naming that finds the most of them.
+fn rename(wanted: &[(&str, &Shape)], tensors: Tensors) -> Tensors {
+    // From the name in the file to the public name: exact, first component replaced, first component absent.
+    let exact: IndexMap<&str, &str> = wanted.iter().map(|(n, _)| (*n, *n)).collect();
+    let by_tail: IndexMap<&str, &str> = wanted.iter().map(|(n, _)| (tail(n), *n)).collect();
+    let hits = |f: &dyn Fn(&str) -> bool| tensors.keys().filter(|k| f(k.as_str())).count();
+    let exactly = hits(&|k| exact.contains_key(k));
+    let replaced = hits(&|k| by_tail.contains_key(tail(k)));
+    let stripped = hits(&|k| by_tail.contains_key(k));
+    // With two first components in the table or in the file, a tail could mean two tensors; only exact names do then.
+    let unique = by_tail.len() == wanted.len();
+    let mut named = Tensors::new();
+    for (key, tensor) in tensors {
+        let public = if exactly >= replaced.max(stripped) || !unique {
+            None
+        } else if replaced >= stripped {
+            by_tail.get(tail(&key))
+        } else {
+            by_tail.get(key.as_str())
+        };
+        let name = public.map_or(key.as_str(), |n| *n).to_string();
+        if named.contains_key(&name) {
+            // A second tensor of the same public name stays under its own, so that the check names it as extra.
+            named.insert(key, tensor);
+        } else {
+            named.insert(name, tensor);
+        }
+    }
+    named
+}

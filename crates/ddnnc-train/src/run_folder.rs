@@ -1,0 +1,302 @@
+//! The folder of a run: `spec.ddnn`, `metrics.jsonl`, `checkpoints/`, `report.html`.
+//!
+//! A checkpoint is written to a temporary file and renamed, and an older one is removed only after that: whenever the
+//! process is killed, the newest complete checkpoint can be read. It carries a checksum of its tensors, so that a damaged
+//! one is passed over for the one before.
+
+use crate::error::TrainError;
+use crate::metrics::{Record, Sums};
+use crate::weights::{self, Tensor, Tensors, WeightsError, atomic_write, read_weights, write_weights};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Version of what a checkpoint holds.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// What the names of optimizer state begin with in a checkpoint.
+pub(crate) const OPTIMIZER_PREFIX: &str = "optimizer/";
+
+/// The state of a run between two steps.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Checkpoint {
+    /// Steps done.
+    pub step: u64,
+    /// Epochs completed.
+    pub epoch: u64,
+    /// The recipe's seed.
+    pub seed: u64,
+    /// [`spec_digest`] of the run's spec.
+    pub spec: String,
+    /// Parameters and running statistics.
+    pub values: Tensors,
+    /// Optimizer state.
+    pub optimizer: Tensors,
+    /// Sums over the steps of an epoch that is not complete.
+    pub(crate) sums: Sums,
+}
+
+/// A digest of a spec's text, to tell whether a checkpoint belongs to it.
+pub fn spec_digest(text: &str) -> String {
+    format!("{:016x}", crate::random::fnv(text.as_bytes()))
+}
+
+/// A checksum over names and bits of tensors.
+fn checksum(tensors: &Tensors) -> String {
+    let mut sum = 0xcbf2_9ce4_8422_2325u64;
+    let mut mix = |word: u64| sum = (sum ^ word).wrapping_mul(0x0100_0000_01b3).rotate_left(29);
+    for (name, tensor) in tensors {
+        mix(crate::random::fnv(name.as_bytes()));
+        tensor.data.iter().for_each(|x| mix(u64::from(x.to_bits())));
+    }
+    format!("{sum:016x}")
+}
+
+impl Checkpoint {
+    /// Writes it atomically.
+    pub fn write(&self, path: &Path) -> Result<(), WeightsError> {
+        let (tensors, metadata) = self.parts();
+        write_weights(path, &tensors, &metadata)
+    }
+
+    fn parts(&self) -> (Tensors, BTreeMap<String, String>) {
+        let mut tensors = self.values.clone();
+        tensors.extend(self.optimizer.iter().map(|(n, t)| (format!("{OPTIMIZER_PREFIX}{n}"), t.clone())));
+        let entries = [
+            ("format_version", FORMAT_VERSION.to_string()),
+            ("step", self.step.to_string()),
+            ("epoch", self.epoch.to_string()),
+            ("seed", self.seed.to_string()),
+            ("spec", self.spec.clone()),
+            ("sums", self.sums.to_text()),
+            ("checksum", checksum(&tensors)),
+        ];
+        (tensors, entries.map(|(k, v)| (k.to_string(), v)).into())
+    }
+
+    /// Reads one and verifies its checksum.
+    pub fn read(path: &Path) -> Result<Checkpoint, WeightsError> {
+        let file = read_weights(path)?;
+        let bad =
+            |message: &str| WeightsError::Format { path: path.to_path_buf(), message: message.to_string() };
+        let text =
+            |key: &str| file.metadata.get(key).ok_or_else(|| bad(&format!("its metadata has no `{key}`")));
+        let number = |key: &str| {
+            text(key)?.parse::<u64>().map_err(|_| bad(&format!("its metadata `{key}` is no number")))
+        };
+        let version = number("format_version")?;
+        let expected = u64::from(FORMAT_VERSION);
+        if version != expected {
+            return Err(WeightsError::Version { path: path.to_path_buf(), found: version, expected });
+        }
+        if *text("checksum")? != checksum(&file.tensors) {
+            return Err(bad("its checksum does not match: the file is damaged"));
+        }
+        let mut checkpoint = Checkpoint {
+            step: number("step")?,
+            epoch: number("epoch")?,
+            seed: number("seed")?,
+            spec: text("spec")?.clone(),
+            sums: Sums::from_text(text("sums")?).ok_or_else(|| bad("its metadata `sums` cannot be read"))?,
+            ..Checkpoint::default()
+        };
+        for (name, tensor) in file.tensors {
+            match name.strip_prefix(OPTIMIZER_PREFIX) {
+                Some(rest) => checkpoint.optimizer.insert(rest.to_string(), tensor),
+                None => checkpoint.values.insert(name, tensor),
+            };
+        }
+        Ok(checkpoint)
+    }
+}
+
+/// An open run folder.
+#[derive(Debug)]
+pub struct RunFolder {
+    root: PathBuf,
+    metrics: File,
+    keep: usize,
+}
+
+impl RunFolder {
+    /// Whether `root` can become a new run: it does not exist, or is an empty folder.
+    pub fn check_new(root: &Path) -> Result<(), TrainError> {
+        match fs::read_dir(root).map(|mut entries| entries.next().is_none()) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(TrainError::RunExists { path: root.to_path_buf() }),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(TrainError::io(root, e)),
+        }
+    }
+
+    /// Begins a new run, keeping the newest `keep` checkpoints.
+    pub fn create(root: &Path, spec: &str, keep: usize) -> Result<RunFolder, TrainError> {
+        RunFolder::check_new(root)?;
+        let checkpoints = root.join("checkpoints");
+        fs::create_dir_all(&checkpoints).map_err(|e| TrainError::io(&checkpoints, e))?;
+        write_text(&root.join("spec.ddnn"), spec)?;
+        RunFolder::with_metrics(root, keep)
+    }
+
+    /// Opens a run to continue it: the newest complete checkpoint (`None` where none was written yet), and warnings about
+    /// damaged ones, which are renamed to `.damaged`. Records after that checkpoint are removed from the metrics.
+    pub fn resume(
+        root: &Path,
+        spec: &str,
+        keep: usize,
+    ) -> Result<(RunFolder, Option<Checkpoint>, Vec<String>), TrainError> {
+        let nothing = |missing| TrainError::NothingToResume { path: root.to_path_buf(), missing };
+        let spec_path = root.join("spec.ddnn");
+        let written = match fs::read_to_string(&spec_path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(nothing("spec.ddnn")),
+            Err(e) => return Err(TrainError::io(&spec_path, e)),
+        };
+        let digest = spec_digest(spec);
+        if spec_digest(&written) != digest {
+            return Err(TrainError::OtherSpec { path: root.to_path_buf() });
+        }
+        let checkpoints = root.join("checkpoints");
+        fs::create_dir_all(&checkpoints).map_err(|e| TrainError::io(&checkpoints, e))?;
+        let (mut found, mut warnings, mut damaged) = (None, Vec::new(), Vec::new());
+        for path in list_checkpoints(root)?.into_iter().rev() {
+            match Checkpoint::read(&path) {
+                Ok(checkpoint) if checkpoint.spec == digest => {
+                    found = Some(checkpoint);
+                    break;
+                }
+                Ok(_) => return Err(TrainError::OtherSpec { path: root.to_path_buf() }),
+                Err(e @ WeightsError::Format { .. }) => {
+                    warnings.push(format!("skipping a checkpoint: {e}"));
+                    damaged.push((path, e));
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
+        if found.is_none() {
+            // To begin anew over a run whose checkpoints are all damaged is for the user to decide.
+            if let Some((_, e)) = damaged.pop() {
+                return Err(e.into());
+            }
+        }
+        for (path, _) in damaged {
+            // Out of the way of the next checkpoints, but not lost.
+            let aside = path.with_extension("damaged");
+            fs::rename(&path, &aside).map_err(|e| TrainError::io(&path, e))?;
+        }
+        remove_leftovers(root);
+        truncate_metrics(&root.join("metrics.jsonl"), found.as_ref().map_or(0, |c| c.step))?;
+        Ok((RunFolder::with_metrics(root, keep)?, found, warnings))
+    }
+
+    fn with_metrics(root: &Path, keep: usize) -> Result<RunFolder, TrainError> {
+        let path = root.join("metrics.jsonl");
+        let metrics =
+            File::options().create(true).append(true).open(&path).map_err(|e| TrainError::io(&path, e))?;
+        Ok(RunFolder { root: root.to_path_buf(), metrics, keep: keep.max(1) })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.root
+    }
+
+    /// Adds a line to the metrics.
+    pub fn append(&mut self, record: &Record) -> Result<(), TrainError> {
+        let path = self.root.join("metrics.jsonl");
+        let mut line = serde_json::to_string(record).map_err(|e| TrainError::io(&path, e.into()))?;
+        line.push('\n');
+        self.metrics.write_all(line.as_bytes()).map_err(|e| TrainError::io(&path, e))
+    }
+
+    /// Writes a checkpoint, then removes all but the newest few.
+    pub fn save(&self, checkpoint: &Checkpoint) -> Result<PathBuf, TrainError> {
+        let path = self.root.join("checkpoints").join(format!("step-{:08}.safetensors", checkpoint.step));
+        checkpoint.write(&path)?;
+        let all = list_checkpoints(&self.root)?;
+        for old in &all[..all.len().saturating_sub(self.keep)] {
+            fs::remove_file(old).map_err(|e| TrainError::io(old, e))?;
+        }
+        Ok(path)
+    }
+
+    /// The newest checkpoint file of a run, by name; `None` where there is none.
+    pub fn newest_checkpoint(root: &Path) -> Result<Option<PathBuf>, TrainError> {
+        Ok(list_checkpoints(root)?.pop())
+    }
+
+    /// Parameters and running statistics of the newest complete checkpoint of a run, for evaluation and export.
+    pub fn newest_values(root: &Path) -> Result<(PathBuf, Tensors), TrainError> {
+        let mut last_error = None;
+        for path in list_checkpoints(root)?.into_iter().rev() {
+            match Checkpoint::read(&path) {
+                Ok(checkpoint) => return Ok((path, checkpoint.values)),
+                Err(e) => last_error = Some(e),
+            }
+        }
+        Err(match last_error {
+            Some(e) => e.into(),
+            None => TrainError::NothingToResume { path: root.to_path_buf(), missing: "checkpoint" },
+        })
+    }
+}
+
+fn write_text(path: &Path, text: &str) -> Result<(), TrainError> {
+    atomic_write(path, &mut |out| out.write_all(text.as_bytes())).map_err(|e| TrainError::io(path, e))
+}
+
+/// The checkpoint files of a run, oldest first.
+fn list_checkpoints(root: &Path) -> Result<Vec<PathBuf>, TrainError> {
+    let folder = root.join("checkpoints");
+    let entries = match fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(TrainError::io(&folder, e)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(|e| TrainError::io(&folder, e))?.path();
+        let step = path
+            .file_name()
+            .and_then(|n| n.to_str())
+            .and_then(|n| n.strip_prefix("step-")?.strip_suffix(".safetensors")?.parse::<u64>().ok());
+        if let Some(step) = step {
+            found.push((step, path));
+        }
+    }
+    found.sort();
+    Ok(found.into_iter().map(|(_, path)| path).collect())
+}
+
+/// Removes temporary files that a killed process left behind; one that cannot be removed harms nothing.
+fn remove_leftovers(root: &Path) {
+    for folder in [root.to_path_buf(), root.join("checkpoints")] {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with(weights::TEMPORARY_PREFIX) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+}
+
+/// Keeps the whole lines of steps up to `step`; the test record is written anew at the end.
+fn truncate_metrics(path: &Path, step: u64) -> Result<(), TrainError> {
+    let text = match fs::read(path) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(TrainError::io(path, e)),
+    };
+    let keeps = |line: &&str| {
+        line.ends_with('\n')
+            && serde_json::from_str::<serde_json::Value>(line)
+                .is_ok_and(|v| v["kind"] != "test" && v["step"].as_u64().is_some_and(|s| s <= step))
+    };
+    let kept: String = text.split_inclusive('\n').filter(keeps).collect();
+    if kept == text { Ok(()) } else { write_text(path, &kept) }
+}
+
+/// Shapes and names of a checkpoint's optimizer state against what a program keeps.
+pub(crate) fn check_optimizer(wanted: &Tensors, found: &Tensors) -> Result<(), WeightsError> {
+    weights::check_table(wanted.iter().map(|(n, t): (&String, &Tensor)| (n.as_str(), &t.shape)), found)
+}

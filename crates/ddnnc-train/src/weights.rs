@@ -1,0 +1,284 @@
+//! Tensors in safetensors files: read, check against a model, write so that a failure leaves the old file.
+
+use crate::run_folder::OPTIMIZER_PREFIX;
+use ddnnc_ir::{Model, Shape};
+use indexmap::IndexMap;
+use safetensors::{Dtype, SafeTensors};
+use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+/// An f32 tensor on the host.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tensor {
+    /// Its extents.
+    pub shape: Shape,
+    /// Its elements, the last extent fastest.
+    pub data: Vec<f32>,
+}
+
+/// Tensors by public name.
+pub type Tensors = IndexMap<String, Tensor>;
+
+/// What a weights file holds.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct WeightsFile {
+    /// Its tensors, in the order of the file.
+    pub tensors: Tensors,
+    /// Its metadata.
+    pub metadata: BTreeMap<String, String>,
+}
+
+impl WeightsFile {
+    /// Parameters and running statistics: the tensors without the optimizer state that a checkpoint holds as well.
+    pub fn into_values(mut self) -> Tensors {
+        self.tensors.retain(|name, _| !name.starts_with(OPTIMIZER_PREFIX));
+        self.tensors
+    }
+}
+
+/// What can be wrong with weights.
+#[derive(Debug, thiserror::Error)]
+pub enum WeightsError {
+    /// The file cannot be opened or read.
+    #[error("cannot read the weights {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file cannot be written; what stood there before is untouched.
+    #[error("cannot write {}: {source}; what was there before is untouched", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is no whole safetensors file.
+    #[error("{} is not a complete safetensors file: {message}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+    /// A checkpoint of another version of the format.
+    #[error("{} is of checkpoint format {found}, and this program reads {expected}", path.display())]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u64,
+        /// The version that can be read.
+        expected: u64,
+    },
+    /// The tensors are not those of the model.
+    #[error("the weights{} do not fit the model:\n{}", of(path), list(problems))]
+    Mismatch {
+        /// The file, where they come from one.
+        path: Option<PathBuf>,
+        /// One line for each missing, extra or wrongly shaped tensor.
+        problems: Vec<String>,
+    },
+    /// No net of that name.
+    #[error("there is no net `{name}`; there are: {}", nets.join(", "))]
+    UnknownNet {
+        /// The name.
+        name: String,
+        /// The names that exist.
+        nets: Vec<String>,
+    },
+}
+
+fn of(path: &Option<PathBuf>) -> String {
+    path.as_ref().map_or_else(String::new, |p| format!(" in {}", p.display()))
+}
+
+fn list(problems: &[String]) -> String {
+    problems.iter().map(|p| format!("  {p}")).collect::<Vec<_>>().join("\n")
+}
+
+impl WeightsError {
+    /// Whether the environment failed (disk, permissions while writing), rather than the input.
+    pub fn is_environment(&self) -> bool {
+        matches!(self, WeightsError::Write { .. })
+    }
+
+    /// The same error, with the file that it is about.
+    pub fn at(self, file: &Path) -> WeightsError {
+        match self {
+            WeightsError::Mismatch { path: None, problems } => {
+                WeightsError::Mismatch { path: Some(file.to_path_buf()), problems }
+            }
+            other => other,
+        }
+    }
+}
+
+/// Reads a safetensors file whose tensors are all f32.
+pub fn read_weights(path: &Path) -> Result<WeightsFile, WeightsError> {
+    let bytes =
+        std::fs::read(path).map_err(|source| WeightsError::Read { path: path.to_path_buf(), source })?;
+    let format = |message: String| WeightsError::Format { path: path.to_path_buf(), message };
+    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| format(e.to_string()))?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|e| format(e.to_string()))?;
+    let metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();
+    let mut tensors = Tensors::new();
+    let mut problems = Vec::new();
+    for name in header.offset_keys() {
+        let view = file.tensor(&name).map_err(|e| format(e.to_string()))?;
+        if view.dtype() != Dtype::F32 {
+            problems.push(format!("`{name}` is {:?}, not F32", view.dtype()));
+            continue;
+        }
+        let data =
+            view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        tensors.insert(name, Tensor { shape: Shape::from(view.shape()), data });
+    }
+    if problems.is_empty() {
+        Ok(WeightsFile { tensors, metadata })
+    } else {
+        Err(WeightsError::Mismatch { path: Some(path.to_path_buf()), problems })
+    }
+}
+
+/// Writes tensors in the safetensors format, metadata sorted by key: the same input gives the same bytes.
+///
+/// The format: a little-endian u64 length, a JSON header padded with spaces to a multiple of 8, the data.
+pub fn write_tensors(
+    out: &mut dyn Write,
+    tensors: &Tensors,
+    metadata: &BTreeMap<String, String>,
+) -> io::Result<()> {
+    let mut header = serde_json::Map::new();
+    if !metadata.is_empty() {
+        let map = metadata.iter().map(|(k, v)| (k.clone(), v.clone().into())).collect();
+        header.insert("__metadata__".into(), serde_json::Value::Object(map));
+    }
+    let mut offset = 0usize;
+    for (name, tensor) in tensors {
+        let end = offset + tensor.data.len() * 4;
+        header.insert(
+            name.clone(),
+            serde_json::json!({"dtype": "F32", "shape": tensor.shape.dims(), "data_offsets": [offset, end]}),
+        );
+        offset = end;
+    }
+    let mut text = serde_json::to_string(&header)?;
+    while text.len() % 8 != 0 {
+        text.push(' ');
+    }
+    out.write_all(&(text.len() as u64).to_le_bytes())?;
+    out.write_all(text.as_bytes())?;
+    let mut chunk = Vec::with_capacity(1 << 16);
+    for tensor in tensors.values() {
+        for part in tensor.data.chunks(1 << 14) {
+            chunk.clear();
+            part.iter().for_each(|x| chunk.extend_from_slice(&x.to_le_bytes()));
+            out.write_all(&chunk)?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes a file so that at every moment either the old or the whole new content stands at `path`: a temporary file
+/// in the same folder, fsync, rename. On any error the old file stays and nothing else is left behind.
+pub fn atomic_write(path: &Path, fill: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(TEMPORARY_PREFIX).suffix(".tmp");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        // The process's umask still applies; the default of the crate would hide the file from everybody else.
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    }
+    let temporary = builder.tempfile_in(folder)?;
+    {
+        let mut writer = BufWriter::new(temporary.as_file());
+        fill(&mut writer)?;
+        writer.flush()?;
+    }
+    temporary.as_file().sync_all()?;
+    temporary.persist(path).map_err(|e| e.error)?;
+    // The rename itself reaches the disk with its folder. Some file systems refuse to sync a folder; the rename is
+    // atomic there all the same.
+    if let Ok(handle) = File::open(folder) {
+        let _ = handle.sync_all();
+    }
+    Ok(())
+}
+
+/// What the name of every temporary file of [`atomic_write`] begins with.
+pub(crate) const TEMPORARY_PREFIX: &str = ".ddnnc-";
+
+/// Writes a safetensors file atomically.
+pub fn write_weights(
+    path: &Path,
+    tensors: &Tensors,
+    metadata: &BTreeMap<String, String>,
+) -> Result<(), WeightsError> {
+    atomic_write(path, &mut |out| write_tensors(out, tensors, metadata))
+        .map_err(|source| WeightsError::Write { path: path.to_path_buf(), source })
+}
+
+/// Name and shape of every parameter and running statistic of a model.
+pub(crate) fn table(model: &Model) -> impl Iterator<Item = (&str, &Shape)> {
+    let parameters = model.parameters.iter().map(|(name, p)| (name.as_str(), &p.shape));
+    parameters.chain(model.states.iter().map(|(name, s)| (name.as_str(), &s.shape)))
+}
+
+/// Checks that `tensors` are exactly the parameters and running statistics of `model`; the error names every missing,
+/// extra and wrongly shaped one.
+pub fn check_weights(model: &Model, tensors: &Tensors) -> Result<(), WeightsError> {
+    check_table(table(model), tensors)
+}
+
+pub(crate) fn check_table<'a>(
+    wanted: impl Iterator<Item = (&'a str, &'a Shape)>,
+    tensors: &Tensors,
+) -> Result<(), WeightsError> {
+    let mut problems = Vec::new();
+    let mut known = HashSet::new();
+    for (name, shape) in wanted {
+        known.insert(name);
+        match tensors.get(name) {
+            None => problems.push(format!("`{name}` {shape} is missing")),
+            Some(t) if t.shape != *shape || t.data.len() != shape.elements() => {
+                problems.push(format!("`{name}` is {}, but the model needs {shape}", t.shape));
+            }
+            Some(_) => {}
+        }
+    }
+    for (name, tensor) in tensors {
+        if !known.contains(name.as_str()) {
+            problems.push(format!("`{name}` {} is not of the model", tensor.shape));
+        }
+    }
+    if problems.is_empty() { Ok(()) } else { Err(WeightsError::Mismatch { path: None, problems }) }
+}
+
+/// The tensors that one net alone needs to run, in its order of use: parameters, then running statistics.
+pub fn subnet_weights(model: &Model, tensors: &Tensors, net: &str) -> Result<Tensors, WeightsError> {
+    let Some(found) = model.nets.iter().find(|n| n.name == net) else {
+        let nets = model.nets.iter().map(|n| n.name.clone()).collect();
+        return Err(WeightsError::UnknownNet { name: net.to_string(), nets });
+    };
+    let mut picked = Tensors::new();
+    let mut problems = Vec::new();
+    for name in found.parameters.iter().chain(&found.states) {
+        match tensors.get(name) {
+            Some(tensor) => {
+                picked.insert(name.clone(), tensor.clone());
+            }
+            None => problems.push(format!("`{name}` is missing")),
+        }
+    }
+    if problems.is_empty() { Ok(picked) } else { Err(WeightsError::Mismatch { path: None, problems }) }
+}
