@@ -1,1 +1,4 @@
-//! Tests across the crates: cases by phase, with snapshots.
+//! Tests across the crates: cases by phase, with snapshots. This library holds what several of them need.
+
+pub mod digest;
+pub mod harness;

@@ -1,1 +1,33 @@
-//! The CPU device: native kernels, threads, arena.
+//! The CPU device: native f32 kernels, threads, arena.
+//!
+//! A loaded program owns three kinds of memory: the arena and the persistent region of its plan, and a workspace sized
+//! when it is loaded. Running a step, writing inputs and reading outputs allocate nothing.
+//!
+//! Results do not depend on the number of threads, to the bit: work is cut into tasks by shapes alone, each task writes
+//! memory of its own, and sums over tasks are taken in the order of the tasks.
+//!
+//! Values that are not a number stay so: `relu`, `relu6` and maximum pooling pass them on.
+//!
+//! `unsafe` stands in `memory` (views of the arena), `pool` (sharing a result among tasks), `simd` (functions compiled
+//! for more of the processor) and `gemm` (the micro-kernels of the `gemm` project); the kernels themselves are safe code
+//! on slices. This crate knows neither the language nor the training loop.
+
+mod channels;
+mod columns;
+mod conv;
+mod depthwise;
+mod device;
+mod elementwise;
+mod gemm;
+mod launch;
+mod loss;
+mod matmul;
+mod memory;
+mod pool;
+mod pooling;
+mod sample;
+mod shape;
+mod simd;
+mod update;
+
+pub use device::{CpuDevice, CpuExecutable};

@@ -182,7 +182,9 @@ impl Graph {
             .dag
             .edges_directed(v.node.0, Direction::Outgoing)
             .filter_map(|edge| match *edge.weight() {
-                Edge::Data { operand, result } if result == v.result => Some((NodeId(edge.target()), operand)),
+                Edge::Data { operand, result } if result == v.result => {
+                    Some((NodeId(edge.target()), operand))
+                }
                 _ => None,
             })
             .collect();

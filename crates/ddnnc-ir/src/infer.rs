@@ -38,7 +38,11 @@ impl Check<'_> {
         if self.dims(i).len() >= rank {
             return Ok(());
         }
-        self.fail(Some(i), None, format!("takes a value of at least {rank} dimensions, not {}", self.operands[i]))
+        self.fail(
+            Some(i),
+            None,
+            format!("takes a value of at least {rank} dimensions, not {}", self.operands[i]),
+        )
     }
 
     fn dtype(&self, i: usize, dtype: DType) -> Result<(), IrError> {
@@ -102,9 +106,8 @@ fn dilated(kernel: usize, dilation: usize) -> Option<usize> {
 impl Conv {
     /// (H', W') of an input of (H, W) under a kernel of (kh, kw); `None` where the kernel does not fit.
     pub fn output(&self, input: [usize; 2], kernel: [usize; 2]) -> Option<[usize; 2]> {
-        let side = |i: usize| {
-            slide(input[i], self.pad[i], dilated(kernel[i], self.dilation[i])?, self.stride[i])
-        };
+        let side =
+            |i: usize| slide(input[i], self.pad[i], dilated(kernel[i], self.dilation[i])?, self.stride[i]);
         Some([side(0)?, side(1)?])
     }
 }
@@ -123,7 +126,7 @@ impl Pool {
 
 fn conv_output(c: &Check<'_>, conv: &Conv, x: &[usize], w: &[usize]) -> Result<[usize; 4], IrError> {
     let g = conv.groups;
-    if g == 0 || x[1] % g != 0 || w[0] % g != 0 {
+    if g == 0 || !x[1].is_multiple_of(g) || !w[0].is_multiple_of(g) {
         return c.fail(
             Some(0),
             Some(1),
@@ -249,7 +252,7 @@ fn infer(op: &Op, c: &Check<'_>) -> Result<Types, IrError> {
             c.rank(0, 4)?;
             c.rank(1, 4)?;
             let x = c.dims(0);
-            if conv.groups == 0 || x[1] % conv.groups != 0 {
+            if conv.groups == 0 || !x[1].is_multiple_of(conv.groups) {
                 return c.fail(Some(0), None, format!("{} channels in {} groups", x[1], conv.groups));
             }
             let w = [c.dims(1)[1], x[1] / conv.groups, kernel[0], kernel[1]];
@@ -387,7 +390,11 @@ fn infer(op: &Op, c: &Check<'_>) -> Result<Types, IrError> {
                 return c.fail(
                     Some(0),
                     None,
-                    format!("entries {start}..{} do not lie in {}", start.saturating_add(*len), operands[0].shape),
+                    format!(
+                        "entries {start}..{} do not lie in {}",
+                        start.saturating_add(*len),
+                        operands[0].shape
+                    ),
                 );
             }
             dims[*axis] = *len;
@@ -399,7 +406,11 @@ fn infer(op: &Op, c: &Check<'_>) -> Result<Types, IrError> {
             c.rank_at_least(0, axis + 1)?;
             let mut dims: SmallVec<[usize; 4]> = SmallVec::from_slice(c.dims(0));
             if start.saturating_add(dims[*axis]) > *total {
-                return c.fail(Some(0), None, format!("{} at {start} does not fit {total}", operands[0].shape));
+                return c.fail(
+                    Some(0),
+                    None,
+                    format!("{} at {start} does not fit {total}", operands[0].shape),
+                );
             }
             dims[*axis] = *total;
             f32(&dims)

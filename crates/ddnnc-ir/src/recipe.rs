@@ -150,7 +150,8 @@ impl Schedule {
         if at < warmup {
             return (at + 1.0) / warmup.max(1.0).ceil();
         }
-        let cosine = |from: f64, to: f64, t: f64| to + (from - to) * 0.5 * (1.0 + (std::f64::consts::PI * t).cos());
+        let cosine =
+            |from: f64, to: f64, t: f64| to + (from - to) * 0.5 * (1.0 + (std::f64::consts::PI * t).cos());
         match &self.kind {
             ScheduleKind::Constant => 1.0,
             ScheduleKind::Multistep { milestones, gamma } => {

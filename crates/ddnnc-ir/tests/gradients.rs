@@ -5,8 +5,8 @@ mod common;
 use common::*;
 use ddnnc_ir::reference::{Tensor, evaluate};
 use ddnnc_ir::{
-    BinaryKind, DType, Graph, IrError, Op, Origin, ReduceKind, Shape, UnaryKind, Value, ValueType, differentiate,
-    has_gradient, verify,
+    BinaryKind, DType, Graph, IrError, Op, Origin, ReduceKind, Shape, UnaryKind, Value, ValueType,
+    differentiate, has_gradient, verify,
 };
 use rand::seq::SliceRandom;
 use std::collections::BTreeSet;
@@ -100,7 +100,9 @@ fn cases() -> Vec<Case> {
             out.push(case(Op::Reduce { kind, axes }, &[f32(&[2, 3, 4])]));
         }
     }
-    for (dims, axes) in [(vec![], vec![]), (vec![3], vec![1]), (vec![2, 4], vec![0, 2]), (vec![2, 3, 4], vec![0, 1, 2])] {
+    for (dims, axes) in
+        [(vec![], vec![]), (vec![3], vec![1]), (vec![2, 4], vec![0, 2]), (vec![2, 3, 4], vec![0, 1, 2])]
+    {
         out.push(case(Op::Broadcast { shape: Shape::from([2, 3, 4]), axes }, &[f32(&dims)]));
     }
     for dims in [&[3, 5][..], &[2, 1, 3, 2], &[2, 4, 4]] {
@@ -195,8 +197,12 @@ fn mismatches(graph: &Graph, loss: Value, feeds: &Feeds, what: &str) -> Vec<Stri
             let below = loss_at(&forward, &moved);
             let expected = (above - below) / (2.0 * STEP);
             let diff = (gradient.data[i] - expected).abs();
-            if !(diff <= 1e-6 * expected.abs().max(1.0)) {
-                out.push(format!("{what}: d{name}[{i}] is {}, differences give {expected}", gradient.data[i]));
+            let close = diff <= 1e-6 * expected.abs().max(1.0);
+            if !close {
+                out.push(format!(
+                    "{what}: d{name}[{i}] is {}, differences give {expected}",
+                    gradient.data[i]
+                ));
             }
         }
     }
@@ -306,7 +312,8 @@ fn stop_gradient_and_frozen_parameters_get_no_gradient() {
     let nodes = graph.len();
     let found: Vec<String> = differentiate(&mut graph, loss).unwrap().into_keys().collect();
     assert_eq!(found, student);
-    let teachers = graph.nodes().skip(nodes).filter(|&id| matches!(graph.node(id).op, Op::KlGradTeacher { .. }));
+    let teachers =
+        graph.nodes().skip(nodes).filter(|&id| matches!(graph.node(id).op, Op::KlGradTeacher { .. }));
     assert_eq!(teachers.count(), 0, "nothing is computed for a detached teacher");
 
     let (mut graph, loss) = network(false, true);

@@ -1,6 +1,8 @@
 //! Small algebra: operators that do nothing, or that a constant settles, go away.
 
+use crate::aliases::is_alias;
 use ddnnc_ir::{BinaryKind, Graph, IrError, NodeId, Op, ReduceKind, Value, ValueType};
+use rustc_hash::FxHashSet;
 use smallvec::{SmallVec, smallvec};
 
 /// What stands in an operator's place.
@@ -20,12 +22,14 @@ enum Rewrite {
 pub fn canonical(graph: &mut Graph) -> Result<(), IrError> {
     let order = graph.topological()?;
     let mut ordered = vec![false; graph.index_bound()];
-    let mut any_order = false;
+    let mut stored: FxHashSet<String> = FxHashSet::default();
     for &id in &order {
         for before in graph.order_predecessors(id) {
             ordered[before.index()] = true;
             ordered[id.index()] = true;
-            any_order = true;
+        }
+        if let Op::Store { name } = &graph.node(id).op {
+            stored.insert(name.clone());
         }
     }
     let mut new = Graph::new(graph.name.clone());
@@ -38,8 +42,8 @@ pub fn canonical(graph: &mut Graph) -> Result<(), IrError> {
             graph.operands(id).into_iter().map(|v| values[v.node.index()][v.result as usize]).collect();
         let mut instead = None;
         while let Some(rewrite) = simplify(&new, &op, &operands, &node.results) {
-            // An order edge says which readers of a parameter run before its update: nothing may become a new one.
-            if ordered[id.index()] || (any_order && reads_persistent(&new, &rewrite)) {
+            // The readers of what is stored are known to run before its update: nothing may become a new one.
+            if ordered[id.index()] || reads_stored(&new, &rewrite, &stored) {
                 break;
             }
             match rewrite {
@@ -76,11 +80,24 @@ pub fn canonical(graph: &mut Graph) -> Result<(), IrError> {
     Ok(())
 }
 
-fn reads_persistent(graph: &Graph, rewrite: &Rewrite) -> bool {
-    let persistent = |v: &Value| matches!(graph.op(*v), Op::Parameter { .. } | Op::State { .. });
+/// Whether what a rule puts in place reads, under any name, the old content of something that is stored.
+fn reads_stored(graph: &Graph, rewrite: &Rewrite, stored: &FxHashSet<String>) -> bool {
+    let is_stored = |v: &Value| {
+        let mut v = *v;
+        loop {
+            match graph.op(v) {
+                Op::Parameter { name, .. } | Op::State { name } => return stored.contains(name),
+                op if is_alias(op) => match graph.operands(v.node).first() {
+                    Some(&below) => v = below,
+                    None => return false,
+                },
+                _ => return false,
+            }
+        }
+    };
     match rewrite {
-        Rewrite::Value(value) => persistent(value),
-        Rewrite::Op(_, operands) => operands.iter().any(persistent),
+        Rewrite::Value(value) => is_stored(value),
+        Rewrite::Op(_, operands) => operands.iter().any(is_stored),
         Rewrite::Constant(_) => false,
     }
 }

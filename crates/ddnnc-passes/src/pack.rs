@@ -172,7 +172,7 @@ mod tests {
             .map(|i: usize| {
                 let size = aligned((i * 7919) % 100_000);
                 // Half of them live as activations do: from the forward pass to their place in the backward pass.
-                let death = if i < 5000 && i % 2 == 0 { 9_999 - i } else { i + 3 };
+                let death = if i < 5000 && i.is_multiple_of(2) { 9_999 - i } else { i + 3 };
                 Piece { bytes: size, birth: i, death }
             })
             .collect();

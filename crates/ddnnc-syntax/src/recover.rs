@@ -140,7 +140,8 @@ impl Outline {
         if DECLARATIONS.contains(&word) {
             // Inside of brackets only what stands at the margin counts: what is indented is misplaced.
             let at_margin = scan.text[..scan.tokens[i].start].ends_with('\n');
-            return around.is_none_or(|a| at_margin && next_opens && !nests(word, a) && !KEYWORDS.contains(&next));
+            return around
+                .is_none_or(|a| at_margin && next_opens && !nests(word, a) && !KEYWORDS.contains(&next));
         }
         if around.is_some() || KEYWORDS.contains(&word) && word != "stage" {
             return false;

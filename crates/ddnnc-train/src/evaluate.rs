@@ -36,7 +36,8 @@ pub enum Part {
 /// (NaN) stands before.
 pub(crate) fn rank(logits: &[f32], label: usize) -> usize {
     let own = logits.get(label).copied().unwrap_or(f32::NAN);
-    let before = |(class, &x): (usize, &f32)| class != label && (!(x <= own) || (x == own && class < label));
+    // Written as a negation, so that it holds for NaN.
+    let before = |(class, &x): (usize, &f32)| class != label && !(x < own || (x == own && class > label));
     logits.iter().enumerate().filter(|&entry| before(entry)).count()
 }
 

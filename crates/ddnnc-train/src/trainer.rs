@@ -244,11 +244,11 @@ impl<'a> Trainer<'a> {
             epoch_images += batch.real as u64;
             loader.recycle(batch);
             let seconds = mark.elapsed().as_secs_f64();
-            let epoch_ends = self.step % self.steps_per_epoch == 0;
+            let epoch_ends = self.step.is_multiple_of(self.steps_per_epoch);
             let bad = self.first_bad(&record);
             record.images_per_second = images_since as f64 / seconds.max(1e-9);
             observer.step(&record);
-            if self.step % log_every == 0 || epoch_ends || self.step == end || bad.is_some() {
+            if self.step.is_multiple_of(log_every) || epoch_ends || self.step == end || bad.is_some() {
                 self.run.append(&Record::Step(record.clone()))?;
                 self.busy += seconds;
                 self.images += images_since;

@@ -262,6 +262,17 @@ fn recalibrated_statistics_are_estimated_anew() {
 }
 
 #[test]
+fn recalibration_begins_at_the_initial_value() {
+    let mut setup = Setup::new();
+    setup.recalibrate = true;
+    setup.train("run", 0, |o| o.calibration_batches = 1).unwrap();
+    let mean = 124.5 / 255.0 / 5.0;
+    for &a in &setup.last("run").values["net.running_mean"].data {
+        assert!((f64::from(a) - (0.9 * 0.25 + 0.1 * mean)).abs() < 1e-3, "{a}");
+    }
+}
+
+#[test]
 fn evaluation_counts_real_images_only() {
     let setup = Setup::new();
     let model = model(8, 1, false);

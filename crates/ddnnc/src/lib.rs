@@ -1,1 +1,77 @@
 //! The driver library and the command line.
+//!
+//! Each command is one function in `commands/`: it reads what the user named, hands it from crate to crate (text to
+//! syntax tree, model, program, device, training loop) and shows what came of it. Nothing here knows what an operator
+//! means or what a kernel looks like.
+//!
+//! A command ends with `Ok` or with a [`Failure`], which holds what the user is told and the exit status: 0 done, 1 the
+//! input is wrong, 3 the environment failed; 2, a wrong command line, is clap's.
+
+mod cli;
+mod commands;
+mod device;
+mod failure;
+mod interrupt;
+mod output;
+mod overrides;
+mod picture;
+mod source;
+mod spec;
+mod training;
+mod weights;
+
+pub use failure::Failure;
+pub use output::Ui;
+pub use spec::Spec;
+
+use clap::Parser;
+use cli::{Cli, Color, Command};
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // Help and version count as errors to clap, with exit status 0; a reader that has gone is no matter.
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let color = match cli.color {
+        Color::Always => true,
+        Color::Never => false,
+        Color::Auto => {
+            std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+                && std::io::stderr().is_terminal()
+        }
+    };
+    let ui = Ui { color, quiet: cli.quiet };
+    match run(&cli.command, ui) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let _ = std::io::stderr().write_all(failure.text().as_bytes());
+            ExitCode::from(failure.status())
+        }
+    }
+}
+
+fn run(command: &Command, ui: Ui) -> Result<(), Failure> {
+    match command {
+        Command::Compile(args) => commands::compile::run(args, ui),
+        Command::Train(args) => commands::train::run(args, ui),
+        Command::Eval(args) => commands::eval::run(args, ui),
+        Command::Predict(args) => commands::predict::run(args, ui),
+        Command::Export(args) => commands::export::run(args, ui),
+        Command::Import(args) => commands::import::run(args, ui),
+        Command::Step(args) => commands::step::run(args, ui),
+        Command::Inspect(args) => commands::inspect::run(args, ui),
+        Command::Bench(args) => commands::bench::run(args, ui),
+        Command::Fmt(args) => commands::fmt::run(args, ui),
+        Command::Check(args) => commands::check::run(args, ui),
+        Command::Opt(args) => commands::opt::run(args),
+        Command::Data(args) => commands::data::run(args),
+        Command::Report(args) => commands::report::run(args, ui),
+    }
+}

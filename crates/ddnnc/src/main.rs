@@ -1,1 +1,7 @@
-fn main() {}
+//! The `ddnnc` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ddnnc::main()
+}

@@ -1,5 +1,5 @@
 use crate::build::{Builder, SGD, assert_same, model};
-use ddnnc_ir::{Graph, Op, ValueType, parse, print};
+use ddnnc_ir::{Op, ValueType, order_stores, parse, print, verify};
 use ddnnc_passes::{canonical, dead_code};
 
 /// The operators of `body` (which defines `v9` from the inputs x f32[2,3] `v0` and y f32[2,3] `v1`) after the pass.
@@ -94,26 +94,35 @@ fn each_rule() {
 }
 
 #[test]
-fn a_parameter_gets_no_new_reader_once_its_update_is_ordered() {
-    let mut b = Builder::new();
-    let w = b.parameter("w", &[4]);
-    let same = b.scale(1.0, w);
-    let doubled = b.scale(2.0, same);
-    b.output("doubled", doubled);
-    let g = b.input("g", ValueType::f32([4]));
-    let lr = b.input("lr", ValueType::scalar());
-    let sgd = Op::SgdUpdate { momentum: 0.0, nesterov: false, weight_decay: 0.0 };
-    let new = b.op(sgd, &[w, g, lr]);
-    b.store("w", new);
-    let free = b.graph.clone();
-    b.graph.add_order(same.node, new.node);
-    let scales = |mut graph: Graph| {
+fn what_is_stored_gets_no_new_reader() {
+    let scales = |stored: bool, flat: bool| {
+        let mut b = Builder::new();
+        let mut w = b.parameter("w", &[4]);
+        let old = w;
+        if flat {
+            w = b.op(Op::StopGradient, &[w]);
+        }
+        let once = b.scale(3.0, w);
+        let twice = b.scale(2.0, once);
+        b.output("twice", twice);
+        if stored {
+            let g = b.input("g", ValueType::f32([4]));
+            let lr = b.input("lr", ValueType::scalar());
+            let sgd = Op::SgdUpdate { momentum: 0.0, nesterov: false, weight_decay: 0.0 };
+            let new = b.op(sgd, &[old, g, lr]);
+            b.store("w", new);
+            order_stores(&mut b.graph);
+        }
+        let mut graph = b.graph;
         canonical(&mut graph).unwrap();
         dead_code(&mut graph).unwrap();
+        verify(&graph).unwrap();
         graph.nodes().filter(|&id| matches!(graph.node(id).op, Op::Scale { .. })).count()
     };
-    assert_eq!(scales(b.graph), 2);
-    assert_eq!(scales(free), 1);
+    for flat in [false, true] {
+        assert_eq!(scales(true, flat), 2);
+        assert_eq!(scales(false, flat), 1);
+    }
 }
 
 #[test]

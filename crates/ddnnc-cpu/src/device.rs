@@ -1,0 +1,210 @@
+//! The device, and programs loaded on it.
+
+use crate::gemm::Gemm;
+use crate::launch;
+use crate::memory::Region;
+use crate::pool::Pool;
+use crate::simd::Level;
+use ddnnc_ir::DType;
+use ddnnc_passes::{BufferId, Device, DeviceError, Executable, Place, Program};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The CPU with a pool of threads.
+#[derive(Clone)]
+pub struct CpuDevice {
+    pool: Arc<Pool>,
+    level: Level,
+}
+
+impl CpuDevice {
+    /// Opens the device with that many threads, by default as many as the machine runs at once.
+    ///
+    /// # Errors
+    ///
+    /// [`DeviceError::Failed`] for zero threads, or where a thread cannot be started.
+    pub fn new(threads: Option<usize>) -> Result<CpuDevice, DeviceError> {
+        let threads = match threads {
+            Some(0) => {
+                return Err(DeviceError::Failed("the CPU device needs at least one thread".to_owned()));
+            }
+            Some(n) => n,
+            None => std::thread::available_parallelism().map_or(1, usize::from),
+        };
+        Ok(CpuDevice { pool: Arc::new(Pool::new(threads)?), level: Level::detect() })
+    }
+
+    /// How many threads compute.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
+    /// As [`Device::load`], with the executable's own type.
+    ///
+    /// # Errors
+    ///
+    /// [`DeviceError::Failed`] for a program that is not valid, [`DeviceError::OutOfMemory`].
+    pub fn load_cpu(&self, program: &Program) -> Result<CpuExecutable, DeviceError> {
+        program.validate().map_err(|e| DeviceError::Failed(e.to_string()))?;
+        let mut need = launch::Need::default();
+        for l in &program.launches {
+            need.include(launch::need(program, l)?);
+        }
+        let worker = need.scratch.saturating_mul(4);
+        let needed = program
+            .peak_bytes()
+            .saturating_add(worker.saturating_mul(self.threads()))
+            .saturating_add(need.shared.saturating_mul(4))
+            .saturating_add(need.partials.saturating_mul(8));
+        let region = |bytes: usize| Region::new(bytes, needed);
+        let scratch = (0..self.threads()).map(|_| Ok(Mutex::new(region(worker)?)));
+        Ok(CpuExecutable {
+            program: program.clone(),
+            device: self.clone(),
+            arena: region(program.arena_bytes)?,
+            persistent: region(program.persistent_bytes)?,
+            scratch: scratch.collect::<Result<_, DeviceError>>()?,
+            shared: region(need.shared.saturating_mul(4))?,
+            partials: region(need.partials.saturating_mul(8))?,
+        })
+    }
+}
+
+impl std::fmt::Debug for CpuDevice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CpuDevice").field("threads", &self.threads()).field("level", &self.level).finish()
+    }
+}
+
+impl Device for CpuDevice {
+    fn name(&self) -> &str {
+        "cpu"
+    }
+
+    fn load(&self, program: &Program) -> Result<Box<dyn Executable>, DeviceError> {
+        Ok(Box::new(self.load_cpu(program)?))
+    }
+}
+
+/// What a kernel computes with.
+pub struct Machine<'a> {
+    /// The threads.
+    pub pool: &'a Pool,
+    /// The level of the processor.
+    pub level: Level,
+    /// Its products.
+    pub gemm: Gemm,
+    scratch: &'a [Mutex<Region>],
+    shared: &'a mut [f32],
+    partials: &'a mut [f64],
+}
+
+impl Machine<'_> {
+    /// Lends the scratch memory of a worker.
+    pub fn with_scratch<R>(&self, worker: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
+        // A worker runs one task at a time, so nobody waits here; what a panic left behind is overwritten.
+        let mut region = self.scratch[worker].lock().unwrap_or_else(PoisonError::into_inner);
+        f(region.floats())
+    }
+
+    /// Takes `n` elements that all tasks of a launch share.
+    pub fn with_shared(&mut self, n: usize) -> (Machine<'_>, &mut [f32]) {
+        let Machine { pool, level, gemm, scratch, .. } = *self;
+        (Machine { pool, level, gemm, scratch, shared: &mut [], partials: &mut [] }, &mut self.shared[..n])
+    }
+
+    /// Takes `n` partial sums.
+    pub fn with_partials(&mut self, n: usize) -> (Machine<'_>, &mut [f64]) {
+        let Machine { pool, level, gemm, scratch, .. } = *self;
+        (Machine { pool, level, gemm, scratch, shared: &mut [], partials: &mut [] }, &mut self.partials[..n])
+    }
+}
+
+/// A program on the CPU, with its memory.
+#[derive(Debug)]
+pub struct CpuExecutable {
+    program: Program,
+    device: CpuDevice,
+    arena: Region,
+    persistent: Region,
+    scratch: Vec<Mutex<Region>>,
+    shared: Region,
+    partials: Region,
+}
+
+impl CpuExecutable {
+    /// The region of a buffer, its offset there and its elements, if it takes `len` elements of that type.
+    fn find(
+        &self,
+        name: &str,
+        found: Option<BufferId>,
+        dtype: DType,
+        len: usize,
+    ) -> Result<(&Region, usize), DeviceError> {
+        let Some(b) = found else {
+            return Err(DeviceError::UnknownName { name: name.to_owned() });
+        };
+        let buffer = self.program.buffer(b);
+        if buffer.ty.dtype != dtype || buffer.ty.elements() != len {
+            let got = format!("{len} elements of {}", dtype.as_str());
+            return Err(DeviceError::Mismatch {
+                name: name.to_owned(),
+                expected: buffer.ty.to_string(),
+                got,
+            });
+        }
+        Ok(match buffer.place {
+            Place::Arena { offset } => (&self.arena, offset),
+            Place::Persistent { offset } => (&self.persistent, offset),
+        })
+    }
+
+    fn persistent(&self, name: &str) -> Option<BufferId> {
+        self.program.persistent.get(name).map(|p| p.buffer)
+    }
+
+    fn write<T: Copy>(&mut self, name: &str, dtype: DType, data: &[T]) -> Result<(), DeviceError> {
+        let found = self.program.inputs.get(name).copied().or_else(|| self.persistent(name));
+        let (region, offset) = self.find(name, found, dtype, data.len())?;
+        // SAFETY: `self` is borrowed exclusively, so no other view exists; T is the buffer's element type, f32 or i64.
+        unsafe { region.view_mut::<T>(offset, data.len()) }.copy_from_slice(data);
+        Ok(())
+    }
+}
+
+impl Executable for CpuExecutable {
+    fn program(&self) -> &Program {
+        &self.program
+    }
+
+    fn write_f32(&mut self, name: &str, data: &[f32]) -> Result<(), DeviceError> {
+        self.write(name, DType::F32, data)
+    }
+
+    fn write_i64(&mut self, name: &str, data: &[i64]) -> Result<(), DeviceError> {
+        self.write(name, DType::I64, data)
+    }
+
+    fn read_f32(&self, name: &str, data: &mut [f32]) -> Result<(), DeviceError> {
+        let found = self.program.outputs.get(name).copied().or_else(|| self.persistent(name));
+        let (region, offset) = self.find(name, found, DType::F32, data.len())?;
+        // SAFETY: writing needs `&mut self`, so nothing writes now; the buffer holds f32.
+        data.copy_from_slice(unsafe { region.view::<f32>(offset, data.len()) });
+        Ok(())
+    }
+
+    fn run(&mut self) -> Result<(), DeviceError> {
+        let CpuExecutable { program, device, arena, persistent, scratch, shared, partials } = self;
+        let mut machine = Machine {
+            pool: &device.pool,
+            level: device.level,
+            gemm: Gemm::new(device.level),
+            scratch,
+            shared: shared.floats(),
+            partials: partials.doubles(),
+        };
+        for l in &program.launches {
+            launch::run(&mut machine, program, l, arena, persistent)?;
+        }
+        Ok(())
+    }
+}

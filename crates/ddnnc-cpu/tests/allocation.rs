@@ -1,0 +1,94 @@
+//! A step in the steady state allocates nothing, on any thread.
+
+mod common;
+
+use common::cases;
+use ddnnc_cpu::CpuDevice;
+use ddnnc_ir::{DType, Op};
+use ddnnc_passes::{Device, Executable, Program};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+struct Counting;
+
+static CALLS: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: every call goes to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        CALLS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        CALLS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// One program with every case's launch in it.
+fn everything() -> Program {
+    let mut whole = common::case(Op::Constant { value: 1.0 }, &[]).program(&[]);
+    for (i, case) in cases().iter().enumerate() {
+        let mut launch = case.program(&[]).launches.remove(0);
+        launch.operands = case.operands.iter().map(|ty| common::add(&mut whole, ty, None)).collect();
+        launch.results = case.results().iter().map(|ty| common::add(&mut whole, ty, None)).collect();
+        for (k, &b) in launch.operands.iter().enumerate() {
+            whole.inputs.insert(format!("{i}.x{k}"), b);
+        }
+        for (k, &b) in launch.results.iter().enumerate() {
+            whole.outputs.insert(format!("{i}.y{k}"), b);
+        }
+        whole.launches.push(launch);
+    }
+    whole
+}
+
+fn step(executable: &mut dyn Executable, feeds: &[(String, Vec<f32>)], out: &mut [(String, Vec<f32>)]) {
+    for (name, data) in feeds {
+        executable.write_f32(name, data).expect("an input");
+    }
+    executable.run().expect("runs");
+    for (name, data) in out {
+        executable.read_f32(name, data).expect("an output");
+    }
+}
+
+#[test]
+fn a_step_allocates_nothing() {
+    let program = everything();
+    let elements = |b| program.buffer(b).ty.elements();
+    let floats = |b| program.buffer(b).ty.dtype == DType::F32;
+    let feeds: Vec<(String, Vec<f32>)> = program
+        .inputs
+        .iter()
+        .filter(|(_, b)| floats(**b))
+        .map(|(name, b)| (name.clone(), vec![0.5; elements(*b)]))
+        .collect();
+    let mut out: Vec<(String, Vec<f32>)> =
+        program.outputs.iter().map(|(name, b)| (name.clone(), vec![0.0; elements(*b)])).collect();
+    for threads in [1, 3] {
+        let device = CpuDevice::new(Some(threads)).expect("threads");
+        let mut executable = device.load(&program).expect("loads");
+        for _ in 0..2 {
+            step(executable.as_mut(), &feeds, &mut out);
+        }
+        for round in 0..20 {
+            let before = CALLS.load(Ordering::SeqCst);
+            step(executable.as_mut(), &feeds, &mut out);
+            let calls = CALLS.load(Ordering::SeqCst) - before;
+            assert_eq!(calls, 0, "{threads} threads, step {round}");
+        }
+    }
+    assert!(CALLS.load(Ordering::SeqCst) > 1000, "the counter counts");
+}

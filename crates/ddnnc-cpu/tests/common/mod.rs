@@ -1,0 +1,354 @@
+//! Programs of one launch, and random operands.
+#![allow(dead_code)]
+
+use ddnnc_cpu::CpuDevice;
+use ddnnc_ir::reference::{Tensor, evaluate_op};
+use ddnnc_ir::{DType, Op, ValueType, infer};
+use ddnnc_passes::{ALIGNMENT, Buffer, BufferId, Device, DeviceError, Launch, Place, Program};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// An operator on operands of these types.
+#[derive(Clone, Debug)]
+pub struct Case {
+    pub op: Op,
+    pub operands: Vec<ValueType>,
+}
+
+/// A case with f32 operands of these extents.
+pub fn case(op: Op, operands: &[&[usize]]) -> Case {
+    Case { op, operands: operands.iter().map(|&d| ValueType::f32(d)).collect() }
+}
+
+impl Case {
+    pub fn results(&self) -> Vec<ValueType> {
+        if let Op::Store { .. } = self.op {
+            return self.operands.clone();
+        }
+        if let Op::Constant { .. } = self.op {
+            return vec![ValueType::f32([3, 41])];
+        }
+        let types: Vec<&ValueType> = self.operands.iter().collect();
+        infer::result_types(&self.op, &types).expect("a legal case").to_vec()
+    }
+
+    /// Operands that the operator accepts: variances positive, labels in range, t at least one.
+    pub fn draw(&self, seed: u64) -> Vec<Tensor> {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let positive: &[usize] = match self.op {
+            Op::Normalize { .. } | Op::NormalizeGradReduce { .. } | Op::NormalizeGradInput { .. } => &[2],
+            Op::NormalizeGradFixed { .. } => &[0],
+            Op::AdamwUpdate { .. } => &[3],
+            _ => &[],
+        };
+        let mut draw = |i: usize, ty: &ValueType| {
+            let classes = self.operands[0].dims().get(1).copied().unwrap_or(1);
+            let mut one = || match ty.dtype {
+                DType::I64 => rng.random_range(0..classes) as f64,
+                DType::F32 if positive.contains(&i) => f64::from(rng.random_range(0.3f32..2.0)),
+                DType::F32 => f64::from(rng.random_range(-2.0f32..2.0)),
+            };
+            let mut data: Vec<f64> = (0..ty.elements()).map(|_| one()).collect();
+            if matches!(self.op, Op::AdamwUpdate { .. }) && i == 5 {
+                data[0] = 3.0;
+            }
+            // Derivatives from a result see results.
+            if let Op::UnaryGrad { kind } = self.op
+                && i == 0
+                && kind.differentiates_from_result()
+            {
+                let x = Tensor { ty: ty.clone(), data };
+                data = evaluate_op(&Op::Unary { kind }, &[&x], std::slice::from_ref(ty)).expect("unary")[0]
+                    .data
+                    .clone();
+                data.iter_mut().for_each(|v| *v = f64::from(*v as f32));
+            }
+            Tensor { ty: ty.clone(), data }
+        };
+        self.operands.iter().enumerate().map(|(i, ty)| draw(i, ty)).collect()
+    }
+
+    /// What the reference says.
+    pub fn reference(&self, operands: &[Tensor]) -> Vec<Vec<f64>> {
+        if let Op::Store { .. } = self.op {
+            return vec![operands[0].data.clone()];
+        }
+        let operands: Vec<&Tensor> = operands.iter().collect();
+        let results = evaluate_op(&self.op, &operands, &self.results()).expect("the reference evaluates");
+        results.into_iter().map(|t| t.data).collect()
+    }
+
+    /// The program of this one launch; result r lies on operand `over[r]`.
+    pub fn program(&self, over: &[Option<usize>]) -> Program {
+        let mut program = Program {
+            name: "one".to_owned(),
+            buffers: Vec::new(),
+            launches: Vec::new(),
+            inputs: Default::default(),
+            outputs: Default::default(),
+            persistent: Default::default(),
+            arena_bytes: 0,
+            persistent_bytes: 0,
+        };
+        let mut launch = Launch {
+            op: self.op.clone(),
+            operands: Vec::new(),
+            results: Vec::new(),
+            path: "here".to_owned(),
+        };
+        for (i, ty) in self.operands.iter().enumerate() {
+            let id = add(&mut program, ty, None);
+            program.inputs.insert(format!("x{i}"), id);
+            launch.operands.push(id);
+        }
+        for (r, ty) in self.results().iter().enumerate() {
+            let place = over.get(r).copied().flatten().map(|i| program.buffer(launch.operands[i]).place);
+            let id = add(&mut program, ty, place);
+            program.outputs.insert(format!("y{r}"), id);
+            launch.results.push(id);
+        }
+        program.launches.push(launch);
+        program
+    }
+
+    /// What the CPU says.
+    pub fn cpu(
+        &self,
+        device: &CpuDevice,
+        operands: &[Tensor],
+        over: &[Option<usize>],
+    ) -> Result<Vec<Vec<f32>>, DeviceError> {
+        let program = self.program(over);
+        let mut executable = device.load(&program)?;
+        for (i, t) in operands.iter().enumerate() {
+            let name = format!("x{i}");
+            match t.ty.dtype {
+                DType::F32 => {
+                    executable.write_f32(&name, &t.data.iter().map(|&x| x as f32).collect::<Vec<_>>())?
+                }
+                DType::I64 => {
+                    executable.write_i64(&name, &t.data.iter().map(|&x| x as i64).collect::<Vec<_>>())?
+                }
+            }
+        }
+        executable.run()?;
+        let read = |(r, ty): (usize, &ValueType)| {
+            let mut data = vec![f32::NAN; ty.elements()];
+            executable.read_f32(&format!("y{r}"), &mut data).map(|()| data)
+        };
+        self.results().iter().enumerate().map(read).collect()
+    }
+}
+
+/// Adds a buffer, at a place of its own unless one is given.
+pub fn add(program: &mut Program, ty: &ValueType, place: Option<Place>) -> BufferId {
+    let id = BufferId(program.buffers.len() as u32);
+    let place = place.unwrap_or_else(|| {
+        let offset = program.arena_bytes;
+        program.arena_bytes += ty.bytes().max(1).next_multiple_of(ALIGNMENT);
+        Place::Arena { offset }
+    });
+    program.buffers.push(Buffer { ty: ty.clone(), place });
+    id
+}
+
+fn conv(stride: [usize; 2], pad: [usize; 2], dilation: [usize; 2], groups: usize) -> ddnnc_ir::Conv {
+    ddnnc_ir::Conv { stride, pad, dilation, groups }
+}
+
+/// Cases of every operator that is launched, at several shapes.
+pub fn cases() -> Vec<Case> {
+    use ddnnc_ir::{BinaryKind, Pool, ReduceKind, Shape, UnaryKind};
+    let mut cases =
+        vec![case(Op::Constant { value: 0.1 }, &[]), case(Op::Store { name: "s".to_owned() }, &[&[7, 9]])];
+    let shapes: [&[usize]; 5] = [&[1], &[63], &[2, 3, 5, 7], &[4, 64], &[3, 8191]];
+    for dims in shapes {
+        for kind in UnaryKind::ALL {
+            cases.push(case(Op::Unary { kind }, &[dims]));
+            cases.push(case(Op::UnaryGrad { kind }, &[dims, dims]));
+        }
+        for kind in [BinaryKind::Add, BinaryKind::Sub, BinaryKind::Mul] {
+            cases.push(case(Op::Binary { kind }, &[dims, dims]));
+        }
+        cases.push(case(Op::Scale { factor: -0.3 }, &[dims]));
+        cases.push(Case {
+            op: Op::Dropout { p: 0.4, site: 11 },
+            operands: vec![ValueType::f32(dims), ValueType::i64([2])],
+        });
+        cases.push(case(Op::Ema { momentum: 0.1, scale: 1.25 }, &[dims, dims]));
+        for (momentum, nesterov) in [(0.0, false), (0.9, false), (0.9, true)] {
+            let op = Op::SgdUpdate { momentum, nesterov, weight_decay: 0.01 };
+            let operands: &[&[usize]] =
+                if momentum == 0.0 { &[dims, dims, &[]] } else { &[dims, dims, dims, &[]] };
+            cases.push(case(op, operands));
+        }
+        let adamw = Op::AdamwUpdate { beta1: 0.9, beta2: 0.99, eps: 1e-6, weight_decay: 0.01 };
+        cases.push(case(adamw, &[dims, dims, dims, dims, &[], &[]]));
+        cases.push(case(Op::MeanSquaredError, &[dims, dims]));
+        cases.push(case(Op::MeanSquaredErrorGrad, &[dims, dims, &[]]));
+    }
+    let with_channels: [&[usize]; 5] = [&[1, 1, 2], &[5, 7], &[2, 3, 5, 7], &[3, 17, 8, 8], &[40, 2, 30, 30]];
+    for dims in with_channels {
+        let c: &[usize] = &dims[1..2];
+        let eps = 1e-5;
+        cases.push(case(Op::BiasAdd, &[dims, c]));
+        cases.push(case(Op::ChannelStats, &[dims]));
+        cases.push(case(Op::Normalize { eps, batch_stats: false }, &[dims, c, c, c, c]));
+        cases.push(case(Op::NormalizeGradReduce { eps }, &[dims, c, c, dims]));
+        cases.push(case(Op::NormalizeGradInput { eps }, &[dims, c, c, c, dims, c, c]));
+        cases.push(case(Op::NormalizeGradFixed { eps }, &[c, c, dims]));
+    }
+    // (x, kernel, output channels, geometry)
+    let convs = [
+        ([1, 1, 1, 1], [1, 1], 1, conv([1, 1], [0, 0], [1, 1], 1)),
+        ([2, 3, 9, 11], [3, 3], 5, conv([1, 1], [1, 1], [1, 1], 1)),
+        ([3, 16, 8, 8], [3, 3], 16, conv([1, 1], [1, 1], [1, 1], 1)),
+        ([20, 4, 9, 7], [3, 3], 70, conv([2, 2], [1, 1], [1, 1], 1)),
+        ([2, 70, 8, 8], [3, 3], 66, conv([1, 1], [1, 1], [1, 1], 1)),
+        ([2, 20, 6, 5], [1, 1], 33, conv([2, 2], [0, 0], [1, 1], 1)),
+        ([1, 130, 7, 7], [3, 3], 48, conv([1, 1], [1, 1], [1, 1], 1)),
+        ([1, 3, 33, 31], [7, 7], 8, conv([2, 2], [3, 3], [1, 1], 1)),
+        ([2, 4, 11, 12], [3, 2], 6, conv([3, 1], [2, 0], [2, 3], 1)),
+        ([2, 3, 3, 3], [1, 1], 2, conv([1, 1], [2, 1], [1, 1], 1)),
+        ([2, 8, 9, 9], [3, 3], 12, conv([2, 1], [1, 2], [1, 2], 4)),
+        ([2, 6, 10, 9], [3, 3], 6, conv([1, 1], [1, 1], [1, 1], 6)),
+        ([2, 6, 10, 9], [3, 3], 6, conv([2, 2], [1, 1], [1, 1], 6)),
+        ([1, 5, 12, 25], [5, 3], 5, conv([2, 1], [3, 4], [2, 2], 5)),
+        ([2, 3, 7, 7], [3, 3], 6, conv([1, 1], [1, 1], [1, 1], 3)),
+    ];
+    for (x, kernel, out, c) in convs {
+        let w = [out, x[1] / c.groups, kernel[0], kernel[1]];
+        let [h, ww] = c.output([x[2], x[3]], kernel).expect("the kernel fits");
+        let y = [x[0], out, h, ww];
+        cases.push(case(Op::Conv2d(c), &[&x, &w]));
+        cases.push(case(Op::Conv2dGradInput { conv: c, input: [x[2], x[3]] }, &[&y, &w]));
+        cases.push(case(Op::Conv2dGradWeight { conv: c, kernel }, &[&x, &y]));
+    }
+    for [m, k, n] in [[1, 1, 1], [7, 5, 3], [128, 64, 10], [65, 1030, 130], [2, 3, 300], [300, 2, 1]] {
+        for (transpose_a, transpose_b) in [(false, false), (false, true), (true, false), (true, true)] {
+            let a = if transpose_a { [k, m] } else { [m, k] };
+            let b = if transpose_b { [n, k] } else { [k, n] };
+            cases.push(case(Op::MatMul { transpose_a, transpose_b }, &[&a, &b]));
+        }
+    }
+    let pools = [
+        ([2, 3, 6, 6], Pool { kernel: [2, 2], stride: [2, 2], pad: [0, 0] }),
+        ([2, 3, 9, 8], Pool { kernel: [3, 3], stride: [2, 2], pad: [1, 1] }),
+        ([1, 2, 7, 5], Pool { kernel: [3, 2], stride: [1, 3], pad: [2, 1] }),
+        ([1, 1, 8, 8], Pool { kernel: [2, 2], stride: [3, 3], pad: [0, 0] }),
+    ];
+    for (x, pool) in pools {
+        let [h, w] = pool.output([x[2], x[3]]).expect("the window fits");
+        let y = [x[0], x[1], h, w];
+        cases.push(case(Op::MaxPool(pool), &[&x]));
+        cases.push(case(Op::MaxPoolGrad(pool), &[&x, &y]));
+        cases.push(case(Op::AvgPool(pool), &[&x]));
+        cases.push(case(Op::AvgPoolGrad { pool, input: [x[2], x[3]] }, &[&y]));
+    }
+    for (axis, dims) in
+        [[[2, 3, 4], [5, 3, 4]], [[2, 3, 4], [2, 1, 4]], [[2, 3, 4], [2, 3, 9]]].iter().enumerate()
+    {
+        cases.push(case(Op::Concat { axis }, &[&dims[0], &dims[1], &dims[0]]));
+        cases.push(case(Op::Slice { axis, start: 1, len: 2 }, &[&[4, 5, 6]]));
+        cases.push(case(Op::Pad { axis, start: 2, total: 9 }, &[&[4, 5, 6]]));
+    }
+    let all: [&[usize]; 12] =
+        [&[], &[0], &[1], &[2], &[3], &[0, 1], &[0, 2], &[1, 3], &[2, 3], &[1, 2], &[0, 2, 3], &[0, 1, 2, 3]];
+    for dims in [[2usize, 3, 5, 70], [6, 1, 9, 4], [3, 33, 1, 1]] {
+        for axes in all {
+            for kind in [ReduceKind::Sum, ReduceKind::Mean] {
+                cases.push(case(Op::Reduce { kind, axes: axes.to_vec() }, &[&dims]));
+            }
+            let x: Vec<usize> = axes.iter().map(|&a| dims[a]).collect();
+            cases.push(case(Op::Broadcast { shape: Shape::from(dims), axes: axes.to_vec() }, &[&x]));
+        }
+    }
+    let samples: [&[usize]; 3] = [&[1, 2], &[3, 4, 5], &[9, 1000]];
+    for dims in samples {
+        cases.push(case(Op::Standardize { eps: 1e-5 }, &[dims]));
+        cases.push(case(Op::StandardizeGrad { eps: 1e-5 }, &[dims, dims]));
+        for eps in [1e-12, 1e3] {
+            cases.push(case(Op::L2Normalize { eps }, &[dims]));
+            cases.push(case(Op::L2NormalizeGrad { eps }, &[dims, dims]));
+        }
+    }
+    for dims in [[1, 1], [5, 10], [70, 100]] {
+        cases.push(case(Op::Softmax, &[&dims]));
+        cases.push(case(Op::SoftmaxGrad, &[&dims, &dims]));
+        cases.push(case(Op::LogSoftmax, &[&dims]));
+        cases.push(case(Op::LogSoftmaxGrad, &[&dims, &dims]));
+        for smoothing in [0.0, 0.1] {
+            let logits = ValueType::f32(dims);
+            let labels = ValueType::i64([dims[0]]);
+            cases.push(Case {
+                op: Op::CrossEntropy { smoothing },
+                operands: vec![logits.clone(), labels.clone()],
+            });
+            cases.push(Case {
+                op: Op::CrossEntropyGrad { smoothing },
+                operands: vec![logits, labels, ValueType::scalar()],
+            });
+        }
+        for temperature in [1.0, 4.0] {
+            cases.push(case(Op::KlDivergence { temperature }, &[&dims, &dims]));
+            cases.push(case(Op::KlGradTeacher { temperature }, &[&dims, &dims, &[]]));
+            cases.push(case(Op::KlGradStudent { temperature }, &[&dims, &dims, &[]]));
+        }
+    }
+    cases
+}
+
+/// The number of a launched operator, and how many there are; `None` for names of memory.
+pub fn number(op: &Op) -> Option<usize> {
+    Some(match op {
+        Op::Input { .. } | Op::Parameter { .. } | Op::State { .. } | Op::Output { .. } => return None,
+        Op::StopGradient | Op::Reshape { .. } => return None,
+        Op::Constant { .. } => 0,
+        Op::Store { .. } => 1,
+        Op::Unary { .. } => 2,
+        Op::UnaryGrad { .. } => 3,
+        Op::Binary { .. } => 4,
+        Op::Scale { .. } => 5,
+        Op::BiasAdd => 6,
+        Op::Dropout { .. } => 7,
+        Op::Conv2d(_) => 8,
+        Op::Conv2dGradInput { .. } => 9,
+        Op::Conv2dGradWeight { .. } => 10,
+        Op::MatMul { .. } => 11,
+        Op::ChannelStats => 12,
+        Op::Normalize { .. } => 13,
+        Op::NormalizeGradReduce { .. } => 14,
+        Op::NormalizeGradInput { .. } => 15,
+        Op::NormalizeGradFixed { .. } => 16,
+        Op::Ema { .. } => 17,
+        Op::MaxPool(_) => 18,
+        Op::MaxPoolGrad(_) => 19,
+        Op::AvgPool(_) => 20,
+        Op::AvgPoolGrad { .. } => 21,
+        Op::Concat { .. } => 22,
+        Op::Slice { .. } => 23,
+        Op::Pad { .. } => 24,
+        Op::Reduce { .. } => 25,
+        Op::Broadcast { .. } => 26,
+        Op::Standardize { .. } => 27,
+        Op::StandardizeGrad { .. } => 28,
+        Op::L2Normalize { .. } => 29,
+        Op::L2NormalizeGrad { .. } => 30,
+        Op::Softmax => 31,
+        Op::SoftmaxGrad => 32,
+        Op::LogSoftmax => 33,
+        Op::LogSoftmaxGrad => 34,
+        Op::CrossEntropy { .. } => 35,
+        Op::CrossEntropyGrad { .. } => 36,
+        Op::KlDivergence { .. } => 37,
+        Op::KlGradTeacher { .. } => 38,
+        Op::KlGradStudent { .. } => 39,
+        Op::MeanSquaredError => 40,
+        Op::MeanSquaredErrorGrad => 41,
+        Op::SgdUpdate { .. } => 42,
+        Op::AdamwUpdate { .. } => 43,
+    })
+}
+
+/// How many operators are launched.
+pub const LAUNCHED: usize = 44;

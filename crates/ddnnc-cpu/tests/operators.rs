@@ -1,0 +1,156 @@
+//! Every operator against the reference evaluator, apart and in place, on one, two and three threads.
+
+mod common;
+
+use common::{Case, LAUNCHED, cases, number};
+use ddnnc_cpu::CpuDevice;
+use ddnnc_ir::{Op, Pool, UnaryKind, ValueType};
+use ddnnc_passes::{DeviceError, may_overwrite};
+
+/// The largest difference allowed, relative to the largest result (at least 1).
+fn tolerance(op: &Op) -> f64 {
+    match op {
+        // Moves and masks.
+        Op::Store { .. } | Op::Concat { .. } | Op::Slice { .. } | Op::Pad { .. } | Op::Broadcast { .. } => {
+            0.0
+        }
+        Op::MaxPool(_) => 0.0,
+        // f32 sums over up to thousands of products.
+        Op::Conv2d(_) | Op::Conv2dGradInput { .. } | Op::Conv2dGradWeight { .. } | Op::MatMul { .. } => 2e-6,
+        // A few roundings each.
+        _ => 1e-6,
+    }
+}
+
+fn compare(case: &Case, seed: u64, how: &str, expected: &[Vec<f64>], found: &[Vec<f32>]) {
+    for (r, (expected, found)) in expected.iter().zip(found).enumerate() {
+        assert_eq!(expected.len(), found.len());
+        let scale = expected.iter().fold(1.0f64, |m, x| m.max(x.abs()));
+        let tol = tolerance(&case.op) * scale;
+        let wrong = |(e, f): (&f64, &f32)| {
+            let diff = (e - f64::from(*f)).abs();
+            !(diff <= tol)
+        };
+        let count = expected.iter().zip(found).filter(|(e, f)| wrong((e, f))).count();
+        let first = expected.iter().zip(found).position(|(e, f)| wrong((e, f)));
+        let at = first.map(|i| (i, expected[i], found[i]));
+        assert_eq!(
+            count, 0,
+            "{case:?} seed {seed} {how}, result {r}: first wrong (index, expected, found) {at:?}"
+        );
+    }
+}
+
+fn devices() -> Vec<CpuDevice> {
+    [1, 2, 3].iter().map(|&n| CpuDevice::new(Some(n)).expect("threads")).collect()
+}
+
+#[test]
+fn every_operator_agrees_with_the_reference() {
+    let devices = devices();
+    let mut seen = [false; LAUNCHED];
+    for (i, case) in cases().iter().enumerate() {
+        let seed = 1000 + i as u64;
+        if let Some(n) = number(&case.op) {
+            seen[n] = true;
+        }
+        let operands = case.draw(seed);
+        let expected = case.reference(&operands);
+        let one = case.cpu(&devices[0], &operands, &[]).expect("runs");
+        compare(case, seed, "apart", &expected, &one);
+        for device in &devices[1..] {
+            let other = case.cpu(device, &operands, &[]).expect("runs");
+            let bits = |r: &[Vec<f32>]| -> Vec<u32> { r.iter().flatten().map(|x| x.to_bits()).collect() };
+            assert!(
+                bits(&one) == bits(&other),
+                "{case:?} seed {seed}: {} threads give other bits",
+                device.threads()
+            );
+        }
+        let results = case.results();
+        for r in 0..results.len() {
+            for &over in may_overwrite(&case.op, r) {
+                let mut places = vec![None; results.len()];
+                places[r] = Some(over);
+                let found = case.cpu(&devices[1], &operands, &places).expect("runs in place");
+                compare(case, seed, &format!("result {r} on operand {over}"), &expected, &found);
+            }
+        }
+    }
+    let missing: Vec<usize> = (0..LAUNCHED).filter(|&n| !seen[n]).collect();
+    assert!(missing.is_empty(), "operators without a case: {missing:?}");
+}
+
+#[test]
+fn both_operands_may_be_the_result() {
+    let device = CpuDevice::new(Some(2)).expect("threads");
+    let case = common::case(Op::Binary { kind: ddnnc_ir::BinaryKind::Mul }, &[&[100], &[100]]);
+    let mut program = case.program(&[Some(0)]);
+    program.launches[0].operands[1] = program.launches[0].operands[0];
+    let mut executable = device.load_cpu(&program).expect("loads");
+    use ddnnc_passes::Executable;
+    let x: Vec<f32> = (0..100).map(|i| i as f32).collect();
+    executable.write_f32("x0", &x).expect("an input");
+    executable.run().expect("runs");
+    let mut y = vec![0.0; 100];
+    executable.read_f32("y0", &mut y).expect("an output");
+    assert!(y.iter().zip(&x).all(|(y, x)| *y == x * x));
+}
+
+#[test]
+fn a_label_out_of_range_is_an_error() {
+    let device = CpuDevice::new(Some(2)).expect("threads");
+    for op in [Op::CrossEntropy { smoothing: 0.0 }, Op::CrossEntropyGrad { smoothing: 0.1 }] {
+        let mut operands = vec![ValueType::f32([4, 10]), ValueType::i64([4])];
+        if matches!(op, Op::CrossEntropyGrad { .. }) {
+            operands.push(ValueType::scalar());
+        }
+        let case = Case { op, operands };
+        for label in [-1.0, 10.0, 1e18] {
+            let mut operands = case.draw(3);
+            operands[1].data[2] = label;
+            match case.cpu(&device, &operands, &[]) {
+                Err(DeviceError::Failed(message)) => {
+                    assert!(message.contains(&format!("label {}", label as i64)), "{message}");
+                }
+                other => panic!("{label}: {other:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn not_a_number_stays_so() {
+    let device = CpuDevice::new(Some(1)).expect("threads");
+    for kind in UnaryKind::ALL {
+        let case = common::case(Op::Unary { kind }, &[&[70]]);
+        let mut operands = case.draw(1);
+        operands[0].data[69] = f64::NAN;
+        let found = case.cpu(&device, &operands, &[]).expect("runs");
+        let count = found[0].iter().filter(|x| x.is_nan()).count();
+        assert!(count == 1 && found[0][69].is_nan(), "{kind:?}: {count}");
+    }
+    let pool = Pool { kernel: [2, 2], stride: [2, 2], pad: [0, 0] };
+    let case = common::case(Op::MaxPool(pool), &[&[1, 1, 4, 4]]);
+    for at in [0, 1, 4, 5] {
+        let mut operands = case.draw(2);
+        operands[0].data[at] = f64::NAN;
+        let found = case.cpu(&device, &operands, &[]).expect("runs");
+        assert!(found[0][0].is_nan() && found[0][1..].iter().all(|x| !x.is_nan()), "{at}");
+    }
+}
+
+#[test]
+fn bad_calls_are_errors() {
+    use ddnnc_passes::Executable;
+    assert!(CpuDevice::new(Some(0)).is_err());
+    let device = CpuDevice::new(Some(1)).expect("a thread");
+    let mut program = common::case(Op::Scale { factor: 2.0 }, &[&[3]]).program(&[]);
+    let mut executable = device.load_cpu(&program).expect("loads");
+    assert!(matches!(executable.write_f32("no", &[0.0]), Err(DeviceError::UnknownName { .. })));
+    assert!(matches!(executable.write_f32("x0", &[0.0]), Err(DeviceError::Mismatch { .. })));
+    assert!(matches!(executable.write_i64("x0", &[0, 0, 0]), Err(DeviceError::Mismatch { .. })));
+    assert!(matches!(executable.read_f32("y0", &mut [0.0]), Err(DeviceError::Mismatch { .. })));
+    program.arena_bytes = 1 << 62;
+    assert!(matches!(device.load_cpu(&program), Err(DeviceError::OutOfMemory { .. })));
+}

@@ -1,0 +1,22 @@
+//! How large a model may be: bounds on the compiler's own time, memory and stack.
+
+/// Blocks of all stages of all nets together.
+pub(crate) const BLOCKS: usize = 10_000;
+/// Operators of all nets together.
+pub(crate) const OPERATORS: usize = 200_000;
+/// Blocks that call one another.
+pub(crate) const BLOCK_DEPTH: usize = 32;
+/// Expressions evaluated for one file.
+pub(crate) const STEPS: usize = 2_000_000;
+/// Expressions that wait for one another.
+pub(crate) const EVAL_DEPTH: usize = 1_500;
+/// Nets of one file.
+pub(crate) const NETS: usize = 1_000;
+/// Errors shown.
+pub(crate) const ERRORS: usize = 100;
+/// Stack of the thread that lowers: enough for [`EVAL_DEPTH`] in an unoptimised build.
+pub(crate) const STACK: usize = 64 << 20;
+/// The largest extent or kernel that an argument may ask for.
+pub(crate) const EXTENT: i64 = 1 << 30;
+/// The largest batch.
+pub(crate) const BATCH: i64 = 65_536;

@@ -1,0 +1,591 @@
+//! `supervise` and `distill`: pairings resolved, shapes compared, terms named.
+
+use crate::args::{Args, Given, Range};
+use crate::eval::{Env, Evaluator};
+use crate::names::{Names, NetDecl};
+use crate::nets::{Net, Nets};
+use crate::settings::quoted;
+use crate::signature::{Bound, Fixed, as_call};
+use crate::terms::{Features, Map, Pair, TermKind, TermPlan};
+use ddnnc_diag::{Code, Diagnostic, Span, did_you_mean};
+use ddnnc_ir::Weight;
+use ddnnc_syntax::{BackboneDecl, DistillDecl, Expr, ExprKind, Ident, Member, SuperviseDecl};
+use indexmap::IndexMap;
+
+const SUPERVISED: &[Fixed] = &[Fixed { name: "cross_entropy", params: &["weight", "label_smoothing"] }];
+
+const DISTILLED: &[Fixed] = &[
+    Fixed { name: "kl", params: &["temperature", "weight", "detach"] },
+    Fixed { name: "attention", params: &["at", "weight", "mode", "detach", "eps"] },
+    Fixed { name: "hint", params: &["at!", "weight", "detach", "adapter"] },
+];
+
+const RAMP: &[Fixed] = &[Fixed { name: "ramp", params: &["from", "to", "epochs"] }];
+
+/// Segments and stages of a backbone, in order.
+pub(crate) fn parts(backbone: &BackboneDecl) -> impl Iterator<Item = &Ident> {
+    backbone.members.iter().filter_map(|m| match m {
+        Member::Stage(s) => Some(&s.name),
+        Member::Segment(s) => Some(&s.name),
+        Member::Let(_) => None,
+    })
+}
+
+/// An error for a part or stage that a backbone does not have.
+pub(crate) fn no_part<'n>(
+    what: &str,
+    backbone: &BackboneDecl,
+    name: &Ident,
+    candidates: impl Iterator<Item = &'n str>,
+) -> Diagnostic {
+    let candidates: Vec<&str> = candidates.collect();
+    let error = Diagnostic::error(
+        Code::UnknownName,
+        format!("the backbone `{}` has no {what} `{}`", backbone.name.name, name.name),
+    )
+    .at(name.span, "")
+    .with(backbone.name.span, "declared here");
+    match did_you_mean(&name.name, candidates.iter().copied()) {
+        Some(meant) => error.hint(format!("did you mean `{meant}`?")),
+        None if candidates.is_empty() => error,
+        None => error.hint(format!("its {what}s are {}", quoted(candidates.into_iter()))),
+    }
+}
+
+/// The arguments of a term: expressions bound, not all of them evaluated.
+struct TermCall<'a> {
+    name: &'static str,
+    span: Span,
+    bound: Bound<'a>,
+    params: Vec<&'static str>,
+}
+
+impl<'a> TermCall<'a> {
+    fn expr(&self, param: &str) -> Option<&'a Expr> {
+        let at = self.params.iter().position(|p| *p == param)?;
+        self.bound.args.get(at).copied().flatten()
+    }
+}
+
+/// The settings of a term that are plain values; words and stages are read on their own.
+const WORDS: [&str; 4] = ["weight", "at", "mode", "adapter"];
+
+impl<'a> Evaluator<'a> {
+    /// Every term of the loss, in order.
+    pub(crate) fn terms(&mut self, nets: &Nets<'a>) -> Vec<TermPlan<'a>> {
+        let names = self.names;
+        let mut frozen: IndexMap<&'a str, bool> = IndexMap::new();
+        for (name, net) in &names.nets {
+            frozen.insert(name, self.is_frozen(*net, nets));
+        }
+        let mut terms: Vec<TermPlan<'a>> = Vec::new();
+        let mut supervised: IndexMap<&'a str, Vec<TermPlan<'a>>> = IndexMap::new();
+        let mut places: IndexMap<&'a str, Span> = IndexMap::new();
+        for decl in &names.supervises {
+            self.supervise(decl, &frozen, &mut places, &mut supervised);
+        }
+        for (name, net) in &names.nets {
+            match supervised.shift_remove(name) {
+                Some(own) => terms.extend(own),
+                None if frozen.get(name) == Some(&true) => {}
+                None => terms.push(TermPlan {
+                    name: format!("ce.{name}"),
+                    weight: Weight::Constant(1.0),
+                    span: net.name().span,
+                    kind: TermKind::CrossEntropy { net: name, smoothing: 0.0 },
+                }),
+            }
+        }
+        for decl in &names.distills {
+            self.distill(decl, nets, &frozen, &mut terms);
+        }
+        let mut first: IndexMap<String, Span> = IndexMap::new();
+        for term in &terms {
+            if let Some(span) = first.insert(term.name.clone(), term.span) {
+                self.diags.push(
+                    Diagnostic::error(Code::Conflict, format!("a second term `{}`", term.name))
+                        .at(term.span, "again here")
+                        .with(span, "first here")
+                        .hint("state each pairing once, with the weight that it shall have"),
+                );
+            }
+        }
+        terms.retain(|t| t.weight != Weight::Constant(0.0));
+        terms
+    }
+
+    fn is_frozen(&mut self, net: NetDecl<'a>, nets: &Nets<'a>) -> bool {
+        match net {
+            NetDecl::Subnet(_) => false,
+            NetDecl::Exit(exit) => matches!(
+                self.names.nets.get(exit.of.name.as_str()),
+                Some(parent @ NetDecl::Network(_)) if self.is_frozen(*parent, nets)
+            ),
+            NetDecl::Network(d) => match nets.nets.get(d.name.name.as_str()) {
+                Some(net) => net.frozen,
+                None => {
+                    d.settings.iter().any(|s| s.key.name == "frozen" && s.value.kind == ExprKind::Bool(true))
+                }
+            },
+        }
+    }
+
+    fn net_name(&mut self, name: &'a Ident) -> Option<&'a str> {
+        let names: &'a Names<'a> = self.names;
+        match names.nets.get_key_value(name.name.as_str()) {
+            Some((known, _)) => Some(known),
+            None => {
+                let candidates: Vec<&str> = names.nets.keys().copied().collect();
+                let error = names.unknown("a sub-net, an exit or a network", name, candidates);
+                self.diags.push(error);
+                None
+            }
+        }
+    }
+
+    fn supervise(
+        &mut self,
+        decl: &'a SuperviseDecl,
+        frozen: &IndexMap<&'a str, bool>,
+        places: &mut IndexMap<&'a str, Span>,
+        supervised: &mut IndexMap<&'a str, Vec<TermPlan<'a>>>,
+    ) {
+        let calls: Vec<_> = decl.terms.iter().filter_map(|e| self.term_call(e, SUPERVISED)).collect();
+        let mut read = Vec::new();
+        for call in &calls {
+            let args = self.term_args(call);
+            let weight = self.weight(call, 1.0);
+            let smoothing = args.number("label_smoothing", 0.0, Range::BelowOne, &mut self.diags);
+            read.push((call.span, weight, smoothing));
+        }
+        if let [(first, ..), (second, ..), ..] = read.as_slice() {
+            self.diags.push(
+                Diagnostic::error(Code::Conflict, "a second `cross_entropy`")
+                    .at(*second, "again here")
+                    .with(*first, "first here"),
+            );
+            read.truncate(1);
+        }
+        for target in &decl.targets {
+            let Some(net) = self.net_name(target) else { continue };
+            if frozen.get(net) == Some(&true) {
+                self.diags.push(
+                    Diagnostic::error(
+                        Code::Conflict,
+                        format!("`{net}` is frozen: there is nothing to supervise"),
+                    )
+                    .at(target.span, "")
+                    .with(self.names.nets[net].name().span, "declared here"),
+                );
+                continue;
+            }
+            if let Some(first) = places.insert(net, target.span) {
+                self.diags.push(
+                    Diagnostic::error(Code::Conflict, format!("`{net}` is supervised twice"))
+                        .at(target.span, "again here")
+                        .with(first, "first here"),
+                );
+                continue;
+            }
+            let own = supervised.entry(net).or_default();
+            for (span, weight, smoothing) in &read {
+                if let (Some(weight), Some(smoothing)) = (*weight, *smoothing) {
+                    let kind = TermKind::CrossEntropy { net, smoothing };
+                    own.push(TermPlan { name: format!("ce.{net}"), weight, span: *span, kind });
+                }
+            }
+        }
+    }
+
+    fn term_call(&mut self, expr: &'a Expr, choices: &[Fixed]) -> Option<TermCall<'a>> {
+        let names = || choices.iter().map(|c| c.name);
+        let Some((name, span, args)) = as_call(expr) else {
+            self.fail(
+                Diagnostic::error(Code::WrongKind, "a loss term is wanted here")
+                    .at(expr.span, "")
+                    .hint(format!("the terms are {}", quoted(names()))),
+            );
+            return None;
+        };
+        if name == "relation" && choices.len() > 1 {
+            self.diags
+                .push(Diagnostic::error(Code::Unsupported, "`relation` is not supported yet").at(span, ""));
+            return None;
+        }
+        let Some(choice) = choices.iter().find(|c| c.name == name) else {
+            let elsewhere = SUPERVISED.iter().chain(DISTILLED).any(|c| c.name == name);
+            let error = Diagnostic::error(
+                Code::UnknownName,
+                if elsewhere {
+                    format!("the term `{name}` does not stand here")
+                } else {
+                    format!("no loss term `{name}`")
+                },
+            )
+            .at(span, "");
+            let hint = match did_you_mean(name, names()) {
+                Some(meant) => format!("did you mean `{meant}`?"),
+                None if name == "cross_entropy" => "`cross_entropy` stands in `supervise`".into(),
+                None if elsewhere => format!("`{name}` stands in `distill`"),
+                None => {
+                    format!("there {} {}", if choices.len() == 1 { "is" } else { "are" }, quoted(names()))
+                }
+            };
+            self.fail(error.hint(hint));
+            return None;
+        };
+        let signature = choice.signature();
+        match signature.bind(args, expr.span) {
+            Ok(bound) => {
+                let params = signature.params.iter().map(|p| p.0).collect();
+                Some(TermCall { name: choice.name, span: expr.span, bound, params })
+            }
+            Err(errors) => {
+                errors.into_iter().for_each(|e| self.diags.push(e));
+                None
+            }
+        }
+    }
+
+    fn term_args(&mut self, call: &TermCall<'a>) -> Args {
+        let mut given = Vec::new();
+        for param in call.params.iter().filter(|p| !WORDS.contains(p)) {
+            let value = call.expr(param).map(|e| Given {
+                what: format!("`{param}` of `{}`", call.name),
+                value: self.value(e, &mut Env::default()),
+                span: e.span,
+            });
+            given.push(((*param).to_string(), value));
+        }
+        Args { given, more: Vec::new() }
+    }
+
+    fn weight(&mut self, call: &TermCall<'a>, default: f64) -> Option<Weight> {
+        let Some(expr) = call.expr("weight") else { return Some(Weight::Constant(default)) };
+        if matches!(as_call(expr), Some(("ramp", ..))) {
+            let (_, args) = self.choice(expr, "weight", RAMP)?;
+            let from = args.number("from", 0.0, Range::NotNegative, &mut self.diags);
+            let to = args.number("to", 1.0, Range::NotNegative, &mut self.diags);
+            let epochs = args.number("epochs", 10.0, Range::Positive, &mut self.diags);
+            return Some(Weight::Ramp { from: from?, to: to?, epochs: epochs? });
+        }
+        let what = format!("`weight` of `{}`", call.name);
+        let given = Given { what, value: self.constant(expr), span: expr.span };
+        given.number(Range::NotNegative, &mut self.diags).map(Weight::Constant)
+    }
+
+    fn distill(
+        &mut self,
+        decl: &'a DistillDecl,
+        nets: &Nets<'a>,
+        frozen: &IndexMap<&'a str, bool>,
+        terms: &mut Vec<TermPlan<'a>>,
+    ) {
+        let teacher = self.teacher(&decl.teacher);
+        let mut students = Vec::new();
+        for student in &decl.students {
+            let Some(name) = self.net_name(student) else { continue };
+            if let Some((teacher, span)) = teacher
+                && teacher == name
+            {
+                self.diags.push(
+                    Diagnostic::error(Code::Pairing, format!("`{name}` cannot teach itself"))
+                        .at(student.span, "")
+                        .with(span, "the teacher"),
+                );
+            } else if frozen.get(name) == Some(&true) {
+                self.diags.push(
+                    Diagnostic::error(Code::Pairing, format!("the student `{name}` is frozen"))
+                        .at(student.span, "a frozen network learns nothing")
+                        .with(self.names.nets[name].name().span, "declared here"),
+                );
+            } else if students.contains(&name) {
+                self.diags.push(
+                    Diagnostic::error(Code::Conflict, format!("the student `{name}` is named twice"))
+                        .at(student.span, ""),
+                );
+            } else {
+                students.push(name);
+            }
+        }
+        for expr in &decl.terms {
+            let Some(call) = self.term_call(expr, DISTILLED) else { continue };
+            let args = self.term_args(&call);
+            let weight = self.weight(&call, if call.name == "attention" { 0.5 } else { 1.0 });
+            let detach = args.flag("detach", true, &mut self.diags);
+            let temperature = args.number("temperature", 3.0, Range::Positive, &mut self.diags);
+            let eps = args.number("eps", 1e-5, Range::Positive, &mut self.diags);
+            let map = match call.expr("mode") {
+                None => Some(Map::ZScore),
+                Some(e) => self.word(e, "attention mode", &["zscore", "at"]).map(|w| match w {
+                    "at" => Map::At,
+                    _ => Map::ZScore,
+                }),
+            };
+            let adapter = match call.expr("adapter") {
+                None => Some("auto"),
+                Some(e) => self.word(e, "adapter", &["auto", "conv", "none"]),
+            };
+            let (Some(weight), Some(detach), Some((teacher, _))) = (weight, detach, teacher) else {
+                continue;
+            };
+            for student in &students {
+                let pair = Pair { teacher, student, detach };
+                if call.name == "kl" {
+                    let Some(temperature) = temperature else { continue };
+                    let kind = TermKind::Kl { pair, temperature };
+                    terms.push(TermPlan {
+                        name: format!("kl.{teacher}.{student}"),
+                        weight,
+                        span: call.span,
+                        kind,
+                    });
+                    continue;
+                }
+                for (from, to) in self.stages_of(&call, pair) {
+                    let label = if from.name == to.name {
+                        to.name.clone()
+                    } else {
+                        format!("{}_{}", from.name, to.name)
+                    };
+                    let name = format!("{}.{teacher}.{student}.{label}", call.name);
+                    let Some(features) = self.features(nets, pair, from, to, call.span) else { continue };
+                    let kind = if call.name == "attention" {
+                        let (Some(map), Some(eps)) = (map, eps) else { continue };
+                        if !self.check_maps(nets, pair, &features, call.span) {
+                            continue;
+                        }
+                        TermKind::Attention { pair, features, map, eps }
+                    } else {
+                        let Some(adapter) = adapter else { continue };
+                        let Some(adapted) = self.check_hint(nets, pair, &features, adapter, call.span) else {
+                            continue;
+                        };
+                        TermKind::Hint { pair, features, adapter: adapted.then(|| format!("{name}.conv1")) }
+                    };
+                    terms.push(TermPlan { name, weight, span: call.span, kind });
+                }
+            }
+        }
+    }
+
+    fn teacher(&mut self, expr: &'a Expr) -> Option<(&'a str, Span)> {
+        const SETS: [&str; 3] = ["mean", "gated", "adaptive"];
+        match &expr.kind {
+            ExprKind::Name(name) => {
+                let names: &'a Names<'a> = self.names;
+                if let Some((known, _)) = names.nets.get_key_value(name.as_str()) {
+                    return Some((known, expr.span));
+                }
+                let ident = Ident { name: name.clone(), span: expr.span };
+                let candidates: Vec<&str> = names.nets.keys().copied().collect();
+                let error = names.unknown("a sub-net, an exit or a network", &ident, candidates);
+                self.diags.push(error);
+            }
+            ExprKind::Call { callee, .. } if SETS.contains(&callee.name.as_str()) => {
+                let message = format!("a teacher `{}(…)` is not supported yet", callee.name);
+                self.diags.push(Diagnostic::error(Code::Unsupported, message).at(callee.span, ""));
+            }
+            ExprKind::Call { callee, .. } => {
+                let error =
+                    Diagnostic::error(Code::UnknownName, format!("no set of teachers `{}`", callee.name))
+                        .at(callee.span, "");
+                self.diags.push(match did_you_mean(&callee.name, SETS) {
+                    Some(meant) => error.hint(format!("did you mean `{meant}`?")),
+                    None => error.hint("a teacher is the name of a sub-net, an exit or a network"),
+                });
+            }
+            _ => self.diags.push(
+                Diagnostic::error(
+                    Code::WrongKind,
+                    "a teacher is the name of a sub-net, an exit or a network",
+                )
+                .at(expr.span, ""),
+            ),
+        }
+        None
+    }
+
+    /// The pairs of stages that a term names, as (teacher's, student's); the last of each where it names none.
+    fn stages_of(&mut self, call: &TermCall<'a>, pair: Pair<'a>) -> Vec<(Ident, Ident)> {
+        let names: &'a Names<'a> = self.names;
+        let mut backbones = Vec::new();
+        for net in [pair.teacher, pair.student] {
+            let decl = names.nets[net];
+            if let NetDecl::Exit(exit) = decl {
+                self.diags.push(
+                    Diagnostic::error(
+                        Code::Pairing,
+                        format!("`{}` pairs stages, and the exit `{net}` has none", call.name),
+                    )
+                    .at(call.span, "")
+                    .with(exit.name.span, "declared here")
+                    .hint("pair an exit's logits with `kl`"),
+                );
+                return Vec::new();
+            }
+            match names.backbone_of(decl) {
+                Some(backbone) => backbones.push(backbone),
+                None => return Vec::new(),
+            }
+        }
+        let [of_teacher, of_student] = backbones.as_slice() else { return Vec::new() };
+        let Some(at) = call.expr("at") else {
+            let last = |b: &'a BackboneDecl| Names::stages(b).last().cloned();
+            return match (last(of_teacher), last(of_student)) {
+                (Some(from), Some(to)) => vec![(from, to)],
+                _ => {
+                    self.diags.push(
+                        Diagnostic::error(
+                            Code::Pairing,
+                            format!("`{}` pairs stages, and there are none", call.name),
+                        )
+                        .at(call.span, ""),
+                    );
+                    Vec::new()
+                }
+            };
+        };
+        let entries = match &at.kind {
+            ExprKind::List(items) => items.as_slice(),
+            _ => std::slice::from_ref(at),
+        };
+        if entries.is_empty() {
+            self.fail(
+                Diagnostic::error(Code::Pairing, "no stages to pair")
+                    .at(at.span, "")
+                    .hint("name one: `at = [s3]`"),
+            );
+        }
+        let mut found = Vec::new();
+        for entry in entries {
+            let (from, to) = match &entry.kind {
+                ExprKind::Arrow { from, to } => (&**from, &**to),
+                _ => (entry, entry),
+            };
+            let teacher = self.stage(of_teacher, from);
+            let student = self.stage(of_student, to);
+            if let (Some(teacher), Some(student)) = (teacher, student) {
+                found.push((teacher, student));
+            }
+        }
+        found
+    }
+
+    fn stage(&mut self, backbone: &'a BackboneDecl, expr: &Expr) -> Option<Ident> {
+        let ExprKind::Name(name) = &expr.kind else {
+            self.fail(
+                Diagnostic::error(Code::WrongKind, "`at` takes stages").at(expr.span, "").hint(
+                    "write `at = [s3]`, or `at = [s2 -> s3]` for the teacher's s2 and the student's s3",
+                ),
+            );
+            return None;
+        };
+        let ident = Ident { name: name.clone(), span: expr.span };
+        if Names::stages(backbone).any(|s| s.name == *name) {
+            return Some(ident);
+        }
+        let error = no_part("stage", backbone, &ident, Names::stages(backbone).map(|s| s.name.as_str()));
+        self.fail(error);
+        None
+    }
+
+    /// The values after two stages; `None` where a net could not be evaluated.
+    fn features(
+        &mut self,
+        nets: &Nets<'a>,
+        pair: Pair<'a>,
+        from: Ident,
+        to: Ident,
+        _at: Span,
+    ) -> Option<Features<'a>> {
+        let end = |net: &str, stage: &Ident| {
+            let (name, values) = nets.nets.get(net)?.parts.get_key_value(stage.name.as_str())?;
+            values.last().map(|v| (*name, *v))
+        };
+        Some(Features { teacher: end(pair.teacher, &from)?, student: end(pair.student, &to)? })
+    }
+
+    /// Shapes of two paired features, and a diagnostic that shows both.
+    fn paired(
+        nets: &Nets<'a>,
+        pair: Pair<'a>,
+        features: &Features<'a>,
+    ) -> Option<(Vec<usize>, Vec<usize>, impl Fn(Code, String, Span) -> Diagnostic)> {
+        let teacher = nets.nets.get(pair.teacher)?;
+        let student = nets.nets.get(pair.student)?;
+        let shape = |net: &Net<'a>, step: usize| net.trace.steps[step].shape.clone();
+        let (a, b) = (shape(teacher, features.teacher.1.step), shape(student, features.student.1.step));
+        let place = |net: &Net<'a>, stage: &str| {
+            Names::stages(net.backbone).find(|s| s.name == stage).map_or(net.span, |s| s.span)
+        };
+        let (there, here) = (place(teacher, features.teacher.0), place(student, features.student.0));
+        let of_teacher = format!("{a} after `{}` of `{}`", features.teacher.0, pair.teacher);
+        let of_student = format!("{b} after `{}` of `{}`", features.student.0, pair.student);
+        let error = move |code: Code, message: String, at: Span| {
+            let d = Diagnostic::error(code, message).at(at, "");
+            if there == here {
+                d.with(there, format!("{of_teacher}, {of_student}"))
+            } else {
+                d.with(there, of_teacher.clone()).with(here, of_student.clone())
+            }
+        };
+        Some((shape_of(&a), shape_of(&b), error))
+    }
+
+    fn check_maps(&mut self, nets: &Nets<'a>, pair: Pair<'a>, features: &Features<'a>, at: Span) -> bool {
+        let Some((a, b, error)) = Self::paired(nets, pair, features) else { return false };
+        let d = match (a.as_slice(), b.as_slice()) {
+            ([_, h, w], [_, y, x]) if (h, w) != (y, x) => error(
+                Code::ShapeMismatch,
+                format!("`attention` between maps of {h}x{w} and {y}x{x}"),
+                at,
+            )
+            .hint("pair stages of one resolution: `at = [s2 -> s3]` takes the teacher's s2 and the student's s3"),
+            ([_, 1, 1], _) => error(Code::Pairing, "`attention` on a map of 1x1 teaches nothing".into(), at)
+                .hint("pair an earlier stage, or use `hint`"),
+            ([_, _, _], [_, _, _]) => return true,
+            _ => error(Code::Pairing, "`attention` pairs maps [C,H,W]".into(), at),
+        };
+        self.fail(d);
+        false
+    }
+
+    /// Whether the student's feature goes through an adapter; `None` where the features cannot be paired.
+    fn check_hint(
+        &mut self,
+        nets: &Nets<'a>,
+        pair: Pair<'a>,
+        features: &Features<'a>,
+        adapter: &str,
+        at: Span,
+    ) -> Option<bool> {
+        let (a, b, error) = Self::paired(nets, pair, features)?;
+        if a.len() != b.len() || a[1..] != b[1..] {
+            let d = error(Code::ShapeMismatch, "`hint` between features of different resolution".into(), at);
+            self.fail(d.hint("pair stages of one resolution: `at = [s2 -> s3]` takes the teacher's s2 and the student's s3"));
+            return None;
+        }
+        let wanted = match adapter {
+            "conv" => true,
+            "none" => false,
+            _ => a[0] != b[0],
+        };
+        if !wanted && a[0] != b[0] {
+            let message = format!("`hint` between {} and {} channels without an adapter", a[0], b[0]);
+            let d = error(Code::ShapeMismatch, message, at).hint("leave `adapter = none` out");
+            self.fail(d);
+            return None;
+        }
+        if wanted && a.len() != 3 {
+            let d = error(Code::Pairing, "a `hint` with an adapter pairs maps [C,H,W]".into(), at);
+            self.fail(d);
+            return None;
+        }
+        Some(wanted)
+    }
+}
+
+fn shape_of(shape: &ddnnc_ir::Shape) -> Vec<usize> {
+    shape.dims().to_vec()
+}

@@ -1,0 +1,279 @@
+//! `train { … }`: from settings to the recipe.
+
+use crate::args::{Args, Given, Range};
+use crate::eval::Evaluator;
+use crate::limits;
+use crate::signature::{Fixed, as_call};
+use ddnnc_diag::{Code, Diagnostic, did_you_mean};
+use ddnnc_ir::{Augment, Data, Dataset, Optimizer, Precision, Recipe, Schedule, ScheduleKind, Shape};
+use ddnnc_syntax::{Expr, ExprKind, Setting};
+
+const KEYS: &[&str] =
+    &["data", "batch", "epochs", "optimizer", "schedule", "precision", "seed", "validation"];
+
+const DATASETS: &[Fixed] = &[
+    Fixed { name: "mnist", params: DATA },
+    Fixed { name: "cifar10", params: DATA },
+    Fixed { name: "cifar100", params: DATA },
+    Fixed { name: "image_folder", params: DATA },
+];
+const DATA: &[&str] = &["path", "augment", "normalize"];
+
+const AUGMENTS: &[Fixed] = &[
+    Fixed { name: "crop", params: &["pad!"] },
+    Fixed { name: "flip", params: &[] },
+    Fixed { name: "resized_crop", params: &["scale"] },
+];
+
+const NORMALIZE: &[Fixed] = &[Fixed { name: "normalize", params: &["mean!", "std!"] }];
+
+const OPTIMIZERS: &[Fixed] = &[
+    Fixed { name: "sgd", params: &["lr", "momentum", "nesterov", "weight_decay"] },
+    Fixed { name: "adamw", params: &["lr", "beta1", "beta2", "eps", "weight_decay"] },
+];
+
+const SCHEDULES: &[Fixed] = &[
+    Fixed { name: "constant", params: &["warmup"] },
+    Fixed { name: "multistep", params: &["milestones!", "gamma", "warmup"] },
+    Fixed { name: "cosine", params: &["end", "warmup"] },
+    Fixed { name: "one_cycle", params: &["rise", "div", "final_div", "warmup"] },
+];
+
+impl<'a> Evaluator<'a> {
+    /// The recipe; `None` where there is none or something in it is wrong.
+    pub(crate) fn recipe(&mut self, input: Option<&Shape>) -> Option<Recipe> {
+        let decl = self.names.train?;
+        let known = self.settings(&decl.settings, "`train`", KEYS);
+        let misspelt = |s: &Setting| {
+            !KEYS.contains(&s.key.name.as_str()) && did_you_mean(&s.key.name, ["data"]).is_some()
+        };
+        if !known.contains_key("data") && !decl.settings.iter().any(misspelt) {
+            self.diags.push(
+                Diagnostic::error(Code::Missing, "`train` has no `data`")
+                    .at(decl.keyword, "")
+                    .hint("say what to train on: `data = cifar10(path = \"data/cifar10\")`"),
+            );
+        }
+        let get = |key: &str| known.get(key).copied();
+        let data = get("data").and_then(|s| self.data(&s.value, input));
+        let batch = self.int(get("batch"), 128, 1, limits::BATCH);
+        let epochs = self.int(get("epochs"), 1, 1, 1_000_000);
+        let seed = self.int(get("seed"), 0, 0, i64::MAX);
+        let validation = self.fraction(get("validation"));
+        let optimizer = match get("optimizer") {
+            None => Some(Optimizer::Sgd { lr: 0.1, momentum: 0.9, nesterov: false, weight_decay: 0.0 }),
+            Some(setting) => self.optimizer(&setting.value),
+        };
+        let schedule = match get("schedule") {
+            None => Some(Schedule { warmup: 0.0, kind: ScheduleKind::Constant }),
+            Some(setting) => self.schedule(&setting.value),
+        };
+        if let Some(setting) = get("precision") {
+            self.precision(setting);
+        }
+        Some(Recipe {
+            data: data?,
+            batch: usize::try_from(batch?).ok()?,
+            epochs: usize::try_from(epochs?).ok()?,
+            optimizer: optimizer?,
+            schedule: schedule?,
+            precision: Precision::F32,
+            seed: u64::try_from(seed?).ok()?,
+            validation: validation?,
+        })
+    }
+
+    fn given(&mut self, setting: &'a Setting) -> Given {
+        let what = format!("`{}`", setting.key.name);
+        Given { what, value: self.constant(&setting.value), span: setting.value.span }
+    }
+
+    fn int(&mut self, setting: Option<&'a Setting>, default: i64, lo: i64, hi: i64) -> Option<i64> {
+        let Some(setting) = setting else { return Some(default) };
+        let given = self.given(setting);
+        given.int(lo, hi, &mut self.diags)
+    }
+
+    fn fraction(&mut self, setting: Option<&'a Setting>) -> Option<f64> {
+        let Some(setting) = setting else { return Some(0.1) };
+        let given = self.given(setting);
+        given.number(Range::Closed(0.0, 0.5), &mut self.diags)
+    }
+
+    fn precision(&mut self, setting: &'a Setting) {
+        match as_call(&setting.value) {
+            Some(("bf16", span, _)) => self.diags.push(
+                Diagnostic::error(Code::Unsupported, "`precision = bf16` is not supported yet").at(span, ""),
+            ),
+            _ => {
+                self.word(&setting.value, "precision", &["f32"]);
+            }
+        }
+    }
+
+    /// The arguments of a data set are names and calls of their own, and so are not evaluated as values.
+    fn data(&mut self, expr: &'a Expr, input: Option<&Shape>) -> Option<Data> {
+        let (name, args) = match &expr.kind {
+            ExprKind::Call { callee, args } => {
+                let Some(choice) = DATASETS.iter().find(|d| d.name == callee.name) else {
+                    self.choice(expr, "data set", DATASETS);
+                    return None;
+                };
+                match choice.signature().bind(args, expr.span) {
+                    Ok(bound) => (choice.name, bound.args),
+                    Err(errors) => {
+                        errors.into_iter().for_each(|e| self.diags.push(e));
+                        return None;
+                    }
+                }
+            }
+            _ => (self.choice(expr, "data set", DATASETS)?.0, vec![None; DATA.len()]),
+        };
+        let dataset = match name {
+            "mnist" => Dataset::Mnist,
+            "cifar10" => Dataset::Cifar10,
+            "cifar100" => Dataset::Cifar100,
+            _ => Dataset::ImageFolder,
+        };
+        let [path, augment, normalize] = [0, 1, 2].map(|i| args.get(i).copied().flatten());
+        let path = match path {
+            None => Some(None),
+            Some(e) => {
+                let given =
+                    Given { what: format!("`path` of `{name}`"), value: self.constant(e), span: e.span };
+                given.text(&mut self.diags).map(Some)
+            }
+        };
+        let augment = augment.map_or(Some(Vec::new()), |e| self.augment(e));
+        let normalize = match normalize {
+            None => Some(None),
+            Some(e) => self.normalize(e, input).map(Some),
+        };
+        Some(Data { dataset, path: path?, augment: augment?, normalize: normalize? })
+    }
+
+    fn augment(&mut self, expr: &'a Expr) -> Option<Vec<Augment>> {
+        let ExprKind::List(items) = &expr.kind else {
+            self.fail(
+                Diagnostic::error(Code::WrongKind, "`augment` takes a list")
+                    .at(expr.span, "")
+                    .hint("write `augment = [crop(pad = 4), flip]`"),
+            );
+            return None;
+        };
+        let mut found = Some(Vec::new());
+        for item in items {
+            let one = self.choice(item, "augmentation", AUGMENTS).and_then(|(name, args)| {
+                Some(match name {
+                    "crop" => Augment::Crop { pad: args.size("pad", 0, 0, limits::BATCH, &mut self.diags)? },
+                    "flip" => Augment::Flip,
+                    _ => Augment::ResizedCrop {
+                        scale: args.number("scale", 0.08, Range::Fraction, &mut self.diags)?,
+                    },
+                })
+            });
+            match (one, &mut found) {
+                (Some(one), Some(list)) => list.push(one),
+                _ => found = None,
+            }
+        }
+        found
+    }
+
+    fn normalize(&mut self, expr: &'a Expr, input: Option<&Shape>) -> Option<(Vec<f64>, Vec<f64>)> {
+        let (_, args) = self.choice(expr, "normalisation", NORMALIZE)?;
+        let mean = args.get("mean")?;
+        let std = args.get("std")?;
+        let means = mean.numbers(Range::Closed(-1e6, 1e6), &mut self.diags);
+        let stds = std.numbers(Range::Positive, &mut self.diags);
+        let (means, stds) = (means?, stds?);
+        let channels = input.map(|s| s.dims()[0]);
+        for (given, n) in [(mean, means.len()), (std, stds.len())] {
+            if let Some(channels) = channels.filter(|c| *c != n) {
+                let message = format!("{} has length {n}, and the input {channels} channels", given.what);
+                self.fail(
+                    Diagnostic::error(Code::ShapeMismatch, message).at(given.span, "one for each channel"),
+                );
+                return None;
+            }
+        }
+        Some((means, stds))
+    }
+
+    fn optimizer(&mut self, expr: &'a Expr) -> Option<Optimizer> {
+        let (name, args) = self.choice(expr, "optimizer", OPTIMIZERS)?;
+        let mut number =
+            |param: &str, default: f64, range: Range| args.number(param, default, range, &mut self.diags);
+        if name == "adamw" {
+            let lr = number("lr", 1e-3, Range::Positive);
+            let beta1 = number("beta1", 0.9, Range::BelowOne);
+            let beta2 = number("beta2", 0.999, Range::BelowOne);
+            let eps = number("eps", 1e-8, Range::Positive);
+            let weight_decay = number("weight_decay", 0.01, Range::NotNegative);
+            return Some(Optimizer::Adamw {
+                lr: lr?,
+                beta1: beta1?,
+                beta2: beta2?,
+                eps: eps?,
+                weight_decay: weight_decay?,
+            });
+        }
+        let lr = number("lr", 0.1, Range::Positive);
+        let momentum = number("momentum", 0.9, Range::BelowOne);
+        let weight_decay = number("weight_decay", 0.0, Range::NotNegative);
+        let nesterov = args.flag("nesterov", false, &mut self.diags);
+        let (momentum, nesterov) = (momentum?, nesterov?);
+        if nesterov && momentum == 0.0 {
+            self.fail(
+                Diagnostic::error(Code::Conflict, "`nesterov` without momentum")
+                    .at(args.get("nesterov").map_or(expr.span, |g| g.span), "")
+                    .hint("set `momentum` above 0, or leave `nesterov` out"),
+            );
+        }
+        Some(Optimizer::Sgd { lr: lr?, momentum, nesterov, weight_decay: weight_decay? })
+    }
+
+    fn schedule(&mut self, expr: &'a Expr) -> Option<Schedule> {
+        let (name, args) = self.choice(expr, "schedule", SCHEDULES)?;
+        let warmup = args.number("warmup", 0.0, Range::NotNegative, &mut self.diags);
+        let kind = match name {
+            "multistep" => self.multistep(&args),
+            "cosine" => {
+                let end = args.number("end", 0.0, Range::Closed(0.0, 1.0), &mut self.diags);
+                end.map(|end| ScheduleKind::Cosine { end })
+            }
+            "one_cycle" => {
+                let rise = args.number("rise", 0.3, Range::Between, &mut self.diags);
+                let div = args.number("div", 25.0, Range::Positive, &mut self.diags);
+                let final_div = args.number("final_div", 1e4, Range::Positive, &mut self.diags);
+                if let (Some(given), Some(w)) = (args.get("warmup"), warmup)
+                    && w > 0.0
+                {
+                    self.fail(
+                        Diagnostic::error(Code::Conflict, "`one_cycle` with a warm-up")
+                            .at(given.span, "")
+                            .hint("`one_cycle` begins with a rise of its own: set `rise`"),
+                    );
+                }
+                Some(ScheduleKind::OneCycle { rise: rise?, div: div?, final_div: final_div? })
+            }
+            _ => Some(ScheduleKind::Constant),
+        };
+        Some(Schedule { warmup: warmup?, kind: kind? })
+    }
+
+    fn multistep(&mut self, args: &Args) -> Option<ScheduleKind> {
+        let gamma = args.number("gamma", 0.1, Range::Positive, &mut self.diags);
+        let given = args.get("milestones")?;
+        let milestones = given.numbers(Range::NotNegative, &mut self.diags)?;
+        if !milestones.is_sorted_by(|a, b| a < b) {
+            self.fail(
+                Diagnostic::error(Code::OutOfRange, "the milestones do not ascend")
+                    .at(given.span, "")
+                    .hint("each milestone is an epoch after the one before it"),
+            );
+            return None;
+        }
+        Some(ScheduleKind::Multistep { milestones, gamma: gamma? })
+    }
+}

@@ -1,0 +1,87 @@
+//! The loss terms as planned: who, what, and with which weight. Names and ranges are checked here; the shapes of paired
+//! features in `losses`.
+
+use crate::value::Tensor;
+use ddnnc_diag::Span;
+use ddnnc_ir::Weight;
+
+/// One term of the loss.
+#[derive(Clone, Debug)]
+pub(crate) struct TermPlan<'a> {
+    /// Its public name.
+    pub(crate) name: String,
+    /// Its factor.
+    pub(crate) weight: Weight,
+    /// Where it is written, or the net that it is the default of.
+    pub(crate) span: Span,
+    /// What it computes.
+    pub(crate) kind: TermKind<'a>,
+}
+
+/// Two nets of which one teaches the other.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pair<'a> {
+    /// The teacher.
+    pub(crate) teacher: &'a str,
+    /// The student.
+    pub(crate) student: &'a str,
+    /// Whether the gradient stops before the teacher.
+    pub(crate) detach: bool,
+}
+
+/// Two features: the stage and the value of each.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Features<'a> {
+    /// The teacher's stage and its value.
+    pub(crate) teacher: (&'a str, Tensor),
+    /// The student's stage and its value.
+    pub(crate) student: (&'a str, Tensor),
+}
+
+/// How an attention map is made of a feature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Map {
+    /// Sum over the channels, standardised per sample.
+    ZScore,
+    /// Mean of squares over the channels, L2-normalised per sample.
+    At,
+}
+
+/// What a term computes.
+#[derive(Clone, Debug)]
+pub(crate) enum TermKind<'a> {
+    /// Against the label.
+    CrossEntropy {
+        /// The net.
+        net: &'a str,
+        /// Label smoothing.
+        smoothing: f64,
+    },
+    /// Between softened logits.
+    Kl {
+        /// Who teaches whom.
+        pair: Pair<'a>,
+        /// T
+        temperature: f64,
+    },
+    /// Between attention maps.
+    Attention {
+        /// Who teaches whom.
+        pair: Pair<'a>,
+        /// The features.
+        features: Features<'a>,
+        /// The kind of map.
+        map: Map,
+        /// Added to the variance (z-score only).
+        eps: f64,
+    },
+    /// Between features.
+    Hint {
+        /// Who teaches whom.
+        pair: Pair<'a>,
+        /// The features.
+        features: Features<'a>,
+        /// The path of the 1×1 convolution on the student's feature, where there is one.
+        adapter: Option<String>,
+    },
+}

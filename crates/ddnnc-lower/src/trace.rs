@@ -1,0 +1,139 @@
+//! What a net computes, as a straight list of operators on values of one sample.
+
+use ddnnc_diag::Span;
+use ddnnc_ir::{Conv, Pool, Shape, UnaryKind};
+use std::rc::Rc;
+
+/// An operator with its attributes; weights are the step's own.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Kind {
+    /// The image.
+    Image,
+    /// Weight [out, in/groups, kh, kw].
+    Conv {
+        /// Geometry.
+        conv: Conv,
+        /// (kh, kw)
+        kernel: [usize; 2],
+        /// Whether a bias follows.
+        bias: bool,
+    },
+    /// Weight [out, in].
+    Linear {
+        /// Whether a bias follows.
+        bias: bool,
+    },
+    /// Gain, bias and running statistics per channel.
+    Norm {
+        /// Added to the variance.
+        eps: f64,
+        /// Weight of the batch in the running statistics.
+        momentum: f64,
+    },
+    /// Elementwise.
+    Unary(UnaryKind),
+    /// Largest of a window.
+    MaxPool(Pool),
+    /// Mean of a window.
+    AvgPool(Pool),
+    /// [C,H,W] → [C]
+    GlobalAvgPool,
+    /// To the step's shape.
+    Reshape,
+    /// Random zeros in training.
+    Dropout {
+        /// Their probability.
+        p: f64,
+    },
+    /// On [K].
+    Softmax,
+    /// On [K].
+    LogSoftmax,
+    /// To length one.
+    L2Normalize {
+        /// Least length.
+        eps: f64,
+    },
+    /// Sum, the smaller operand stretched.
+    Add,
+    /// Product, the smaller operand stretched.
+    Mul,
+    /// Along the channels.
+    Concat,
+}
+
+impl Kind {
+    /// Whether the step has weights.
+    pub(crate) fn has_weights(&self) -> bool {
+        matches!(self, Kind::Conv { .. } | Kind::Linear { .. } | Kind::Norm { .. })
+    }
+}
+
+/// One operator of a net.
+#[derive(Clone, Debug)]
+pub(crate) struct Step {
+    /// What it does.
+    pub(crate) kind: Kind,
+    /// The steps it reads.
+    pub(crate) operands: Vec<usize>,
+    /// Its result, without the batch.
+    pub(crate) shape: Shape,
+    /// `s1.0.conv1`: its path in the backbone.
+    pub(crate) path: Rc<str>,
+    /// Where it is written.
+    pub(crate) span: Span,
+    /// Whether it stands in the head.
+    pub(crate) head: bool,
+}
+
+/// A net's operators, operands before their users.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Trace {
+    /// The steps.
+    pub(crate) steps: Vec<Step>,
+}
+
+impl Trace {
+    /// Which steps `result` needs.
+    pub(crate) fn live(&self, result: usize) -> Vec<bool> {
+        let mut live = vec![false; self.steps.len()];
+        live[result] = true;
+        for i in (0..=result).rev() {
+            if live[i] {
+                for &o in &self.steps[i].operands {
+                    live[o] = true;
+                }
+            }
+        }
+        live
+    }
+
+    /// Convolutions and linear operators on the longest path to `result`.
+    pub(crate) fn depth(&self, result: usize) -> usize {
+        let mut depth = vec![0usize; self.steps.len()];
+        for (i, step) in self.steps.iter().enumerate() {
+            let before = step.operands.iter().map(|&o| depth[o]).max().unwrap_or(0);
+            depth[i] = before + usize::from(matches!(step.kind, Kind::Conv { .. } | Kind::Linear { .. }));
+        }
+        depth[result]
+    }
+
+    /// The shape of a step's first operand.
+    pub(crate) fn input_shape(&self, step: usize) -> &Shape {
+        let first = self.steps[step].operands.first().copied().unwrap_or(step);
+        &self.steps[first].shape
+    }
+
+    /// The shape of a step's weight, where it has one.
+    pub(crate) fn weight_shape(&self, step: usize) -> Option<Shape> {
+        let (input, output) = (self.input_shape(step).dims(), self.steps[step].shape.dims());
+        match &self.steps[step].kind {
+            Kind::Conv { conv, kernel, .. } => {
+                Some(Shape::from([output[0], input[0] / conv.groups, kernel[0], kernel[1]]))
+            }
+            Kind::Linear { .. } => Some(Shape::from([output[0], input[0]])),
+            Kind::Norm { .. } => Some(Shape::from([output[0]])),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! What differs between training and evaluating, and between trained and frozen; losses and their weights.
+
+mod support;
+
+use ddnnc_ir::{Graph, Mode, Model, Op, Optimizer, ScheduleKind, Weight};
+use support::{model, net};
+
+fn spec(nets: &str, rest: &str) -> String {
+    format!(
+        "model m
+        input  image : f32[3, 8, 8]
+        target label : class[5]
+        backbone net(width = 4) {{
+            stem     = conv(width, 3) |> bn |> relu
+            stage s1 = 2 * conv(width, 3)
+            stage s2 = conv(2 * width, 3, stride = 2), conv(2 * width, 3)
+            head     = global_avg_pool |> dropout(0.3) |> linear(classes)
+        }}
+        {nets}
+        {rest}
+        train {{ data = cifar10 }}"
+    )
+}
+
+const TWO: &str = "subnet full = net subnet small = net depth [1, 1]";
+const TEACHER: &str =
+    "network teacher = net(width = 6) { frozen = true, load = \"t.safetensors\" } subnet small = net";
+
+fn count(graph: &Graph, wanted: impl Fn(&Op) -> bool) -> usize {
+    graph.nodes().filter(|&id| wanted(&graph.node(id).op)).count()
+}
+
+fn terms(model: &Model) -> Vec<(&str, Weight)> {
+    model.terms.iter().map(|t| (t.name.as_str(), t.weight)).collect()
+}
+
+#[test]
+fn evaluating_takes_running_statistics_and_drops_nothing() {
+    let text = spec(TWO, "distill full -> small { kl }");
+    let train = model(&text, Mode::Train, 3);
+    let eval = model(&text, Mode::Eval, 3);
+    let batch_stats = |op: &Op| matches!(op, Op::Normalize { batch_stats: true, .. });
+    let fixed = |op: &Op| matches!(op, Op::Normalize { batch_stats: false, .. });
+    let dropout = |op: &Op| matches!(op, Op::Dropout { .. });
+    let store = |op: &Op| matches!(op, Op::Store { .. });
+    assert_eq!([batch_stats, fixed].map(|f| count(&train.graph, f)), [2, 0]);
+    assert_eq!([batch_stats, fixed].map(|f| count(&eval.graph, f)), [0, 2]);
+    assert_eq!((count(&train.graph, dropout), count(&eval.graph, dropout)), (2, 0));
+    assert_eq!((count(&train.graph, store), count(&eval.graph, store)), (2, 0));
+    assert_eq!(terms(&train), terms(&eval));
+    assert_eq!(train.parameters, eval.parameters);
+    assert_eq!(train.states, eval.states);
+}
+
+#[test]
+fn running_variances_are_unbiased() {
+    let lowered = model(&spec(TWO, ""), Mode::Train, 3);
+    let mut scales: Vec<f64> = lowered
+        .graph
+        .nodes()
+        .filter_map(|id| match lowered.graph.node(id).op {
+            Op::Ema { scale, momentum } => {
+                assert_eq!(momentum, 0.1);
+                Some(scale)
+            }
+            _ => None,
+        })
+        .collect();
+    scales.sort_by(f64::total_cmp);
+    let n = (3 * 8 * 8) as f64;
+    assert_eq!(scales, [1.0, n / (n - 1.0)]);
+}
+
+#[test]
+fn a_frozen_network_has_no_training_behaviour() {
+    let lowered = model(&spec(TEACHER, "distill teacher -> small { kl, hint(at = [s2]) }"), Mode::Train, 3);
+    assert!(net(&lowered, "teacher").frozen);
+    for (name, parameter) in &lowered.parameters {
+        assert_eq!(parameter.frozen, name.starts_with("teacher."), "{name}");
+        let file = name.starts_with("teacher.").then(|| "t.safetensors".to_string());
+        assert_eq!(parameter.load, file, "{name}");
+    }
+    assert_eq!(count(&lowered.graph, |op| matches!(op, Op::Dropout { .. })), 1);
+    assert_eq!(count(&lowered.graph, |op| matches!(op, Op::Normalize { batch_stats: false, .. })), 1);
+    assert!(!lowered.graph.nodes().any(|id| {
+        matches!(&lowered.graph.node(id).op, Op::Store { name } if name.starts_with("teacher."))
+    }));
+    let names: Vec<&str> = lowered.terms.iter().map(|t| t.name.as_str()).collect();
+    assert_eq!(names, ["ce.small", "kl.teacher.small", "hint.teacher.small.s2"]);
+    assert_eq!(lowered.parameters["hint.teacher.small.s2.conv1.weight"].shape.dims(), [12, 8, 1, 1]);
+    assert!(!net(&lowered, "small").parameters.iter().any(|p| p.starts_with("hint")));
+}
+
+#[test]
+fn terms_have_names_weights_and_an_order() {
+    let rest = "exit early = full after s1[0] |> global_avg_pool |> linear(classes)
+        supervise [early, small] { cross_entropy(weight = 0.25, label_smoothing = 0.1) }
+        distill full -> [small, early] { kl(weight = ramp(from = 0.5, to = 2, epochs = 4)) }
+        distill full -> small { attention(at = [s1, s2], mode = at, weight = 1000), hint(at = [s1 -> s1]) }
+        distill small -> early { kl(weight = 0) }";
+    let lowered = model(&spec(TWO, rest), Mode::Train, 3);
+    let ramp = Weight::Ramp { from: 0.5, to: 2.0, epochs: 4.0 };
+    let expected = [
+        ("ce.full", Weight::Constant(1.0)),
+        ("ce.small", Weight::Constant(0.25)),
+        ("ce.early", Weight::Constant(0.25)),
+        ("kl.full.small", ramp),
+        ("kl.full.early", ramp),
+        ("attention.full.small.s1", Weight::Constant(1000.0)),
+        ("attention.full.small.s2", Weight::Constant(1000.0)),
+        ("hint.full.small.s1", Weight::Constant(1.0)),
+    ];
+    assert_eq!(terms(&lowered), expected);
+    let ramps = count(&lowered.graph, |op| matches!(op, Op::Input { name } if name.starts_with("weight.")));
+    assert_eq!(ramps, 2);
+    assert_eq!(count(&lowered.graph, |op| matches!(op, Op::Scale { .. })), 4);
+    assert_eq!(
+        count(&lowered.graph, |op| matches!(op, Op::CrossEntropy { smoothing } if *smoothing == 0.1)),
+        2
+    );
+    // Equal channels: no adapter.
+    assert!(!lowered.parameters.keys().any(|p| p.starts_with("hint")));
+    assert_eq!(lowered.pairings.len(), 5);
+    assert_eq!(lowered.pairings[2].student, ("small".to_string(), "s1".to_string()));
+    assert_eq!(count(&lowered.graph, |op| *op == Op::StopGradient), 5);
+}
+
+#[test]
+fn detach_false_lets_the_gradient_through() {
+    let lowered = model(&spec(TWO, "distill full -> small { kl(detach = false) }"), Mode::Train, 3);
+    assert_eq!(count(&lowered.graph, |op| *op == Op::StopGradient), 0);
+}
+
+#[test]
+fn attention_is_at_the_last_stage_by_default() {
+    let lowered = model(&spec(TWO, "distill full -> small { attention }"), Mode::Train, 3);
+    assert_eq!(terms(&lowered)[2], ("attention.full.small.s2", Weight::Constant(0.5)));
+    assert_eq!(count(&lowered.graph, |op| matches!(op, Op::Standardize { eps } if *eps == 1e-5)), 2);
+}
+
+#[test]
+fn networks_have_weights_of_their_own() {
+    let nets = "network a = net(width = 3) network b = net depth [1, 2]";
+    let lowered = model(&spec(nets, ""), Mode::Train, 3);
+    assert_eq!(lowered.parameters["a.stem.conv1.weight"].shape.dims(), [3, 3, 3, 3]);
+    assert_eq!(lowered.parameters["b.stem.conv1.weight"].shape.dims(), [4, 3, 3, 3]);
+    assert!(lowered.parameters.keys().all(|p| p.starts_with("a.") || p.starts_with("b.")));
+    assert_eq!(net(&lowered, "b").stages, [("s1".to_string(), 1), ("s2".to_string(), 2)]);
+    assert!(!lowered.parameters.keys().any(|p| p.contains('@')));
+}
+
+#[test]
+fn an_exit_of_a_network_has_no_private_names() {
+    let rest = "exit early = b after s1 |> global_avg_pool |> linear(classes)";
+    let lowered = model(&spec("subnet full = net network b = net depth [1, 1]", rest), Mode::Train, 3);
+    let early = net(&lowered, "early");
+    assert!(
+        early.parameters.iter().all(|p| p.starts_with("b.") && !p.contains('@')),
+        "{:?}",
+        early.parameters
+    );
+}
+
+#[test]
+fn the_recipe_is_read() {
+    let text = spec(TWO, "").replace(
+        "train { data = cifar10 }",
+        "let rate = 0.2
+        train { data = cifar10(path = \"d\", augment = [crop(pad = 4), flip]), batch = 32, epochs = 7,
+            optimizer = adamw(lr = rate / 2), schedule = multistep(milestones = [2, 5], warmup = 1), seed = 3,
+            validation = 0.25 }",
+    );
+    let recipe = model(&text, Mode::Train, 3).recipe;
+    assert_eq!((recipe.batch, recipe.epochs, recipe.seed, recipe.validation), (32, 7, 3, 0.25));
+    assert_eq!(recipe.data.path.as_deref(), Some("d"));
+    assert_eq!(recipe.data.augment.len(), 2);
+    assert!(matches!(recipe.optimizer, Optimizer::Adamw { lr, beta1, .. } if lr == 0.1 && beta1 == 0.9));
+    assert_eq!(recipe.schedule.warmup, 1.0);
+    assert_eq!(recipe.schedule.kind, ScheduleKind::Multistep { milestones: vec![2.0, 5.0], gamma: 0.1 });
+}
+
+#[test]
+fn broadcasts_and_concatenations() {
+    let text = "model m
+        input  image : f32[4, 6, 6]
+        target label : class[3]
+        block gate() {
+            let g = in |> global_avg_pool |> linear(in.channels) |> sigmoid
+            let h = in |> conv(in.channels, [in.height, in.width], pad = 0)
+            in |> mul(g) |> add(h) |> concat(in, in |> relu)
+        }
+        backbone net { stage s1 = gate head = avg_pool(6) |> reshape([12]) |> linear(classes) |> log_softmax }
+        subnet full = net
+        train { data = mnist }";
+    let lowered = model(text, Mode::Train, 2);
+    assert_eq!(count(&lowered.graph, |op| matches!(op, Op::Broadcast { .. })), 2);
+    assert_eq!(lowered.parameters["net.head.linear1.weight"].shape.dims(), [3, 12]);
+}

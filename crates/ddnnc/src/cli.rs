@@ -1,0 +1,471 @@
+//! The command line as clap reads it.
+
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// A compiler for families of nested networks: one spec, one program that trains every sub-net at once.
+#[derive(Debug, Parser)]
+#[command(name = "ddnnc", version, after_help = FIRST_STEPS, max_term_width = 110)]
+pub struct Cli {
+    /// Colour on standard error
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto)]
+    pub color: Color,
+    /// Print only errors and what was asked for
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const FIRST_STEPS: &str = "First steps:
+  ddnnc compile specs/quickstart.ddnn
+  ddnnc train specs/quickstart.ddnn
+  ddnnc eval runs/quickstart
+
+Exit status: 0 done, 1 the input is wrong, 2 the command line is wrong, 3 the environment failed.";
+
+/// When to colour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+/// One command each; `commands/<name>.rs` does it.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Compile a spec and show what came of it
+    #[command(after_help = "Example:\n  ddnnc compile specs/resnet50_ekd.ddnn --batch 32")]
+    Compile(CompileArgs),
+    /// Train every sub-net of a spec at once
+    #[command(
+        after_help = "Example:\n  ddnnc train specs/quickstart.ddnn --set train.epochs=3 --out runs/try"
+    )]
+    Train(TrainArgs),
+    /// Measure the accuracy of every sub-net
+    #[command(
+        after_help = "Examples:\n  ddnnc eval runs/quickstart\n  ddnnc eval specs/quickstart.ddnn --weights w.safetensors --split validation"
+    )]
+    Eval(EvalArgs),
+    /// Classify image files
+    #[command(after_help = "Example:\n  ddnnc predict runs/quickstart --subnet small digit.png")]
+    Predict(PredictArgs),
+    /// Write one sub-net as a model of its own
+    #[command(after_help = "Example:\n  ddnnc export runs/quickstart --subnet small -o small.safetensors")]
+    Export(ExportArgs),
+    /// Take over weights that bear other names
+    #[command(
+        after_help = "Example:\n  ddnnc import specs/resnet50_ekd.ddnn --weights torchvision.safetensors --map names.json -o resnet50.safetensors"
+    )]
+    Import(ImportArgs),
+    /// Run one step on given tensors, without an update; or write fresh weights
+    #[command(
+        after_help = "Examples:\n  ddnnc step specs/quickstart.ddnn --init w.safetensors --seed 1\n  ddnnc step specs/quickstart.ddnn --weights w.safetensors --batch b.safetensors --out g.safetensors"
+    )]
+    Step(StepArgs),
+    /// Show what a spec declares: nets, stages, losses, pairings, parameters
+    #[command(after_help = "Example:\n  ddnnc inspect specs/quickstart.ddnn --parameters")]
+    Inspect(InspectArgs),
+    /// Measure the speed of the training step on random data
+    #[command(after_help = "Example:\n  ddnnc bench specs/cifar10_resnet20_ekd.ddnn --steps 20")]
+    Bench(BenchArgs),
+    /// Rewrite specs in the canonical form
+    #[command(
+        after_help = "Examples:\n  ddnnc fmt specs/quickstart.ddnn\n  ddnnc fmt --check specs/*.ddnn\n  ddnnc fmt - < spec.ddnn"
+    )]
+    Fmt(FmtArgs),
+    /// Diagnose specs, and nothing else
+    #[command(after_help = "Example:\n  ddnnc check specs/*.ddnn")]
+    Check(CheckArgs),
+    /// Read a graph as text, verify it, run passes, print it
+    #[command(
+        after_help = "Example:\n  ddnnc compile specs/quickstart.ddnn --emit ir | ddnnc opt - --pass share_prefixes"
+    )]
+    Opt(OptArgs),
+    /// Describe a folder of training data
+    #[command(after_help = "Example:\n  ddnnc data data/mnist --dataset mnist")]
+    Data(DataArgs),
+    /// Write a run's report.html anew from its metrics
+    #[command(after_help = "Example:\n  ddnnc report runs/quickstart")]
+    Report(ReportArgs),
+}
+
+/// A spec and what the command line changes in it.
+#[derive(Debug, Args)]
+pub struct SpecArgs {
+    /// The spec file
+    #[arg(value_name = "SPEC")]
+    pub spec: PathBuf,
+    /// Replace a setting of the spec: train.epochs=3, train.optimizer.lr=0.05, share.resnet.norm=shared, let.width=32
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+/// Where the program runs.
+#[derive(Debug, Args)]
+pub struct DeviceArgs {
+    /// What runs the program (auto is cpu)
+    #[arg(long, value_enum, default_value_t = DeviceName::Auto)]
+    pub device: DeviceName,
+    /// Threads of the cpu device [default: one for each core]
+    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+}
+
+/// The devices by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DeviceName {
+    /// The best that is there
+    Auto,
+    /// Native kernels
+    Cpu,
+    /// An NVIDIA GPU
+    Cuda,
+    /// The slow f64 evaluator
+    Reference,
+}
+
+/// Trained weights: a file, or the newest checkpoint of a run.
+#[derive(Debug, Args)]
+pub struct WeightArgs {
+    /// A safetensors file with every parameter and running statistic
+    #[arg(long, value_name = "FILE", conflicts_with = "run")]
+    pub weights: Option<PathBuf>,
+    /// A run folder, for its newest checkpoint
+    #[arg(long, value_name = "RUN")]
+    pub run: Option<PathBuf>,
+}
+
+/// The most images in a step.
+const MAX_BATCH: i64 = 65_536;
+
+fn batch_parser() -> clap::builder::RangedU64ValueParser<usize> {
+    clap::builder::RangedU64ValueParser::new().range(1..=MAX_BATCH as u64)
+}
+
+/// `ddnnc compile`
+#[derive(Debug, Args)]
+pub struct CompileArgs {
+    /// The spec
+    #[command(flatten)]
+    pub spec: SpecArgs,
+    /// Print a phase as text instead of the summary
+    #[arg(long, value_enum, conflicts_with = "json")]
+    pub emit: Option<Emit>,
+    /// Write every phase into this folder
+    #[arg(long, value_name = "DIR")]
+    pub dump_phases: Option<PathBuf>,
+    /// Write the program
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Print the summary as one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Images in a step [default: the spec's]
+    #[arg(long, value_name = "N", value_parser = batch_parser())]
+    pub batch: Option<usize>,
+    /// The training step, or inference
+    #[arg(long, value_enum, default_value_t = StepMode::Train)]
+    pub mode: StepMode,
+}
+
+/// The phases that can be printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Emit {
+    /// The syntax tree
+    Ast,
+    /// The forward graph, every net on its own
+    Ir,
+    /// Forward and backward
+    Grad,
+    /// The step after every pass
+    Fused,
+    /// Launches in order, with their buffers
+    Schedule,
+}
+
+/// Training or inference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum StepMode {
+    /// Batch statistics, gradients
+    Train,
+    /// Running statistics
+    Eval,
+}
+
+/// `ddnnc train`
+#[derive(Debug, Args)]
+pub struct TrainArgs {
+    /// The spec
+    #[command(flatten)]
+    pub spec: SpecArgs,
+    /// The folder of training data [default: the spec's]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// The run folder to make [default: runs/<model>]
+    #[arg(long, value_name = "RUN")]
+    pub out: Option<PathBuf>,
+    /// Where it runs
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Go on from the newest checkpoint of the run folder
+    #[arg(long)]
+    pub resume: bool,
+    /// Stop after so many steps in all
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub steps: Option<u64>,
+    /// Seed of everything random [default: the spec's]
+    #[arg(long, value_name = "S")]
+    pub seed: Option<u64>,
+    /// Images in a step [default: the spec's]
+    #[arg(long, value_name = "N", value_parser = batch_parser())]
+    pub batch: Option<usize>,
+}
+
+/// `ddnnc eval`
+#[derive(Debug, Args)]
+pub struct EvalArgs {
+    /// A spec file, or a run folder (its spec and newest checkpoint)
+    #[command(flatten)]
+    pub spec: SpecArgs,
+    /// The weights
+    #[command(flatten)]
+    pub weights: WeightArgs,
+    /// The folder of data [default: the spec's]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Which images
+    #[arg(long, value_enum, default_value_t = SplitName::Test)]
+    pub split: SplitName,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Images in a step [default: the spec's]
+    #[arg(long, value_name = "N", value_parser = batch_parser())]
+    pub batch: Option<usize>,
+    /// Where it runs
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+/// The parts of a data set that can be measured on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SplitName {
+    /// Images that training never sees
+    Test,
+    /// The part of the training set that is held out
+    Validation,
+}
+
+/// `ddnnc predict`
+#[derive(Debug, Args)]
+pub struct PredictArgs {
+    /// A spec file, or a run folder
+    #[command(flatten)]
+    pub spec: SpecArgs,
+    /// Image files
+    #[arg(value_name = "IMAGE", required = true)]
+    pub images: Vec<PathBuf>,
+    /// The weights
+    #[command(flatten)]
+    pub weights: WeightArgs,
+    /// The sub-net that answers [default: the first]
+    #[arg(long, value_name = "NAME")]
+    pub subnet: Option<String>,
+    /// How many classes to name
+    #[arg(long, value_name = "K", default_value_t = 5, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    pub top: usize,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Where it runs
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+/// `ddnnc export`
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// A spec file, or a run folder
+    #[command(flatten)]
+    pub spec: SpecArgs,
+    /// The weights
+    #[command(flatten)]
+    pub weights: WeightArgs,
+    /// The sub-net, exit or network
+    #[arg(long, value_name = "NAME")]
+    pub subnet: String,
+    /// The file to write
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+}
+
+/// `ddnnc import`
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// The spec
+    #[command(flatten)]
+    pub spec: SpecArgs,
+    /// A safetensors file with other names
+    #[arg(long, value_name = "FILE")]
+    pub weights: PathBuf,
+    /// A JSON object {"name in the file": "public name"}
+    #[arg(long, value_name = "FILE")]
+    pub map: Option<PathBuf>,
+    /// Where several tensors have one shape, pair them in the order of their names
+    #[arg(long)]
+    pub by_order: bool,
+    /// The file to write
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+}
+
+/// `ddnnc step`
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("what").required(true).args(["weights", "init"])))]
+pub struct StepArgs {
+    /// The spec
+    #[command(flatten)]
+    pub spec: SpecArgs,
+    /// A safetensors file with every parameter and running statistic
+    #[arg(long, value_name = "FILE", requires = "batch")]
+    pub weights: Option<PathBuf>,
+    /// A safetensors file with `image` f32 [N,C,H,W] and `label` i64 [N]
+    #[arg(long, value_name = "FILE", conflicts_with = "init")]
+    pub batch: Option<PathBuf>,
+    /// Where the results go: logits, losses, gradients, running statistics
+    #[arg(long, value_name = "FILE", conflicts_with = "init")]
+    pub out: Option<PathBuf>,
+    /// Write freshly initialised weights here instead
+    #[arg(long, value_name = "FILE")]
+    pub init: Option<PathBuf>,
+    /// Seed of initial weights and dropout [default: the spec's]
+    #[arg(long, value_name = "S")]
+    pub seed: Option<u64>,
+    /// Training behaviour: batch statistics and dropout (the default)
+    #[arg(long, conflicts_with = "eval")]
+    pub train: bool,
+    /// Inference behaviour: running statistics, no dropout
+    #[arg(long)]
+    pub eval: bool,
+    /// Where it runs
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+/// `ddnnc inspect`
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// The spec
+    #[command(flatten)]
+    pub spec: SpecArgs,
+    /// List every parameter and running statistic: name, dtype, shape, kind
+    #[arg(long)]
+    pub parameters: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `ddnnc bench`
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// The spec
+    #[command(flatten)]
+    pub spec: SpecArgs,
+    /// Images in a step [default: the spec's]
+    #[arg(long, value_name = "N", value_parser = batch_parser())]
+    pub batch: Option<usize>,
+    /// Steps that are timed, after two that are not
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub steps: u32,
+    /// Where it runs
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `ddnnc fmt`
+#[derive(Debug, Args)]
+pub struct FmtArgs {
+    /// Spec files, or - for standard input to standard output
+    #[arg(value_name = "SPEC", required = true)]
+    pub specs: Vec<PathBuf>,
+    /// Change nothing; exit with 1 where a file is not in canonical form
+    #[arg(long)]
+    pub check: bool,
+}
+
+/// `ddnnc check`
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Spec files
+    #[arg(value_name = "SPEC", required = true)]
+    pub specs: Vec<PathBuf>,
+}
+
+/// `ddnnc opt`
+#[derive(Debug, Args)]
+pub struct OptArgs {
+    /// A file with a graph as text, or - for standard input
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// A pass to run; several run in the order given
+    #[arg(long = "pass", value_name = "NAME", value_enum)]
+    pub passes: Vec<PassName>,
+}
+
+/// The passes by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum PassName {
+    /// Equal operators on equal values become one
+    SharePrefixes,
+    /// Small algebra
+    Canonical,
+    /// What no output and no store needs goes
+    DeadCode,
+}
+
+/// `ddnnc data`
+#[derive(Debug, Args)]
+pub struct DataArgs {
+    /// The folder
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Its format
+    #[arg(long, value_enum)]
+    pub dataset: DatasetName,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The formats of training data by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum DatasetName {
+    /// IDX files, gzip or plain
+    Mnist,
+    /// CIFAR-10 binary batches
+    Cifar10,
+    /// CIFAR-100 binary files
+    Cifar100,
+    /// A folder per class under train/ and val/ or test/
+    ImageFolder,
+}
+
+/// `ddnnc report`
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// The run folder
+    #[arg(value_name = "RUN")]
+    pub run: PathBuf,
+}

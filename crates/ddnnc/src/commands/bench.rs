@@ -1,0 +1,118 @@
+//! `ddnnc bench`: how fast the training step runs on random data.
+
+use crate::cli::BenchArgs;
+use crate::output::{bytes, print, print_json};
+use crate::{Failure, Spec, Ui, device, weights};
+use ddnnc_ir::{DType, Mode, Model, Precision};
+use ddnnc_passes::{Executable, Goal};
+use serde_json::json;
+use std::time::Instant;
+
+/// Steps before the clock runs, so that memory is touched and caches are warm.
+const WARM_UP: u32 = 2;
+
+/// Runs the training step on random data and shows its speed.
+pub fn run(args: &BenchArgs, ui: Ui) -> Result<(), Failure> {
+    let spec = Spec::load(&args.spec.spec, &args.spec.set, ui)?;
+    let mut model = spec.lower(Mode::Train, args.batch)?;
+    // Speed does not depend on the weights: what the spec loads from files begins at random here.
+    model.parameters.values_mut().for_each(|p| p.load = None);
+    model.states.values_mut().for_each(|s| s.load = None);
+    let device = device::open(&args.device)?;
+    let compiled = device::compile(&model, Goal::Train)?;
+    let mut run = device.load(&compiled.program).map_err(device::failed)?;
+    weights::fill(run.as_mut(), &weights::initial(&spec, &model, model.recipe.seed)?)?;
+    let mut times = Vec::new();
+    for step in 0..WARM_UP + args.steps {
+        feed(run.as_mut(), &model, step)?;
+        let start = Instant::now();
+        run.run().map_err(device::failed)?;
+        if step >= WARM_UP {
+            times.push(start.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    let median = median(&mut times);
+    let rate = if median > 0.0 { model.batch as f64 / median * 1e3 } else { 0.0 };
+    let Precision::F32 = model.recipe.precision;
+    let rss = peak_rss();
+    if args.json {
+        return print_json(&json!({
+            "model": model.name, "images_per_second": rate, "step_ms": median, "batch": model.batch,
+            "device": device.name(), "precision": "f32", "steps": args.steps, "peak_rss_bytes": rss,
+        }));
+    }
+    print(&format!(
+        "{} on {}, batch {}, f32: {rate:.1} images/s, {median:.2} ms a step (median of {}), peak memory {}\n",
+        model.name,
+        device.name(),
+        model.batch,
+        args.steps,
+        bytes(rss),
+    ))
+}
+
+/// Fills every input of the step: noise for the image, labels in turn, and small numbers for the rest.
+fn feed(run: &mut dyn Executable, model: &Model, step: u32) -> Result<(), Failure> {
+    let inputs: Vec<(String, DType, usize)> = {
+        let program = run.program();
+        let shape = |id| program.buffer(id);
+        program
+            .inputs
+            .iter()
+            .map(|(n, &id)| (n.clone(), shape(id).ty.dtype, shape(id).ty.elements()))
+            .collect()
+    };
+    let mut noise = 0x9e37_79b9_7f4a_7c15u64.wrapping_mul(u64::from(step) + 1) | 1;
+    for (name, dtype, elements) in inputs {
+        let written = match (name.as_str(), dtype) {
+            ("lr", _) => run.write_f32(&name, &[1e-3]),
+            ("rng", DType::I64) => run.write_i64(&name, &[0, i64::from(step)]),
+            (_, DType::I64) => {
+                let labels: Vec<i64> = (0..elements).map(|i| (i % model.target.1.max(1)) as i64).collect();
+                run.write_i64(&name, &labels)
+            }
+            (n, DType::F32) if n == model.input.0 => {
+                let image: Vec<f32> = (0..elements).map(|_| uniform(&mut noise)).collect();
+                run.write_f32(&name, &image)
+            }
+            (_, DType::F32) => run.write_f32(&name, &vec![1.0; elements]),
+        };
+        written.map_err(device::failed)?;
+    }
+    Ok(())
+}
+
+/// The next of a stream of numbers in [−1, 1) (xorshift64).
+fn uniform(state: &mut u64) -> f32 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    (*state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+}
+
+fn median(times: &mut [f64]) -> f64 {
+    times.sort_by(f64::total_cmp);
+    match times.len() {
+        0 => 0.0,
+        n if n % 2 == 1 => times[n / 2],
+        n => (times[n / 2 - 1] + times[n / 2]) / 2.0,
+    }
+}
+
+/// The most memory that this process has had, in bytes; 0 where the system does not tell.
+fn peak_rss() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).map_or(0, |kib| kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle() {
+        assert_eq!(median(&mut [3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&mut [4.0, 1.0, 2.0, 3.0]), 2.5);
+    }
+}

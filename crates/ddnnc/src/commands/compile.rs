@@ -1,0 +1,165 @@
+//! `ddnnc compile`: from a spec to a program, with a summary or any phase as text.
+
+use crate::cli::{CompileArgs, Emit, StepMode};
+use crate::device::not_compiled;
+use crate::output::{bytes, grouped, print, print_json, si, table, write_file};
+use crate::{Failure, Spec, Ui};
+use ddnnc_ir::{Graph, IrError, Mode, Model, Precision};
+use ddnnc_passes::{Compiled, Goal};
+use serde_json::{Value, json};
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+/// Phases that were asked for, as text, in the order in which they came.
+#[derive(Default)]
+struct Phases {
+    wanted: Vec<&'static str>,
+    all: bool,
+    texts: Vec<(String, Result<String, IrError>)>,
+}
+
+impl Phases {
+    fn see(&mut self, phase: &str, graph: &Graph) {
+        if self.all || self.wanted.contains(&phase) {
+            self.texts.push((phase.to_string(), ddnnc_ir::print(graph)));
+        }
+    }
+
+    fn text(&self, phase: &str) -> Result<&str, Failure> {
+        match self.texts.iter().find(|(name, _)| name == phase) {
+            Some((_, Ok(text))) => Ok(text),
+            Some((_, Err(error))) => {
+                Err(Failure::input(format!("the phase `{phase}` does not print: {error}")))
+            }
+            None => Err(Failure::input(format!("there is no phase `{phase}` in this mode"))),
+        }
+    }
+}
+
+/// Compiles and shows what was asked for.
+pub fn run(args: &CompileArgs, ui: Ui) -> Result<(), Failure> {
+    let start = Instant::now();
+    let spec = Spec::load(&args.spec.spec, &args.spec.set, ui)?;
+    if args.emit == Some(Emit::Ast) {
+        return print(&ddnnc_syntax::dump(&spec.file));
+    }
+    let (mode, goal) = match args.mode {
+        StepMode::Train => (Mode::Train, Goal::Train),
+        StepMode::Eval => (Mode::Eval, Goal::Evaluate),
+    };
+    let model = spec.lower(mode, args.batch)?;
+    if args.emit == Some(Emit::Ir) && args.dump_phases.is_none() && args.output.is_none() {
+        // The graph as lowered: nothing behind it needs to run.
+        return print(&ddnnc_ir::print(&model.graph).map_err(|e| not_compiled(&e.into()))?);
+    }
+    let mut phases = Phases { all: args.dump_phases.is_some(), ..Phases::default() };
+    phases.wanted = match args.emit {
+        Some(Emit::Ir) => vec!["forward"],
+        // Without a backward pass, the forward graph with its prefixes shared is what comes nearest.
+        Some(Emit::Grad) => vec![if args.mode == StepMode::Train { "grad" } else { "shared" }],
+        Some(Emit::Fused) => vec!["fused"],
+        Some(Emit::Ast | Emit::Schedule) | None => Vec::new(),
+    };
+    let compiled = ddnnc_passes::compile(&model, goal, &mut |phase, graph| phases.see(phase, graph))
+        .map_err(|e| not_compiled(&e))?;
+    let elapsed = start.elapsed().as_secs_f64() * 1e3;
+    if let Some(folder) = &args.dump_phases {
+        dump(folder, &spec, &phases, &compiled)?;
+    }
+    if let Some(path) = &args.output {
+        write_file(path, &compiled.program.to_bytes().map_err(|e| not_compiled(&e))?)?;
+        ui.note(&format!("wrote the program to {}", path.display()));
+    }
+    match args.emit {
+        Some(Emit::Schedule) => print(&compiled.program.to_string()),
+        Some(_) => print(phases.text(phases.wanted[0])?),
+        None if args.json => print_json(&as_json(&model, &compiled, elapsed)),
+        None => print(&summary(&model, args.mode, &compiled, elapsed)),
+    }
+}
+
+/// Writes every phase as `NN-<phase>.<ending>`.
+fn dump(folder: &Path, spec: &Spec, phases: &Phases, compiled: &Compiled) -> Result<(), Failure> {
+    fs::create_dir_all(folder).map_err(|e| Failure::writing(folder, &e))?;
+    write_file(&folder.join("00-ast.txt"), ddnnc_syntax::dump(&spec.file).as_bytes())?;
+    for (i, (phase, _)) in phases.texts.iter().enumerate() {
+        write_file(&folder.join(format!("{:02}-{phase}.ir", i + 1)), phases.text(phase)?.as_bytes())?;
+    }
+    let last = folder.join(format!("{:02}-schedule.txt", phases.texts.len() + 1));
+    write_file(&last, compiled.program.to_string().as_bytes())
+}
+
+fn precision(model: &Model) -> &'static str {
+    match model.recipe.precision {
+        Precision::F32 => "f32",
+    }
+}
+
+fn as_json(model: &Model, compiled: &Compiled, elapsed: f64) -> Value {
+    let report = &compiled.report;
+    let subnets: Vec<Value> = model
+        .nets
+        .iter()
+        .map(|n| json!({"name": n.name, "parameters": n.parameter_count, "macs": n.macs, "depth": n.depth}))
+        .collect();
+    json!({
+        "model": model.name,
+        "subnets": subnets,
+        "operators_before_fusion": report.operators_before_fusion,
+        "operators_after": report.operators_after,
+        "launches": report.launches,
+        "peak_bytes": report.peak_bytes,
+        "arena_bytes": report.arena_bytes,
+        "persistent_bytes": report.persistent_bytes,
+        "batch": model.batch,
+        "precision": precision(model),
+        "compile_ms": (elapsed * 1e3).round() / 1e3,
+    })
+}
+
+/// How many of the largest values the summary names.
+const SHOWN: usize = 5;
+
+fn summary(model: &Model, mode: StepMode, compiled: &Compiled, elapsed: f64) -> String {
+    let report = &compiled.report;
+    let step = match mode {
+        StepMode::Train => "training step",
+        StepMode::Eval => "inference",
+    };
+    let mut text = format!("{}: {step}, batch {}, {}\n\n", model.name, model.batch, precision(model));
+    let mut rows: Vec<Vec<String>> = model
+        .nets
+        .iter()
+        .map(|n| vec![n.name.clone(), grouped(n.parameter_count), si(n.macs), n.depth.to_string()])
+        .collect();
+    if model.nets.len() > 1 {
+        let together: usize = model.parameters.values().map(|p| p.shape.elements()).sum();
+        rows.push(vec!["all together".to_string(), grouped(together as u64)]);
+    }
+    text.push_str(&table(1, &["sub-net", "parameters", "MACs", "depth"], &rows));
+    let (before, after) = (report.operators_before_fusion, report.operators_after);
+    let _ = writeln!(
+        text,
+        "\n  operators    {} with every net on its own, {} after sharing",
+        grouped(before as u64),
+        grouped(after as u64)
+    );
+    let _ = writeln!(text, "  launches     {}", grouped(report.launches as u64));
+    let _ = writeln!(
+        text,
+        "  peak memory  {}: arena {}, persistent {}",
+        bytes(report.peak_bytes as u64),
+        bytes(report.arena_bytes as u64),
+        bytes(report.persistent_bytes as u64),
+    );
+    for (i, value) in report.largest.iter().take(SHOWN).enumerate() {
+        let head = if i == 0 { "largest" } else { "" };
+        let size = bytes(value.bytes as u64);
+        let line = format!("  {head:<11}  {size:>10}  {}  {} {}", value.ty, value.op, value.path);
+        let _ = writeln!(text, "{}", line.trim_end());
+    }
+    let _ = writeln!(text, "  compiled in  {elapsed:.0} ms");
+    text
+}

@@ -1,0 +1,31 @@
+//! `ddnnc export`: one sub-net as a model of its own.
+
+use crate::cli::ExportArgs;
+use crate::output::grouped;
+use crate::training::{net, spec_and_weights};
+use crate::{Failure, Ui, weights};
+use ddnnc_ir::Mode;
+use ddnnc_train::{subnet_weights, write_weights};
+use std::collections::BTreeMap;
+
+/// Writes the tensors of one net.
+pub fn run(args: &ExportArgs, ui: Ui) -> Result<(), Failure> {
+    let (spec, source) = spec_and_weights(&args.spec, &args.weights, ui)?;
+    let model = spec.lower(Mode::Eval, None)?;
+    let net = net(&model, Some(&args.subnet))?;
+    let tensors = source.read(&model)?;
+    let picked = subnet_weights(&model, &tensors, &net.name).map_err(weights::failed)?;
+    let stages: Vec<String> = net.stages.iter().map(|(stage, n)| format!("{stage}={n}")).collect();
+    let metadata = [
+        ("model", model.name.clone()),
+        ("subnet", net.name.clone()),
+        ("stages", stages.join(" ")),
+        ("input", model.input.1.to_string()),
+        ("classes", model.target.1.to_string()),
+    ];
+    let metadata: BTreeMap<String, String> = metadata.into_iter().map(|(k, v)| (k.to_string(), v)).collect();
+    write_weights(&args.output, &picked, &metadata).map_err(weights::failed)?;
+    let what = format!("`{}` ({} parameters)", net.name, grouped(net.parameter_count));
+    weights::wrote(ui, &what, &args.output);
+    Ok(())
+}

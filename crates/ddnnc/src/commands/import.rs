@@ -1,0 +1,223 @@
+//! `ddnnc import`: weights under other names become a weights file of the spec.
+//!
+//! A tensor finds its place, in this order: by `--map`; by its exact public name; by its shape and the last word of its
+//! name (`weight`, `running_mean`, …), where only one tensor on either side is left that has both. Where several are
+//! left, `--by-order` pairs them in the order of their names in the file (numbers by value) and of use in the model; without
+//! it they are named and nothing is written.
+
+use crate::cli::ImportArgs;
+use crate::output::print;
+use crate::{Failure, Spec, Ui, weights};
+use ddnnc_ir::{Mode, Model, Shape};
+use ddnnc_train::{Tensor, Tensors, read_weights, write_weights};
+use indexmap::{IndexMap, IndexSet};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// PyTorch's count of batches seen; nothing here has one.
+const IGNORED: &str = "num_batches_tracked";
+
+/// Reads foreign weights, finds a place for each, writes them, and prints the pairing.
+pub fn run(args: &ImportArgs, ui: Ui) -> Result<(), Failure> {
+    let spec = Spec::load(&args.spec.spec, &args.spec.set, ui)?;
+    let model = spec.lower(Mode::Train, None)?;
+    let file = &args.weights;
+    let mut foreign = read_foreign(file)?;
+    let map = match &args.map {
+        Some(path) => read_map(path)?,
+        None => IndexMap::new(),
+    };
+    let mut matching = Matching::new(&model);
+    let mut problems = matching.by_map(&mut foreign, &map);
+    if problems.is_empty() {
+        matching.by_name(&mut foreign);
+        problems = matching.by_shape(&mut foreign, args.by_order);
+    }
+    problems.extend(
+        matching.wanted.iter().map(|(name, shape)| format!("`{name}` {shape} finds no tensor in the file")),
+    );
+    problems
+        .extend(foreign.iter().map(|(name, t)| format!("`{name}` {} finds no place in the model", t.shape)));
+    if !problems.is_empty() {
+        return Err(Failure::input(format!(
+            "{} does not fit `{}`:\n  {}",
+            file.display(),
+            model.name,
+            problems.join("\n  ")
+        ))
+        .hint(
+            "say what belongs where with `--map FILE`, a JSON object {\"name in the file\": \"public name\"}",
+        )
+        .hint("`ddnnc inspect SPEC --parameters` lists the public names"));
+    }
+    let tensors = matching.in_order(&model);
+    weights::check(&model, &tensors, file)?;
+    let metadata = BTreeMap::from([("model".to_string(), model.name.clone())]);
+    write_weights(&args.output, &tensors, &metadata).map_err(weights::failed)?;
+    weights::wrote(ui, "the weights", &args.output);
+    if ui.quiet {
+        return Ok(());
+    }
+    print(&matching.pairs.iter().map(|(from, to)| format!("{from}\t{to}\n")).collect::<String>())
+}
+
+/// The tensors of a foreign file, in natural order of their names, without what has no counterpart.
+fn read_foreign(path: &Path) -> Result<Tensors, Failure> {
+    let bytes = std::fs::read(path).map_err(|e| Failure::reading(path, &e))?;
+    let bad = |e: safetensors::SafeTensorError| {
+        Failure::input(format!("{} is not a complete safetensors file: {e}", path.display()))
+    };
+    let views = safetensors::SafeTensors::deserialize(&bytes).map_err(bad)?;
+    // Counters are integers, which the reader of weights refuses; without them the rest is what it reads.
+    if views.names().iter().all(|name| last(name) != IGNORED) {
+        return Ok(sorted(read_weights(path).map_err(weights::failed)?.tensors));
+    }
+    let mut tensors = Tensors::new();
+    let mut problems = Vec::new();
+    for (name, view) in views.iter().filter(|(name, _)| last(name) != IGNORED) {
+        if view.dtype() != safetensors::Dtype::F32 {
+            problems.push(format!("`{name}` is {:?}, not F32", view.dtype()));
+            continue;
+        }
+        let data =
+            view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        tensors.insert(name.to_string(), Tensor { shape: Shape::from(view.shape()), data });
+    }
+    problems.sort();
+    match problems.is_empty() {
+        true => Ok(sorted(tensors)),
+        false => Err(Failure::input(format!("{}:\n  {}", path.display(), problems.join("\n  ")))),
+    }
+}
+
+fn sorted(mut tensors: Tensors) -> Tensors {
+    tensors.sort_by_cached_key(|name, _| natural(name));
+    tensors
+}
+
+/// A key under which `layer2.10` comes after `layer2.9`.
+fn natural(name: &str) -> Vec<(bool, u64, String)> {
+    let mut key = Vec::new();
+    let mut rest = name;
+    while !rest.is_empty() {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let length = match digits {
+            0 => rest.bytes().take_while(|b| !b.is_ascii_digit()).count(),
+            n => n,
+        };
+        let (part, after) = rest.split_at(length);
+        key.push((digits == 0, part.parse().unwrap_or(u64::MAX), part.to_string()));
+        rest = after;
+    }
+    key
+}
+
+fn last(name: &str) -> &str {
+    name.rsplit('.').next().unwrap_or(name)
+}
+
+fn read_map(path: &Path) -> Result<IndexMap<String, String>, Failure> {
+    let text = std::fs::read_to_string(path).map_err(|e| Failure::reading(path, &e))?;
+    serde_json::from_str(&text)
+        .map_err(|e| Failure::input(format!("{} is no JSON object of names to names: {e}", path.display())))
+}
+
+/// What has found its place so far.
+struct Matching {
+    /// Public names without a tensor, in order of use.
+    wanted: IndexMap<String, Shape>,
+    found: Tensors,
+    /// (name in the file, public name)
+    pairs: Vec<(String, String)>,
+}
+
+impl Matching {
+    fn new(model: &Model) -> Matching {
+        let parameters = model.parameters.iter().map(|(name, p)| (name.clone(), p.shape.clone()));
+        let states = model.states.iter().map(|(name, s)| (name.clone(), s.shape.clone()));
+        Matching { wanted: parameters.chain(states).collect(), found: Tensors::new(), pairs: Vec::new() }
+    }
+
+    fn take(&mut self, foreign: &mut Tensors, from: &str, to: &str) {
+        if let Some(tensor) = foreign.shift_remove(from) {
+            self.wanted.shift_remove(to);
+            self.found.insert(to.to_string(), tensor);
+            self.pairs.push((from.to_string(), to.to_string()));
+        }
+    }
+
+    fn by_map(&mut self, foreign: &mut Tensors, map: &IndexMap<String, String>) -> Vec<String> {
+        let mut problems = Vec::new();
+        for (from, to) in map {
+            match (foreign.get(from), self.wanted.get(to)) {
+                (None, _) => problems.push(format!("the map names `{from}`, which the file does not have")),
+                (_, None) if self.found.contains_key(to) => {
+                    problems.push(format!("the map names `{to}` twice"))
+                }
+                (_, None) => problems.push(format!("the map names `{to}`, which the model does not have")),
+                (Some(t), Some(shape)) if t.shape != *shape => {
+                    problems.push(format!("the map takes `{from}` {} to `{to}` {shape}", t.shape));
+                }
+                (Some(_), Some(_)) => self.take(foreign, from, to),
+            }
+        }
+        problems
+    }
+
+    fn by_name(&mut self, foreign: &mut Tensors) {
+        let same: Vec<String> = self
+            .wanted
+            .iter()
+            .filter(|(name, shape)| foreign.get(name.as_str()).is_some_and(|t| t.shape == **shape))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in same {
+            self.take(foreign, &name, &name);
+        }
+    }
+
+    fn by_shape(&mut self, foreign: &mut Tensors, by_order: bool) -> Vec<String> {
+        let kinds: IndexSet<(String, Shape)> =
+            self.wanted.iter().map(|(name, shape)| (last(name).to_string(), shape.clone())).collect();
+        let mut problems = Vec::new();
+        for (kind, shape) in kinds {
+            let names = |tensors: &mut dyn Iterator<Item = (&String, &Shape)>| -> Vec<String> {
+                tensors
+                    .filter(|(name, s)| last(name) == kind && **s == shape)
+                    .map(|(name, _)| name.clone())
+                    .collect()
+            };
+            let ours = names(&mut self.wanted.iter());
+            let theirs = names(&mut foreign.iter().map(|(name, t)| (name, &t.shape)));
+            if ours.len() == theirs.len() && (by_order || ours.len() == 1) {
+                theirs.iter().zip(&ours).for_each(|(from, to)| self.take(foreign, from, to));
+            } else if ours.len() == theirs.len() {
+                problems.push(format!(
+                    "{} tensors `{kind}` {shape} could be taken for each other (`--by-order` pairs them in order)",
+                    ours.len()
+                ));
+                ours.iter().for_each(|name| drop(self.wanted.shift_remove(name)));
+                theirs.iter().for_each(|name| drop(foreign.shift_remove(name)));
+            }
+        }
+        problems
+    }
+
+    /// The tensors in the order of the model's tables.
+    fn in_order(&self, model: &Model) -> Tensors {
+        let names = model.parameters.keys().chain(model.states.keys());
+        names.filter_map(|name| Some((name.clone(), self.found.get(name)?.clone()))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_in_names_count_by_value() {
+        let mut names = ["a.10.w", "a.9.w", "b", "a.9.b"];
+        names.sort_by_cached_key(|name| natural(name));
+        assert_eq!(names, ["a.9.b", "a.9.w", "a.10.w", "b"]);
+    }
+}

@@ -1,0 +1,133 @@
+//! `ddnnc inspect`: what a spec declares.
+
+use crate::cli::InspectArgs;
+use crate::output::{grouped, print, print_json, si, table};
+use crate::{Failure, Spec, Ui};
+use ddnnc_ir::{Mode, Model, Net, NetKind, Weight};
+use serde_json::{Value, json};
+use std::fmt::Write;
+
+/// Shows nets, losses and pairings, or the table of parameters.
+pub fn run(args: &InspectArgs, ui: Ui) -> Result<(), Failure> {
+    let spec = Spec::load(&args.spec.spec, &args.spec.set, ui)?;
+    let model = spec.lower(Mode::Train, None)?;
+    match (args.json, args.parameters) {
+        (true, _) => print_json(&as_json(&model)),
+        (false, true) => print(&parameters(&model)),
+        (false, false) => print(&summary(&model)),
+    }
+}
+
+/// Name, dtype, shape and kind of every tensor of a weights file.
+fn entries(model: &Model) -> impl Iterator<Item = (&str, String, &'static str)> {
+    let parameters = model.parameters.iter().map(|(name, p)| {
+        (name.as_str(), p.shape.to_string(), if p.frozen { "frozen parameter" } else { "parameter" })
+    });
+    let states =
+        model.states.iter().map(|(name, s)| (name.as_str(), s.shape.to_string(), "running statistic"));
+    parameters.chain(states)
+}
+
+fn parameters(model: &Model) -> String {
+    entries(model).map(|(name, shape, kind)| format!("{name}\tf32\t{shape}\t{kind}\n")).collect()
+}
+
+fn kind(net: &Net) -> &'static str {
+    match net.kind {
+        NetKind::Subnet => "sub-net",
+        NetKind::Exit => "exit",
+        NetKind::Network if net.frozen => "network, frozen",
+        NetKind::Network => "network",
+    }
+}
+
+fn weight(weight: &Weight) -> String {
+    match *weight {
+        Weight::Constant(w) => w.to_string(),
+        Weight::Ramp { from, to, epochs } => format!("{from} to {to} over {epochs} epochs"),
+    }
+}
+
+fn summary(model: &Model) -> String {
+    let (input, target) = (&model.input, &model.target);
+    let mut text = format!("{}\n\n  input   {} : f32{}\n", model.name, input.0, input.1);
+    let _ = writeln!(text, "  target  {} : class[{}]\n", target.0, target.1);
+    let rows: Vec<Vec<String>> = model
+        .nets
+        .iter()
+        .map(|net| {
+            let stages: Vec<String> = net.stages.iter().map(|(stage, n)| format!("{stage}:{n}")).collect();
+            vec![
+                net.name.clone(),
+                kind(net).to_string(),
+                grouped(net.parameter_count),
+                si(net.macs),
+                net.depth.to_string(),
+                stages.join(" "),
+            ]
+        })
+        .collect();
+    text.push_str(&table(2, &["net", "kind", "parameters", "MACs", "depth", "blocks"], &rows));
+    let rows: Vec<Vec<String>> =
+        model.terms.iter().map(|t| vec![t.name.clone(), weight(&t.weight)]).collect();
+    let _ = write!(text, "\n{}", table(2, &["loss term", "weight"], &rows));
+    if !model.pairings.is_empty() {
+        let rows: Vec<Vec<String>> = model
+            .pairings
+            .iter()
+            .map(|p| {
+                let end = |(net, part): &(String, String)| format!("{net}.{part}");
+                vec![p.term.clone(), end(&p.teacher), end(&p.student)]
+            })
+            .collect();
+        let _ = write!(text, "\n{}", table(3, &["pairing", "teacher", "student"], &rows));
+    }
+    text
+}
+
+fn as_json(model: &Model) -> Value {
+    let nets: Vec<Value> = model
+        .nets
+        .iter()
+        .map(|net| {
+            let stages: Vec<Value> =
+                net.stages.iter().map(|(s, n)| json!({"stage": s, "blocks": n})).collect();
+            json!({
+                "name": net.name, "kind": kind(net), "parameters": net.parameter_count, "macs": net.macs,
+                "depth": net.depth, "stages": stages,
+            })
+        })
+        .collect();
+    let terms: Vec<Value> = model
+        .terms
+        .iter()
+        .map(|term| match term.weight {
+            Weight::Constant(w) => json!({"name": term.name, "weight": w}),
+            Weight::Ramp { from, to, epochs } => {
+                json!({"name": term.name, "weight": {"from": from, "to": to, "epochs": epochs}})
+            }
+        })
+        .collect();
+    let pairings: Vec<Value> = model
+        .pairings
+        .iter()
+        .map(|p| {
+            let end = |(net, part): &(String, String)| json!({"net": net, "part": part});
+            json!({"term": p.term, "teacher": end(&p.teacher), "student": end(&p.student)})
+        })
+        .collect();
+    let tensors = model.parameters.iter().map(|(name, p)| (name, &p.shape, "parameter", p.frozen));
+    let states = model.states.iter().map(|(name, s)| (name, &s.shape, "running statistic", false));
+    let parameters: Vec<Value> = tensors
+        .chain(states)
+        .map(|(name, shape, kind, frozen)| {
+            json!({"name": name, "dtype": "f32", "shape": shape.dims(), "kind": kind, "frozen": frozen})
+        })
+        .collect();
+    json!({
+        "model": model.name,
+        "input": {"name": model.input.0, "shape": model.input.1.dims()},
+        "target": {"name": model.target.0, "classes": model.target.1},
+        "nets": nets, "terms": terms, "pairings": pairings, "parameters": parameters,
+    })
+}

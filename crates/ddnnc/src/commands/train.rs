@@ -1,0 +1,98 @@
+//! `ddnnc train`: every sub-net of a spec at once.
+
+use crate::cli::TrainArgs;
+use crate::output::print;
+use crate::training::{bad_data, data_folder, failed, fit, loader_threads, results_table};
+use crate::{Failure, Spec, Ui, device, interrupt, weights};
+use ddnnc_ir::{Mode, Model};
+use ddnnc_passes::Goal;
+use ddnnc_train::{
+    DataSource, Ending, Job, Observer, Progress, RunFolder, Silent, Summary, TrainOptions, train,
+};
+use std::path::Path;
+
+/// Trains into a run folder.
+pub fn run(args: &TrainArgs, ui: Ui) -> Result<(), Failure> {
+    // Options that say what the spec could say become part of the run's spec, so that `eval` and `--resume` see them.
+    let mut set = args.spec.set.clone();
+    set.extend(args.batch.map(|n| format!("train.batch={n}")));
+    set.extend(args.seed.map(|n| format!("train.seed={n}")));
+    let spec = Spec::load(&args.spec.spec, &set, ui)?;
+    let model = spec.lower(Mode::Train, None)?;
+    // Warnings were shown once.
+    let (eval_model, _) = spec.lower_quietly(Mode::Eval, None)?;
+    let folder = args.out.clone().unwrap_or_else(|| Path::new("runs").join(&model.name));
+    if folder.exists() && !folder.is_dir() {
+        return Err(Failure::input(format!("`{}` is a file; a run needs a folder", folder.display())));
+    }
+    if !args.resume {
+        RunFolder::check_new(&folder).map_err(failed)?;
+    }
+    let device = device::open(&args.device)?;
+    let data_folder = data_folder(&spec, &model, args.data.as_deref())?;
+    let data = DataSource::open(&model.recipe.data, &data_folder, fit(&model)).map_err(bad_data)?;
+    let start = weights::initial(&spec, &model, model.recipe.seed)?;
+    let step = device::compile(&model, Goal::Train)?;
+    let eval = device::compile(&eval_model, Goal::Evaluate)?;
+    let calibrate = match model.states.values().any(|s| s.recalibrate) {
+        true => Some(device::compile(&model, Goal::Statistics)?),
+        false => None,
+    };
+    let mut options = TrainOptions::new(folder.clone(), spec.text());
+    options.resume = args.resume;
+    options.steps = args.steps;
+    options.loader_threads = loader_threads();
+    let job = Job {
+        model: &model,
+        train: &step.program,
+        eval_model: &eval_model,
+        eval: &eval.program,
+        calibrate: calibrate.as_ref().map(|c| &c.program),
+        device: device.as_ref(),
+        data: &data,
+        start,
+        options,
+    };
+    let stop = interrupt::watch()?;
+    ui.note(&format!(
+        "{}: {} images from {}, {} held out, on {}",
+        model.name,
+        data.train_len(),
+        data_folder.display(),
+        data.validation_len(),
+        device.name(),
+    ));
+    let mut progress: Box<dyn Observer> =
+        if ui.quiet { Box::new(Silent) } else { Box::new(Progress::stderr()) };
+    let summary = train(job, progress.as_mut(), stop).map_err(failed)?;
+    drop(progress);
+    print(&text(&spec, &model, &summary, &folder))
+}
+
+fn text(spec: &Spec, model: &Model, summary: &Summary, folder: &Path) -> String {
+    let how = match summary.ending {
+        Ending::Finished => "trained",
+        Ending::StepLimit => "stopped at the limit of steps",
+        Ending::Interrupted => "interrupted",
+    };
+    let mut text =
+        format!("{}: {how} after {} steps, {:.0} s\n\n", model.name, summary.step, summary.seconds);
+    text.push_str(&results_table(model, &[("validation", &summary.validation), ("test", &summary.test)]));
+    text.push_str(&format!("\nrun        {}\n", folder.display()));
+    text.push_str(&format!("checkpoint {}\n", summary.checkpoint.display()));
+    let mut next = Vec::new();
+    if summary.ending == Ending::Interrupted {
+        next.push(format!("ddnnc train {} --out {} --resume", spec.path.display(), folder.display()));
+    } else {
+        next.push(format!("ddnnc eval {}", folder.display()));
+    }
+    if let Some(net) = model.nets.last() {
+        let name = &net.name;
+        next.push(format!("ddnnc export {} --subnet {name} -o {name}.safetensors", folder.display()));
+    }
+    for (i, command) in next.iter().enumerate() {
+        let head = if i == 0 { "next" } else { "" };
+        text.push_str(&format!("{head:<10} {command}\n"));
+    }
+    text
+}

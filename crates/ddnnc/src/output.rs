@@ -1,0 +1,161 @@
+//! What goes out: standard output, files written whole or not at all, tables and numbers for people.
+
+use crate::Failure;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// How a command shows what it does.
+#[derive(Clone, Copy, Debug)]
+pub struct Ui {
+    /// Colour on standard error.
+    pub color: bool,
+    /// Only errors, and what was asked for.
+    pub quiet: bool,
+}
+
+impl Ui {
+    /// A remark on standard error, unless the user asked for quiet. A closed standard error is no reason to stop.
+    pub fn note(&self, text: &str) {
+        if !self.quiet {
+            let _ = writeln!(io::stderr(), "{text}");
+        }
+    }
+}
+
+/// Writes to standard output at once.
+pub fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => Failure::Pipe,
+        _ => Failure::environment(format!("standard output cannot be written: {error}")),
+    })
+}
+
+/// Writes one JSON value and a line break to standard output.
+pub fn print_json(value: &serde_json::Value) -> Result<(), Failure> {
+    print(&format!("{value:#}\n"))
+}
+
+/// Writes a file beside its place, then renames it, so that what lay there stays until the new content is complete.
+/// What is no regular file (a device, a pipe) is written through.
+pub fn write_file(path: &Path, content: &[u8]) -> Result<(), Failure> {
+    let special = fs::metadata(path).is_ok_and(|m| !m.is_file() && !m.is_dir());
+    if special {
+        return fs::write(path, content).map_err(|e| Failure::writing(path, &e));
+    }
+    let beside = beside(path);
+    let written = File::create(&beside).and_then(|mut file| {
+        file.write_all(content)?;
+        file.sync_all()
+    });
+    written.and_then(|()| fs::rename(&beside, path)).map_err(|error| {
+        let _ = fs::remove_file(&beside);
+        Failure::writing(path, &error)
+    })
+}
+
+/// The name under which a file is written before it takes its place.
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(format!(".{}.part", std::process::id()));
+    path.with_file_name(name)
+}
+
+/// Rows of cells in columns: the first `left` aligned left, the others right; two blanks before each cell.
+pub fn table(left: usize, header: &[&str], rows: &[Vec<String>]) -> String {
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+        cells.chain([header[column].chars().count()]).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..header.len()).map(width).collect();
+    let mut text = String::new();
+    let heads: Vec<String> = header.iter().map(|h| h.to_string()).collect();
+    for row in std::iter::once(&heads).chain(rows) {
+        let mut line = String::new();
+        for (i, cell) in row.iter().enumerate() {
+            let width = widths.get(i).copied().unwrap_or(0);
+            line.push_str("  ");
+            line.push_str(&if i < left { format!("{cell:<width$}") } else { format!("{cell:>width$}") });
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// `25,557,032`
+pub fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// `4.09 G`: multiply-accumulates in thousands, millions, milliards.
+pub fn si(n: u64) -> String {
+    let x = n as f64;
+    match n {
+        0..1_000 => format!("{n}"),
+        1_000..1_000_000 => format!("{:.2} K", x / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.2} M", x / 1e6),
+        _ => format!("{:.2} G", x / 1e9),
+    }
+}
+
+/// `12.3 MiB`
+pub fn bytes(n: u64) -> String {
+    let x = n as f64;
+    match n {
+        0..1024 => format!("{n} B"),
+        1024..1_048_576 => format!("{:.1} KiB", x / 1024.0),
+        1_048_576..1_073_741_824 => format!("{:.1} MiB", x / 1_048_576.0),
+        _ => format!("{:.2} GiB", x / 1_073_741_824.0),
+    }
+}
+
+/// `97.50 %`
+pub fn percent(fraction: f64) -> String {
+    format!("{:.2} %", 100.0 * fraction)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_for_people() {
+        let cases =
+            [(0, "0"), (999, "999"), (1000, "1,000"), (25_557_032, "25,557,032"), (123_456, "123,456")];
+        for (n, text) in cases {
+            assert_eq!(grouped(n), text);
+        }
+        assert_eq!([si(7), si(1_500), si(4_089_184_256)], ["7", "1.50 K", "4.09 G"]);
+        assert_eq!([bytes(3), bytes(1536), bytes(3 << 30)], ["3 B", "1.5 KiB", "3.00 GiB"]);
+    }
+
+    #[test]
+    fn tables_align() {
+        let rows = vec![vec!["full".to_string(), "10".to_string()], vec!["s".to_string(), "2".to_string()]];
+        assert_eq!(table(1, &["net", "count"], &rows), "  net   count\n  full     10\n  s         2\n");
+    }
+
+    #[test]
+    fn a_failed_write_leaves_what_was_there() {
+        let folder = std::env::temp_dir().join(format!("ddnnc-output-{}", std::process::id()));
+        fs::create_dir_all(folder.join("taken")).expect("a folder in the temporary folder");
+        let good = folder.join("file");
+        write_file(&good, b"one").expect("a writable folder");
+        write_file(&good, b"two").expect("a writable folder");
+        assert_eq!(fs::read(&good).expect("just written"), b"two");
+        assert!(write_file(&folder.join("taken"), b"x").is_err());
+        let left: Vec<_> = fs::read_dir(&folder).expect("the folder").collect();
+        assert_eq!(left.len(), 2, "no half-written file stays");
+        fs::remove_dir_all(&folder).expect("our own folder");
+    }
+}

@@ -1,0 +1,156 @@
+//! What the commands on data and trained weights share: the folder of data, the spec and weights of a run, the table of
+//! results.
+
+use crate::cli::{SpecArgs, WeightArgs};
+use crate::output::{grouped, percent, si, table};
+use crate::weights;
+use crate::{Failure, Spec, Ui};
+use ddnnc_ir::Model;
+use ddnnc_train::{Checkpoint, DataError, Fit, NetResult, RunFolder, Tensors, TrainError, read_weights};
+use std::path::{Path, PathBuf};
+
+/// The exit status of an error of the training library.
+pub fn failed(error: TrainError) -> Failure {
+    if error.is_environment() { Failure::environment(error) } else { Failure::input(error) }
+}
+
+/// What is wrong with data is the input's fault.
+pub fn bad_data(error: DataError) -> Failure {
+    failed(TrainError::from(error))
+}
+
+/// Threads that prepare batches: reading files of images is work, reading memory is not.
+pub fn loader_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get().div_ceil(2)).min(8)
+}
+
+/// The folder of data: `--data`, or what the spec writes.
+pub fn data_folder(spec: &Spec, model: &Model, given: Option<&Path>) -> Result<PathBuf, Failure> {
+    if let Some(given) = given {
+        return match given.is_dir() {
+            true => Ok(given.to_path_buf()),
+            false if given.exists() => Err(Failure::input(format!("`{}` is no folder", given.display()))),
+            false => Err(Failure::input(format!("no folder `{}`", given.display()))),
+        };
+    }
+    let Some(written) = &model.recipe.data.path else {
+        return Err(Failure::input("the spec says no path for its data")
+            .hint("give the folder with `--data DIR`, or write `path = \"DIR\"` in the spec's `data`"));
+    };
+    spec.resolve(written).map_err(|tried| {
+        let tried: Vec<String> = tried.iter().map(|p| format!("`{}`", p.display())).collect();
+        Failure::input(format!("no folder `{written}` with the data of `{}`", model.name))
+            .hint(format!("looked for {}", tried.join(", ")))
+            .hint("give the folder with `--data DIR`")
+    })
+}
+
+/// What the data has to fit.
+pub fn fit(model: &Model) -> Fit<'_> {
+    let recipe = &model.recipe;
+    Fit { input: &model.input.1, classes: model.target.1, validation: recipe.validation, seed: recipe.seed }
+}
+
+/// Where weights come from.
+#[derive(Clone, Debug)]
+pub enum WeightSource {
+    /// A weights file or checkpoint.
+    File(PathBuf),
+    /// The newest complete checkpoint of a run folder.
+    Run(PathBuf),
+}
+
+/// The spec that the user means, be it a file or a run folder, and where the weights are.
+pub fn spec_and_weights(
+    spec: &SpecArgs,
+    given: &WeightArgs,
+    ui: Ui,
+) -> Result<(Spec, WeightSource), Failure> {
+    let run = spec.spec.is_dir();
+    let path = if run { spec.spec.join("spec.ddnn") } else { spec.spec.clone() };
+    if run && !path.is_file() {
+        return Err(Failure::input(format!(
+            "`{}` is no run folder: it has no spec.ddnn",
+            spec.spec.display()
+        )));
+    }
+    let source = match (&given.weights, &given.run) {
+        (Some(file), _) => WeightSource::File(file.clone()),
+        (None, Some(folder)) => WeightSource::Run(folder.clone()),
+        (None, None) if run => WeightSource::Run(spec.spec.clone()),
+        (None, None) => {
+            return Err(Failure::input("no weights")
+                .hint("give a file with `--weights FILE` or a run with `--run RUN`"));
+        }
+    };
+    Ok((Spec::load(&path, &spec.set, ui)?, source))
+}
+
+impl WeightSource {
+    /// Reads exactly the parameters and running statistics of a model.
+    pub fn read(&self, model: &Model) -> Result<Tensors, Failure> {
+        match self {
+            WeightSource::File(path) => {
+                let file = read_weights(path).map_err(weights::failed)?;
+                let checkpoint = file.metadata.contains_key("checksum");
+                let tensors = match checkpoint {
+                    true => Checkpoint::read(path).map_err(weights::failed)?.values,
+                    false => file.tensors,
+                };
+                weights::check(model, &tensors, path)?;
+                Ok(tensors)
+            }
+            WeightSource::Run(folder) => {
+                let shown = folder.display();
+                if !folder.is_dir() {
+                    return Err(Failure::input(format!("no run folder `{shown}`")));
+                }
+                if !folder.join("checkpoints").is_dir() {
+                    return Err(Failure::input(format!("`{shown}` is no run folder: it has no checkpoints")));
+                }
+                if RunFolder::newest_checkpoint(folder).map_err(failed)?.is_none() {
+                    return Err(Failure::input(format!("the run `{shown}` has no checkpoint yet")));
+                }
+                let (path, tensors) = RunFolder::newest_values(folder).map_err(failed)?;
+                weights::check(model, &tensors, &path)?;
+                Ok(tensors)
+            }
+        }
+    }
+}
+
+/// The net of a name; the first where none is given.
+pub fn net<'m>(model: &'m Model, name: Option<&str>) -> Result<&'m ddnnc_ir::Net, Failure> {
+    let found = match name {
+        Some(name) => model.nets.iter().find(|n| n.name == name),
+        None => model.nets.first(),
+    };
+    found.ok_or_else(|| {
+        let names: Vec<&str> = model.nets.iter().map(|n| n.name.as_str()).collect();
+        let wanted = name.unwrap_or_default();
+        let failure = Failure::input(format!("`{}` has no net `{wanted}`", model.name));
+        match ddnnc_diag::did_you_mean(wanted, names.iter().copied()) {
+            Some(near) => failure.hint(format!("did you mean `{near}`?")),
+            None => failure.hint(format!("its nets are {}", names.join(", "))),
+        }
+    })
+}
+
+/// A row per net: parameters, multiply-accumulates, and accuracies where they were measured.
+pub fn results_table(model: &Model, columns: &[(&str, &[NetResult])]) -> String {
+    let columns: Vec<_> = columns.iter().filter(|(_, results)| !results.is_empty()).collect();
+    let mut header = vec!["sub-net", "parameters", "MACs"];
+    header.extend(columns.iter().map(|(name, _)| *name));
+    let rows: Vec<Vec<String>> = model
+        .nets
+        .iter()
+        .map(|net| {
+            let mut row = vec![net.name.clone(), grouped(net.parameter_count), si(net.macs)];
+            row.extend(columns.iter().map(|(_, results)| {
+                results.iter().find(|r| r.name == net.name).map_or("-".to_string(), |r| percent(r.accuracy))
+            }));
+            row
+        })
+        .collect();
+    table(1, &header, &rows)
+}

@@ -1,0 +1,55 @@
+//! Weights files as commands read and write them.
+
+use crate::spec::Spec;
+use crate::{Failure, Ui};
+use ddnnc_ir::Model;
+use ddnnc_passes::Executable;
+use ddnnc_train::{Tensors, WeightsError, check_weights, initial_values};
+use std::path::Path;
+
+/// What is wrong with weights: the input, or the disk.
+pub fn failed(error: WeightsError) -> Failure {
+    if error.is_environment() { Failure::environment(error) } else { Failure::input(error) }
+}
+
+/// Checks that tensors are exactly the parameters and running statistics of a model.
+pub fn check(model: &Model, tensors: &Tensors, path: &Path) -> Result<(), Failure> {
+    check_weights(model, tensors).map_err(|e| failed(e.at(path)))
+}
+
+/// Initial values; files that the spec loads are looked for as [`Spec::resolve`] does.
+pub fn initial(spec: &Spec, model: &Model, seed: u64) -> Result<Tensors, Failure> {
+    initial_values(&resolved(spec, model)?, seed, Path::new("")).map_err(failed)
+}
+
+/// The model with the files that its networks load at the places where they lie.
+pub fn resolved(spec: &Spec, model: &Model) -> Result<Model, Failure> {
+    let mut model = model.clone();
+    let loads = model.parameters.values_mut().map(|p| &mut p.load);
+    for written in loads.chain(model.states.values_mut().map(|s| &mut s.load)).flatten() {
+        let found = spec.resolve(written).map_err(|tried| {
+            let tried: Vec<String> = tried.iter().map(|p| format!("`{}`", p.display())).collect();
+            Failure::input(format!("the spec loads `{written}`, and no such file is there"))
+                .hint(format!("looked for {}", tried.join(", ")))
+                .hint("give another with `--set network.NAME.load='\"FILE\"'`")
+        })?;
+        *written = found.to_string_lossy().into_owned();
+    }
+    Ok(model)
+}
+
+/// Writes tensors into the persistent buffers of a program that bear their names.
+pub fn fill(run: &mut dyn Executable, tensors: &Tensors) -> Result<(), Failure> {
+    let names: Vec<String> = run.program().persistent.keys().cloned().collect();
+    for name in names {
+        if let Some(tensor) = tensors.get(&name) {
+            run.write_f32(&name, &tensor.data).map_err(crate::device::failed)?;
+        }
+    }
+    Ok(())
+}
+
+/// Says where a file went.
+pub fn wrote(ui: Ui, what: &str, path: &Path) {
+    ui.note(&format!("wrote {what} to {}", path.display()));
+}

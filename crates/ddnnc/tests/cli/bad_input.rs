@@ -1,0 +1,225 @@
+//! Bad input: the status, one clear error, nothing half-written.
+
+use crate::common::{Place, Ran, spec, tiny_mnist};
+use std::fs;
+use std::path::Path;
+
+fn train(place: &Place, more: &[&str]) -> Ran {
+    let quick = spec("quickstart");
+    let args = ["train", &quick, "--data", "mnist", "--out", "run", "--steps", "1", "--set", "train.batch=8"];
+    place.run(&[&args[..], more].concat())
+}
+
+#[test]
+fn statuses_tell_whose_fault_it_is() {
+    let place = Place::new();
+    let quick = spec("quickstart");
+    place.run(&["compile", "absent.ddnn"]).fails(1, &["absent.ddnn"]);
+    place.run(&["compile", "."]).fails(1, &["folder"]);
+    fs::write(place.path("latin.ddnn"), b"model x\n// \xe9\n").expect("a writable folder");
+    place.run(&["check", "latin.ddnn"]).fails(1, &["UTF-8", "line 2"]);
+    place.run(&["compile", "/dev/zero"]).fails(1, &["larger"]);
+    for args in
+        [&["compile"][..], &["nothing"], &["compile", &quick, "--emit", "sass"], &["step", &quick], &[]]
+    {
+        assert_eq!(place.run(args).status, 2, "{args:?}");
+    }
+    place.run(&["bench", &quick, "--device", "cuda"]).fails(3, &["no CUDA device"]);
+    place.run(&["compile", &quick, "-o", "absent/x"]).fails(3, &["absent/x"]);
+    if Path::new("/dev/full").exists() {
+        place.run(&["compile", &quick, "-o", "/dev/full"]).fails(3, &["/dev/full"]);
+        let full = fs::File::options().write(true).open("/dev/full").expect("a device");
+        let output = place.command(&["compile", &quick]).stdout(full).output().expect("the binary runs");
+        assert_eq!(output.status.code(), Some(3));
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let place = Place::new();
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let output = place
+        .command(&["compile", &spec("quickstart"), "--emit", "fused"])
+        .stdout(writer)
+        .output()
+        .expect("it runs");
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.stderr.is_empty());
+}
+
+#[test]
+fn a_wrong_override_shows_itself() {
+    let place = Place::new();
+    let quick = spec("quickstart");
+    for (text, words) in [
+        ("train.epochs=0", &["--set", "train.epochs=0", "out-of-range", "1 error"][..]),
+        ("train.epoch=3", &["--set:1:7", "train.epoch=3", "did you mean `epochs`", "1 error"]),
+        ("train.optimiser.lr=1", &["--set:1:7", "did you mean `optimizer`", "1 error"]),
+        ("train.epochs=(", &["--set", "train.epochs=(", "1 error"]),
+        ("share.resnet.norm=nobody", &["--set", "share.resnet.norm=nobody", "1 error"]),
+    ] {
+        place.run(&["compile", &quick, "--set", text]).fails(1, words);
+    }
+    let json = place.run(&["compile", &quick, "--set", "train.batch=3", "--json"]).json();
+    assert_eq!(json["batch"], 3);
+}
+
+#[test]
+fn diagnostics_are_counted_and_plain_in_a_pipe() {
+    let place = Place::new();
+    let text = fs::read_to_string(spec("quickstart")).expect("the spec");
+    let wrong = text.replace("epochs     = 8", "epochs     = 0").replace("small  = resnet", "small  = resnt");
+    fs::write(place.path("wrong.ddnn"), wrong).expect("a writable folder");
+    let ran = place.run(&["check", "wrong.ddnn"]);
+    assert_eq!(ran.status, 1);
+    assert!(ran.stderr.ends_with("2 errors\n"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains('\u{1b}'), "no colour in a pipe");
+    let ran = place.run(&["check", "wrong.ddnn", "--color", "always"]);
+    assert!(ran.stderr.contains('\u{1b}'));
+}
+
+#[test]
+fn bad_data_leaves_no_run() {
+    let images = "mnist/train-images-idx3-ubyte";
+    let labels = "mnist/train-labels-idx1-ubyte";
+    let cut = |path: &Path| {
+        let bytes = fs::read(path).expect("the images");
+        fs::write(path, &bytes[..bytes.len() - 100]).expect("a writable folder");
+    };
+    let set = |path: &Path, at: usize, byte: u8| {
+        let mut bytes = fs::read(path).expect("the file");
+        bytes[at] = byte;
+        fs::write(path, bytes).expect("a writable folder");
+    };
+    type Damage<'a> = &'a dyn Fn(&Place);
+    let cases: [(&str, Damage<'_>, &[&str]); 6] = [
+        ("no folder", &|p| fs::remove_dir_all(p.path("mnist")).expect("it was there"), &["mnist"]),
+        (
+            "no images",
+            &|p| fs::remove_file(p.path(images)).expect("it was there"),
+            &["train-images-idx3-ubyte"],
+        ),
+        ("truncated", &|p| cut(&p.path(images)), &["train-images-idx3-ubyte", "truncated"]),
+        ("magic", &|p| set(&p.path(images), 3, 9), &["train-images-idx3-ubyte", "magic"]),
+        ("label", &|p| set(&p.path(labels), 8 + 5, 77), &["train-labels-idx1-ubyte", "77", "out of range"]),
+        ("count", &|p| set(&p.path(labels), 7, 119), &["train-labels-idx1-ubyte"]),
+    ];
+    for (name, damage, words) in cases {
+        let place = Place::new();
+        tiny_mnist(&place.path("mnist"));
+        damage(&place);
+        let ran = train(&place, &[]);
+        assert!(!place.path("run").exists(), "{name}: {}", ran.stderr);
+        ran.fails(1, words);
+    }
+    let place = Place::new();
+    tiny_mnist(&place.path("mnist"));
+    train(&place, &["--set", "train.batch=4096"]).fails(1, &["4096"]);
+    assert!(!place.path("run").exists());
+    // The folder that the spec writes, looked for in several places.
+    fs::copy(spec("quickstart"), place.path("q.ddnn")).expect("a writable folder");
+    place.run(&["train", "q.ddnn"]).fails(1, &["data/mnist", "looked for", "--data"]);
+    assert!(!place.path("runs").exists());
+}
+
+#[test]
+fn bad_weights_are_named() {
+    let place = Place::new();
+    let quick = spec("quickstart");
+    place.run(&["step", &quick, "--init", "w.safetensors"]).ok();
+    let whole = fs::read(place.path("w.safetensors")).expect("written");
+    let header = u64::from_le_bytes(whole[..8].try_into().expect("eight bytes")) as usize;
+    let text = String::from_utf8(whole[8..8 + header].to_vec()).expect("JSON");
+    let rewrite = |from: &str, to: &str| {
+        assert!(text.contains(from), "{from}");
+        let mut new = text.replacen(from, to, 1);
+        new.truncate(new.trim_end().len());
+        while new.len() % 8 != 0 {
+            new.push(' ');
+        }
+        let mut bytes = (new.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(new.as_bytes());
+        bytes.extend(&whole[8 + header..]);
+        fs::write(place.path("bad.safetensors"), bytes).expect("a writable folder");
+    };
+    let run = || {
+        place.run(&[
+            "export",
+            &quick,
+            "--weights",
+            "bad.safetensors",
+            "--subnet",
+            "full",
+            "-o",
+            "out.safetensors",
+        ])
+    };
+    rewrite("resnet.stem.conv1.weight", "resnet.stem.conv9.weight");
+    run().fails(
+        1,
+        &["`resnet.stem.conv1.weight`", "missing", "`resnet.stem.conv9.weight`", "not of the model"],
+    );
+    rewrite("[16,1,3,3]", "[16,3,1,3]");
+    run().fails(1, &["resnet.stem.conv1.weight", "[16,3,1,3]", "[16,1,3,3]"]);
+    fs::write(place.path("bad.safetensors"), &whole[..whole.len() - 10]).expect("a writable folder");
+    run().fails(1, &["bad.safetensors", "not a complete safetensors file"]);
+    fs::write(place.path("bad.safetensors"), b"").expect("a writable folder");
+    run().fails(1, &["bad.safetensors"]);
+    assert!(!place.path("out.safetensors").exists());
+    place.run(&["eval", &quick]).fails(1, &["no weights", "--weights"]);
+    place.run(&["eval", &quick, "--run", "absent"]).fails(1, &["absent"]);
+    place.run(&["eval", &quick, "--run", "."]).fails(1, &["no run folder"]);
+    place.run(&["train", &quick, "--out", "w.safetensors"]).fails(1, &["`w.safetensors` is a file"]);
+    place.run(&["report", "."]).fails(1, &["spec.ddnn"]);
+}
+
+#[test]
+fn bad_batches_are_named() {
+    use safetensors::{Dtype, tensor::TensorView};
+    let place = Place::new();
+    let quick = spec("quickstart");
+    place.run(&["step", &quick, "--init", "w.safetensors"]).ok();
+    let save = |entries: &[(&str, Dtype, Vec<usize>, Vec<u8>)]| {
+        let views = entries.iter().map(|(name, dtype, shape, data)| {
+            (
+                name.to_string(),
+                TensorView::new(*dtype, shape.clone(), data).expect("as many bytes as elements"),
+            )
+        });
+        let bytes = safetensors::serialize(views.collect::<Vec<_>>(), None).expect("views serialize");
+        fs::write(place.path("b.safetensors"), bytes).expect("a writable folder");
+    };
+    let run = || {
+        let args = [
+            "step",
+            &quick,
+            "--weights",
+            "w.safetensors",
+            "--batch",
+            "b.safetensors",
+            "--out",
+            "g.safetensors",
+        ];
+        place.run(&args)
+    };
+    let image = |n: usize| ("image", Dtype::F32, vec![n, 1, 28, 28], vec![0u8; n * 784 * 4]);
+    save(&[image(2)]);
+    run().fails(1, &["`label` i64[2] is missing"]);
+    save(&[image(2), ("label", Dtype::I64, vec![3], vec![0; 24])]);
+    run().fails(1, &["`label` is i64[3], not i64[2]"]);
+    save(&[
+        ("image", Dtype::F32, vec![2, 784], vec![0; 2 * 784 * 4]),
+        ("label", Dtype::F32, vec![2], vec![0; 8]),
+    ]);
+    run().fails(1, &["`image` is f32[2,784], not f32[2,1,28,28]", "`label` is f32[2], not i64[2]"]);
+    let labels: Vec<u8> = [3i64, 10].iter().flat_map(|l| l.to_le_bytes()).collect();
+    save(&[image(2), ("label", Dtype::I64, vec![2], labels), ("more", Dtype::F32, vec![], vec![0; 4])]);
+    run().fails(1, &["`more`"]);
+    let labels: Vec<u8> = [3i64, 10].iter().flat_map(|l| l.to_le_bytes()).collect();
+    save(&[image(2), ("label", Dtype::I64, vec![2], labels)]);
+    run().fails(1, &["label 10 of image 1"]);
+    save(&[image(0), ("label", Dtype::I64, vec![0], vec![])]);
+    run().fails(1, &["0 images"]);
+    assert!(!place.path("g.safetensors").exists());
+}

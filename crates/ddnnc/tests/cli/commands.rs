@@ -1,0 +1,408 @@
+//! Every command on the quickstart spec, as a user runs it.
+
+use crate::common::{Place, spec, specs, tiny_mnist, wait_for};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+/// Arguments that make the quickstart spec quick.
+const SMALL: [&str; 2] = ["--set", "train.batch=8"];
+
+fn keys(value: &Value) -> Vec<&str> {
+    value.as_object().expect("an object").keys().map(String::as_str).collect()
+}
+
+fn has(value: &Value, wanted: &[&str]) {
+    for key in wanted {
+        assert!(value.get(key).is_some_and(|v| !v.is_null()), "`{key}` in {value}");
+    }
+}
+
+/// Name to (dtype, shape, bytes).
+fn tensors(path: &Path) -> BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> {
+    let bytes = fs::read(path).expect("the file is there");
+    let file = SafeTensors::deserialize(&bytes).expect("a whole file");
+    let entry =
+        |(name, v): (String, TensorView<'_>)| (name, (v.dtype(), v.shape().to_vec(), v.data().to_vec()));
+    file.tensors().into_iter().map(entry).collect()
+}
+
+fn save(path: &Path, entries: &[(&str, Dtype, Vec<usize>, Vec<u8>)]) {
+    let views = entries.iter().map(|(name, dtype, shape, data)| {
+        (name.to_string(), TensorView::new(*dtype, shape.clone(), data).expect("as many bytes as elements"))
+    });
+    let bytes = safetensors::serialize(views.collect::<Vec<_>>(), None).expect("views serialize");
+    fs::write(path, bytes).expect("a writable folder");
+}
+
+fn batch(path: &Path, images: usize, label: i64) {
+    let pixels: Vec<u8> =
+        (0..images * 784).flat_map(|i| (((i * 37) % 101) as f32 / 50.0 - 1.0).to_le_bytes()).collect();
+    let labels: Vec<u8> =
+        (0..images as i64).flat_map(|i| (if i == 0 { label } else { i % 10 }).to_le_bytes()).collect();
+    save(
+        path,
+        &[
+            ("image", Dtype::F32, vec![images, 1, 28, 28], pixels),
+            ("label", Dtype::I64, vec![images], labels),
+        ],
+    );
+}
+
+#[test]
+fn compile_shows_and_emits() {
+    let place = Place::new();
+    let quick = spec("quickstart");
+    let text = place.run(&["compile", &quick]).ok();
+    for word in
+        ["full", "medium", "small", "parameters", "MACs", "depth", "operators", "launches", "peak memory"]
+    {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    let json = place.run(&["compile", &quick, "--json", "--batch", "4"]).json();
+    has(&json, &["model", "subnets", "operators_before_fusion", "launches", "peak_bytes", "compile_ms"]);
+    assert_eq!(json["batch"], 4);
+    for net in json["subnets"].as_array().expect("a list") {
+        assert_eq!(keys(net).len(), 4);
+        has(net, &["name", "parameters", "macs", "depth"]);
+    }
+    for emit in ["ast", "ir", "grad", "fused", "schedule"] {
+        for mode in ["train", "eval"] {
+            let args = ["compile", &quick, "--emit", emit, "--mode", mode, "--batch", "2"];
+            let once = place.run(&args).ok();
+            assert!(once.len() > 500, "{emit}");
+            assert_eq!(once, place.run(&args).ok(), "{emit} twice");
+        }
+    }
+    place.run(&["compile", &quick, "-o", "a.program"]).ok();
+    place.run(&["compile", &quick, "-o", "b.program", "--dump-phases", "phases"]).ok();
+    assert_eq!(fs::read(place.path("a.program")).ok(), fs::read(place.path("b.program")).ok());
+    assert!(place.names("phases").len() >= 5, "{:?}", place.names("phases"));
+    let left = place.names(".");
+    assert_eq!(left, ["a.program", "b.program", "phases"], "nothing half-written");
+}
+
+#[test]
+fn the_ir_of_every_spec_reads_back() {
+    let place = Place::new();
+    for path in specs() {
+        let text = place.run(&["compile", &path, "--emit", "ir", "--batch", "2"]).ok();
+        let again = place.pipe(&["opt", "-"], &text).ok();
+        assert!(text == again, "{path}");
+    }
+    let text = place.run(&["compile", &spec("quickstart"), "--emit", "ir"]).ok();
+    let shared = place.pipe(&["opt", "-", "--pass", "share_prefixes", "--pass", "dead_code"], &text).ok();
+    assert!(shared.lines().count() < text.lines().count(), "prefixes are shared");
+    place.pipe(&["opt", "-"], "graph {").fails(1, &["line 1"]);
+}
+
+#[test]
+fn specs_are_canonical() {
+    let paths = specs();
+    let mut args = vec!["fmt", "--check"];
+    args.extend(paths.iter().map(String::as_str));
+    Place::new().run(&args).ok();
+}
+
+#[test]
+fn specs_are_right() {
+    let paths = specs();
+    let mut args = vec!["check"];
+    args.extend(paths.iter().map(String::as_str));
+    let text = Place::new().run(&args).ok();
+    assert_eq!(text.lines().filter(|l| l.ends_with(": ok")).count(), paths.len());
+}
+
+#[test]
+fn fmt_rewrites_in_place() {
+    let place = Place::new();
+    let canonical = fs::read_to_string(spec("quickstart")).expect("the spec");
+    let untidy = canonical.replace("    batch      = 64", "  batch=64");
+    assert_ne!(canonical, untidy);
+    fs::write(place.path("q.ddnn"), &untidy).expect("a writable folder");
+    place.run(&["fmt", "--check", "q.ddnn"]).fails(1, &["q.ddnn", "ddnnc fmt"]);
+    assert_eq!(fs::read_to_string(place.path("q.ddnn")).expect("the spec"), untidy);
+    place.run(&["fmt", "q.ddnn"]).ok();
+    assert_eq!(fs::read_to_string(place.path("q.ddnn")).expect("the spec"), canonical);
+    assert_eq!(place.names("."), ["q.ddnn"]);
+    assert_eq!(place.pipe(&["fmt", "-"], &untidy).ok(), canonical);
+}
+
+#[test]
+fn inspect_lists_what_weights_hold() {
+    let place = Place::new();
+    let quick = spec("quickstart");
+    let text = place.run(&["inspect", &quick]).ok();
+    for word in ["kl.full.small", "attention.full.medium.s2", "s1:3", "teacher"] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    let listed = place.run(&["inspect", &quick, "--parameters"]).ok();
+    place.run(&["step", &quick, "--init", "w.safetensors"]).ok();
+    let weights = tensors(&place.path("w.safetensors"));
+    assert_eq!(listed.lines().count(), weights.len());
+    for line in listed.lines() {
+        let cells: Vec<&str> = line.split('\t').collect();
+        let (dtype, shape, _) = &weights[cells[0]];
+        assert_eq!((*dtype, cells[1]), (Dtype::F32, "f32"));
+        let dims: Vec<String> = shape.iter().map(usize::to_string).collect();
+        assert_eq!(cells[2], format!("[{}]", dims.join(",")));
+        assert_eq!(cells[3] == "running statistic", cells[0].contains(".running_"), "{line}");
+    }
+    let json = place.run(&["inspect", &quick, "--json"]).json();
+    assert_eq!(json["parameters"].as_array().map(Vec::len), Some(weights.len()));
+}
+
+#[test]
+fn a_step_obeys_its_contract() {
+    let place = Place::new();
+    let quick = spec("quickstart");
+    place.run(&["step", &quick, "--init", "w.safetensors", "--seed", "3"]).ok();
+    place.run(&["step", &quick, "--init", "same.safetensors", "--seed", "3"]).ok();
+    place.run(&["step", &quick, "--init", "other.safetensors", "--seed", "4"]).ok();
+    let read = |name: &str| fs::read(place.path(name)).expect("written");
+    assert_eq!(read("w.safetensors"), read("same.safetensors"));
+    assert_ne!(read("w.safetensors"), read("other.safetensors"));
+    batch(&place.path("b.safetensors"), 6, 0);
+    let args = ["step", &quick, "--weights", "w.safetensors", "--batch", "b.safetensors", "--out"];
+    let step = |out: &str, more: &[&str]| {
+        place.run(&[&args[..], &[out], more].concat()).ok();
+        tensors(&place.path(out))
+    };
+    let train = step("train.safetensors", &[]);
+    let weights = tensors(&place.path("w.safetensors"));
+    for (name, (_, shape, data)) in &weights {
+        let running = name.contains(".running_");
+        let key = format!("{}.{name}", if running { "state" } else { "grad" });
+        assert_eq!(train[&key].1, *shape, "{key}");
+        assert!(!running || train[&key].2 != *data, "{key} moves in training");
+    }
+    for net in ["full", "medium", "small"] {
+        assert_eq!(train[&format!("logits.{net}")].1, [6, 10]);
+        assert!(train[&format!("loss.ce.{net}")].1.is_empty(), "a loss is a scalar");
+    }
+    let total = f32::from_le_bytes(train["loss.total"].2[..4].try_into().expect("four bytes"));
+    assert!(total.is_finite() && total > 0.0, "{total}");
+    let known = ["logits.", "loss.", "grad.", "state."];
+    assert!(train.keys().all(|name| known.iter().any(|k| name.starts_with(k))));
+    let eval = step("eval.safetensors", &["--eval"]);
+    assert_eq!(eval.keys().collect::<Vec<_>>(), train.keys().collect::<Vec<_>>());
+    for (name, (_, _, data)) in weights.iter().filter(|(name, _)| name.contains(".running_")) {
+        assert_eq!(eval[&format!("state.{name}")].2, *data, "{name} stays in inference");
+    }
+    // The slow device gives the same numbers, and the number of threads none other.
+    let reference = step("reference.safetensors", &["--device", "reference"]);
+    let floats = |data: &[u8]| -> Vec<f32> {
+        data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+    };
+    for (name, (_, _, data)) in &train {
+        let (ours, theirs) = (floats(data), floats(&reference[name].2));
+        let scale = theirs.iter().fold(1e-6f32, |m, x| m.max(x.abs()));
+        let bad = ours.iter().zip(&theirs).filter(|(a, b)| !((*a - *b).abs() <= 1e-4 * scale)).count();
+        assert_eq!(bad, 0, "{name}");
+    }
+    assert_eq!(step("one.safetensors", &["--threads", "1"]), train);
+}
+
+#[test]
+fn train_then_everything_after_it() {
+    let place = Place::new();
+    tiny_mnist(&place.path("data/mnist"));
+    let quick = spec("quickstart");
+    fs::create_dir_all(place.path("specs")).expect("a writable folder");
+    fs::copy(&quick, place.path("specs/quickstart.ddnn")).expect("a writable folder");
+    let train = |more: &[&str]| {
+        place.run(&[&["train", "specs/quickstart.ddnn", "--data", "data/mnist"], &SMALL[..], more].concat())
+    };
+    // Six steps at once, and three and three: the same weights.
+    let text = train(&["--out", "whole", "--steps", "6"]).ok();
+    for word in ["full", "medium", "small", "test", "ddnnc eval whole"] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    train(&["--out", "parts", "--steps", "3"]).ok();
+    train(&["--out", "parts", "--steps", "6", "--resume"]).ok();
+    let newest = |run: &str| {
+        let checkpoints = format!("{run}/checkpoints");
+        let name = place.names(&checkpoints).pop().expect("a checkpoint");
+        place.path(&format!("{checkpoints}/{name}"))
+    };
+    assert!(
+        tensors(&newest("whole")) == tensors(&newest("parts")),
+        "a resumed run equals an uninterrupted one"
+    );
+    assert_eq!(place.names("whole"), ["checkpoints", "metrics.jsonl", "report.html", "spec.ddnn"]);
+    let metrics = fs::read_to_string(place.path("whole/metrics.jsonl")).expect("metrics");
+    for line in metrics.lines() {
+        has(&serde_json::from_str(line).expect("an object a line"), &["kind", "step"]);
+    }
+    let kept = fs::read_to_string(place.path("whole/spec.ddnn")).expect("the spec");
+    assert!(kept.contains("batch      = 8\n"), "the run's spec has what was set: {kept}");
+    // An existing run is refused, and stays as it is.
+    train(&["--out", "whole"]).fails(1, &["whole", "--resume", "--out"]);
+    assert_eq!(fs::read_to_string(place.path("whole/metrics.jsonl")).ok(), Some(metrics));
+    train(&["--out", "nothing", "--resume"]).fails(1, &["nothing"]);
+    assert!(!place.path("nothing").exists());
+
+    let by_run = place.run(&["eval", "whole", "--json"]).json();
+    let weights = newest("whole").to_string_lossy().into_owned();
+    let by_file = place
+        .run(&["eval", "specs/quickstart.ddnn", "--weights", &weights, "--data", "data/mnist", "--json"])
+        .json();
+    assert_eq!(by_run["subnets"], by_file["subnets"]);
+    for net in by_run["subnets"].as_array().expect("a list") {
+        has(net, &["name", "accuracy", "top5", "loss", "images"]);
+        assert_eq!(net["images"], 30);
+        let accuracy = net["accuracy"].as_f64().expect("a number");
+        assert!((0.0..=1.0).contains(&accuracy), "a fraction: {net}");
+    }
+    let held = place.run(&["eval", "whole", "--split", "validation"]).ok();
+    assert!(held.contains("validation images"), "{held}");
+
+    place.run(&["export", "whole", "--subnet", "small", "-o", "small.safetensors"]).ok();
+    let (small, all) = (tensors(&place.path("small.safetensors")), tensors(&newest("whole")));
+    assert!(small.len() < all.len() && small.iter().all(|(name, t)| all.get(name) == Some(t)));
+    place
+        .run(&["export", "whole", "--subnet", "smal", "-o", "x.safetensors"])
+        .fails(1, &["did you mean `small`"]);
+    assert!(!place.path("x.safetensors").exists());
+
+    fs::remove_file(place.path("whole/report.html")).expect("it was there");
+    place.run(&["report", "whole"]).ok();
+    assert!(fs::read_to_string(place.path("whole/report.html")).expect("written anew").contains("<svg"));
+    let data = place.run(&["data", "data/mnist", "--dataset", "mnist", "--json"]).json();
+    assert_eq!((&data["train"], &data["test"]), (&120.into(), &30.into()));
+
+    // A picture of a test image gets the probabilities that its logits give.
+    let images = fs::read(place.path("data/mnist/t10k-images-idx3-ubyte")).expect("the images");
+    let pixels = images[16..16 + 784].to_vec();
+    let picture = image::GrayImage::from_raw(28, 28, pixels.clone()).expect("28 by 28");
+    picture.save(place.path("digit.png")).expect("a writable folder");
+    let json =
+        place.run(&["predict", "whole", "digit.png", "--subnet", "small", "--top", "3", "--json"]).json();
+    let classes = json["images"][0]["classes"].as_array().expect("a list").clone();
+    assert_eq!(classes.len(), 3);
+    let input: Vec<u8> =
+        pixels.iter().flat_map(|&p| ((f64::from(p) / 255.0 - 0.1307) / 0.3081).to_le_f32()).collect();
+    save(
+        &place.path("one.safetensors"),
+        &[
+            ("image", Dtype::F32, vec![1, 1, 28, 28], input),
+            ("label", Dtype::I64, vec![1], 0i64.to_le_bytes().to_vec()),
+        ],
+    );
+    let step =
+        ["step", "specs/quickstart.ddnn", "--weights", &weights, "--batch", "one.safetensors", "--eval"];
+    place.run(&[&step[..], &["--out", "one.out"]].concat()).ok();
+    let logits = tensors(&place.path("one.out"))["logits.small"].2.clone();
+    let logits: Vec<f64> =
+        logits.chunks_exact(4).map(|b| f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]]))).collect();
+    let sum: f64 = logits.iter().map(|x| x.exp()).sum();
+    for class in classes {
+        let index = class["class"].as_u64().expect("a number") as usize;
+        let expected = logits[index].exp() / sum;
+        let got = class["probability"].as_f64().expect("a number");
+        assert!((got - expected).abs() <= 1e-5, "{class}: {expected}");
+    }
+    let text = place.run(&["predict", "whole", "digit.png"]).ok();
+    assert_eq!(text.lines().count(), 6, "{text}");
+}
+
+trait ToLeF32 {
+    fn to_le_f32(self) -> [u8; 4];
+}
+
+impl ToLeF32 for f64 {
+    fn to_le_f32(self) -> [u8; 4] {
+        (self as f32).to_le_bytes()
+    }
+}
+
+#[test]
+fn a_signal_leaves_a_readable_checkpoint() {
+    let place = Place::new();
+    tiny_mnist(&place.path("mnist"));
+    let quick = spec("quickstart");
+    let train = |run: &str| {
+        let args = [
+            "train",
+            &quick,
+            "--data",
+            "mnist",
+            "--out",
+            run,
+            "--threads",
+            "1",
+            "--set",
+            "train.epochs=100000",
+        ];
+        let child = place.start(&[&args[..], &SMALL[..]].concat());
+        let checkpoints = format!("{run}/checkpoints");
+        wait_for("a checkpoint", || place.names(&checkpoints).iter().any(|n| n.ends_with(".safetensors")));
+        child
+    };
+    let mut interrupted = train("interrupted");
+    let id = interrupted.id().to_string();
+    let sent = std::process::Command::new("kill").args(["-INT", &id]).status().expect("there is `kill`");
+    assert!(sent.success());
+    let status = interrupted.wait().expect("it ends");
+    assert_eq!(status.code(), Some(0), "Ctrl-C ends a run well");
+    let mut killed = train("killed");
+    killed.kill().expect("it runs");
+    killed.wait().expect("it ends");
+    for run in ["interrupted", "killed"] {
+        let json = place.run(&["eval", run, "--data", "mnist", "--json"]).json();
+        assert_eq!(json["subnets"].as_array().map(Vec::len), Some(3), "{run}");
+    }
+}
+
+#[test]
+fn import_finds_a_place_for_each_tensor() {
+    let place = Place::new();
+    let quick = spec("quickstart");
+    place.run(&["step", &quick, "--init", "w.safetensors"]).ok();
+    let ours = tensors(&place.path("w.safetensors"));
+    // Names as another framework could have them, with a counter that nothing here has.
+    let mut foreign: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = ours
+        .iter()
+        .map(|(name, (dtype, shape, data))| {
+            (name.replace("resnet.", "net.m."), *dtype, shape.clone(), data.clone())
+        })
+        .collect();
+    foreign.push(("net.m.stem.bn1.num_batches_tracked".to_string(), Dtype::I64, vec![], vec![0; 8]));
+    let entries: Vec<_> = foreign.iter().map(|(n, d, s, b)| (n.as_str(), *d, s.clone(), b.clone())).collect();
+    save(&place.path("foreign.safetensors"), &entries);
+    let args = ["import", &quick, "--weights", "foreign.safetensors", "-o", "in.safetensors"];
+    place.run(&args).fails(1, &["could be taken for each other", "--map"]);
+    assert!(!place.path("in.safetensors").exists());
+    let map: BTreeMap<String, &String> = ours.keys().map(|n| (n.replace("resnet.", "net.m."), n)).collect();
+    fs::write(place.path("map.json"), serde_json::to_string(&map).expect("names"))
+        .expect("a writable folder");
+    place.run(&[&args[..], &["--map", "map.json"]].concat()).ok();
+    assert!(tensors(&place.path("in.safetensors")) == ours);
+    place.run(&["import", &quick, "--weights", "w.safetensors", "-o", "again.safetensors"]).ok();
+    assert!(tensors(&place.path("again.safetensors")) == ours);
+}
+
+#[test]
+fn bench_measures() {
+    let place = Place::new();
+    let json = place.run(&["bench", &spec("quickstart"), "--batch", "4", "--steps", "2", "--json"]).json();
+    has(&json, &["images_per_second", "step_ms", "batch", "device", "precision", "peak_rss_bytes"]);
+    assert!(json["images_per_second"].as_f64().expect("a number") > 0.0);
+    assert_eq!(json["batch"], 4);
+}
+
+#[test]
+fn every_command_has_help_with_an_example() {
+    let place = Place::new();
+    let commands = [
+        "compile", "train", "eval", "predict", "export", "import", "step", "inspect", "bench", "fmt",
+        "check", "opt", "data", "report",
+    ];
+    for command in commands {
+        let text = place.run(&[command, "--help"]).ok();
+        assert!(text.contains(&format!("ddnnc {command} ")) && text.contains("Example"), "{command}: {text}");
+    }
+    place.run(&["--version"]).ok();
+}

@@ -1,0 +1,5 @@
+//! The command line as a user sees it: the built binary, its output, its files and its exit status.
+
+mod bad_input;
+mod commands;
+mod common;
