@@ -27,10 +27,12 @@ fn compare(case: &Case, seed: u64, how: &str, expected: &[Vec<f64>], found: &[Ve
         assert_eq!(expected.len(), found.len());
         let scale = expected.iter().fold(1.0f64, |m, x| m.max(x.abs()));
         let tol = tolerance(&case.op) * scale;
-        let wrong = |(e, f): (&f64, &f32)| {
-            let diff = (e - f64::from(*f)).abs();
-            !(diff <= tol)
-        };
+        // Not a number is a difference too.
+        #[expect(
+            clippy::neg_cmp_op_on_partial_ord,
+            reason = "a comparison with not a number must count as wrong"
+        )]
+        let wrong = |(e, f): (&f64, &f32)| !((e - f64::from(*f)).abs() <= tol);
         let count = expected.iter().zip(found).filter(|(e, f)| wrong((e, f))).count();
         let first = expected.iter().zip(found).position(|(e, f)| wrong((e, f)));
         let at = first.map(|i| (i, expected[i], found[i]));

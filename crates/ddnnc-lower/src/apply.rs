@@ -243,7 +243,7 @@ impl<'a> Evaluator<'a> {
         let same = [0, 1].map(|i| dilation[i] * (kernel[i] - 1) / 2);
         let pad = args.pair("pad", same, 0, limits::EXTENT, diags)?;
         let bias = args.flag("bias", false, diags)?;
-        if c % groups != 0 || out % groups != 0 {
+        if !c.is_multiple_of(groups) || !out.is_multiple_of(groups) {
             let message = format!("{c} input and {out} output channels do not split into {groups} groups");
             let d = Diagnostic::error(Code::BadShape, message).at(call.span, "");
             let d = self.made(d, call.x, call.span);

@@ -2,6 +2,7 @@
 //! themselves. It looks at each body once, whatever is evaluated later, and so finds mistakes in branches not taken.
 
 use crate::diags::Diags;
+use crate::limits;
 use crate::names::{Names, NetDecl, again, reserved};
 use crate::operators::{self, OPERATORS};
 use crate::signature::Signature;
@@ -10,17 +11,20 @@ use ddnnc_syntax::{BlockDecl, Body, Expr, ExprKind, Ident, LetDecl, Member, Para
 use indexmap::{IndexMap, IndexSet};
 
 /// Checks every body of a file.
-pub(crate) fn check<'a>(names: &Names<'a>, diags: &mut Diags) {
+///
+/// Gives whether evaluating is safe: no body is larger than its evaluation may be.
+pub(crate) fn check<'a>(names: &Names<'a>, diags: &mut Diags) -> bool {
     let mut checker = Checker {
         names,
         diags,
         scope: Vec::new(),
         has_input: false,
         calls: IndexSet::new(),
-        too_deep: false,
+        too_large: false,
         level: 0,
     };
     checker.run();
+    !checker.too_large
 }
 
 struct Checker<'c, 'a> {
@@ -32,7 +36,7 @@ struct Checker<'c, 'a> {
     has_input: bool,
     /// Blocks that the body calls, with the place of the first call.
     calls: IndexSet<(&'a str, Span)>,
-    too_deep: bool,
+    too_large: bool,
     level: usize,
 }
 
@@ -102,9 +106,20 @@ impl<'a> Checker<'_, 'a> {
     /// Takes up a local name; those from `from` on may not be the same.
     fn declare(&mut self, name: &'a Ident, from: usize) {
         reserved(name, self.diags);
+        if self.scope.len() >= limits::LOCALS {
+            return self.too_large(format!("more than {} names in one body", limits::LOCALS), name.span);
+        }
         match self.scope[from..].iter().find(|n| n.name == name.name) {
             Some(first) => again(&format!("declaration of `{}`", name.name), name, first, self.diags),
             None => self.scope.push(name),
+        }
+    }
+
+    /// Gives up on the bodies of the file.
+    fn too_large(&mut self, message: String, span: Span) {
+        if !self.too_large {
+            self.too_large = true;
+            self.diags.push(Diagnostic::error(Code::TooLarge, message).at(span, ""));
         }
     }
 
@@ -132,8 +147,8 @@ impl<'a> Checker<'_, 'a> {
     fn expr(&mut self, expr: &'a Expr) {
         self.level += 1;
         if self.level > crate::limits::EVAL_DEPTH {
-            if !self.too_deep {
-                self.too_deep = true;
+            if !self.too_large {
+                self.too_large = true;
                 self.diags.push(
                     Diagnostic::error(Code::TooLarge, "an expression nested too deep").at(expr.span, ""),
                 );
@@ -203,7 +218,7 @@ impl<'a> Checker<'_, 'a> {
     }
 
     fn callables(&self) -> Vec<&'a str> {
-        OPERATORS.iter().map(|e| e.fixed.name).chain(self.names.blocks.keys().copied()).collect()
+        self.diags.candidates(OPERATORS.iter().map(|e| e.fixed.name).chain(self.names.blocks.keys().copied()))
     }
 
     fn name(&mut self, name: &'a str, span: Span) {
@@ -233,10 +248,9 @@ impl<'a> Checker<'_, 'a> {
                 );
                 return;
             }
-            let mut candidates = self.callables();
-            candidates.extend(self.scope.iter().map(|n| n.name.as_str()));
-            candidates.extend(self.names.lets.keys().copied());
-            candidates.extend(["in", "classes"]);
+            let values = self.scope.iter().map(|n| n.name.as_str()).chain(self.names.lets.keys().copied());
+            let mut candidates = self.diags.candidates(values.chain(["in", "classes"]));
+            candidates.extend(self.callables());
             let error = Diagnostic::error(Code::UnknownName, format!("unknown name `{name}`")).at(span, "");
             self.diags.push(match did_you_mean(name, candidates) {
                 Some(meant) => error.hint(format!("did you mean `{meant}`?")),

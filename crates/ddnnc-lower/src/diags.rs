@@ -30,6 +30,12 @@ impl Diags {
         }
     }
 
+    /// Names that may have been meant: all of them, or none once there are so many errors that the search for the
+    /// nearest of each would take long.
+    pub(crate) fn candidates<'n>(&self, names: impl IntoIterator<Item = &'n str>) -> Vec<&'n str> {
+        if self.list.len() >= limits::SUGGESTIONS { Vec::new() } else { names.into_iter().collect() }
+    }
+
     /// Whether something is said of that place already.
     pub(crate) fn has_error_at(&self, span: Span) -> bool {
         [Code::UnknownName, Code::WrongKind, Code::Unsupported]

@@ -468,7 +468,7 @@ impl<'a> Evaluator<'a> {
         if entry.is_none() && block.is_none() {
             // The bodies' names are checked beforehand; this speaks for settings and other single expressions.
             if !self.diags.has_error_at(name_span) {
-                let candidates: Vec<&str> = self.names.lets.keys().copied().chain(["classes"]).collect();
+                let candidates = self.diags.candidates(self.names.lets.keys().copied().chain(["classes"]));
                 let ident = Ident { name: name.to_string(), span: name_span };
                 let error = self.names.unknown("a value", &ident, candidates);
                 self.diags.push(error);

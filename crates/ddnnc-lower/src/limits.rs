@@ -12,6 +12,14 @@ pub(crate) const STEPS: usize = 2_000_000;
 pub(crate) const EVAL_DEPTH: usize = 1_500;
 /// Nets of one file.
 pub(crate) const NETS: usize = 1_000;
+/// Parameters and `let`s that one body sees, or parameters of one block.
+pub(crate) const LOCALS: usize = 256;
+/// Segments and stages of one backbone, and entries of one `at = […]`.
+pub(crate) const PARTS: usize = 1_000;
+/// Terms of the loss.
+pub(crate) const TERMS: usize = 10_000;
+/// Errors beyond which names that may have been meant are no longer searched for.
+pub(crate) const SUGGESTIONS: usize = 200;
 /// Errors shown.
 pub(crate) const ERRORS: usize = 100;
 /// Stack of the thread that lowers: enough for [`EVAL_DEPTH`] in an unoptimised build.

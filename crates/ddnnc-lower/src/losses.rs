@@ -2,11 +2,13 @@
 
 use crate::args::{Args, Given, Range};
 use crate::eval::{Env, Evaluator};
+use crate::limits;
 use crate::names::{Names, NetDecl};
 use crate::nets::{Net, Nets};
 use crate::settings::quoted;
 use crate::signature::{Bound, Fixed, as_call};
 use crate::terms::{Features, Map, Pair, TermKind, TermPlan};
+use crate::value::Tensor;
 use ddnnc_diag::{Code, Diagnostic, Span, did_you_mean};
 use ddnnc_ir::Weight;
 use ddnnc_syntax::{BackboneDecl, DistillDecl, Expr, ExprKind, Ident, Member, SuperviseDecl};
@@ -32,13 +34,7 @@ pub(crate) fn parts(backbone: &BackboneDecl) -> impl Iterator<Item = &Ident> {
 }
 
 /// An error for a part or stage that a backbone does not have.
-pub(crate) fn no_part<'n>(
-    what: &str,
-    backbone: &BackboneDecl,
-    name: &Ident,
-    candidates: impl Iterator<Item = &'n str>,
-) -> Diagnostic {
-    let candidates: Vec<&str> = candidates.collect();
+pub(crate) fn no_part(what: &str, backbone: &BackboneDecl, name: &Ident, candidates: &[&str]) -> Diagnostic {
     let error = Diagnostic::error(
         Code::UnknownName,
         format!("the backbone `{}` has no {what} `{}`", backbone.name.name, name.name),
@@ -48,7 +44,7 @@ pub(crate) fn no_part<'n>(
     match did_you_mean(&name.name, candidates.iter().copied()) {
         Some(meant) => error.hint(format!("did you mean `{meant}`?")),
         None if candidates.is_empty() => error,
-        None => error.hint(format!("its {what}s are {}", quoted(candidates.into_iter()))),
+        None => error.hint(format!("its {what}s are {}", quoted(candidates.iter().copied()))),
     }
 }
 
@@ -135,7 +131,7 @@ impl<'a> Evaluator<'a> {
         match names.nets.get_key_value(name.name.as_str()) {
             Some((known, _)) => Some(known),
             None => {
-                let candidates: Vec<&str> = names.nets.keys().copied().collect();
+                let candidates = self.diags.candidates(names.nets.keys().copied());
                 let error = names.unknown("a sub-net, an exit or a network", name, candidates);
                 self.diags.push(error);
                 None
@@ -330,6 +326,13 @@ impl<'a> Evaluator<'a> {
                 continue;
             };
             for student in &students {
+                if self.exhausted {
+                    return;
+                }
+                if terms.len() > limits::TERMS {
+                    self.exhaust(format!("more than {} terms in the loss", limits::TERMS), call.span);
+                    return;
+                }
                 let pair = Pair { teacher, student, detach };
                 if call.name == "kl" {
                     let Some(temperature) = temperature else { continue };
@@ -349,7 +352,7 @@ impl<'a> Evaluator<'a> {
                         format!("{}_{}", from.name, to.name)
                     };
                     let name = format!("{}.{teacher}.{student}.{label}", call.name);
-                    let Some(features) = self.features(nets, pair, from, to, call.span) else { continue };
+                    let Some(features) = self.features(nets, pair, &from, &to) else { continue };
                     let kind = if call.name == "attention" {
                         let (Some(map), Some(eps)) = (map, eps) else { continue };
                         if !self.check_maps(nets, pair, &features, call.span) {
@@ -378,7 +381,7 @@ impl<'a> Evaluator<'a> {
                     return Some((known, expr.span));
                 }
                 let ident = Ident { name: name.clone(), span: expr.span };
-                let candidates: Vec<&str> = names.nets.keys().copied().collect();
+                let candidates = self.diags.candidates(names.nets.keys().copied());
                 let error = names.unknown("a sub-net, an exit or a network", &ident, candidates);
                 self.diags.push(error);
             }
@@ -457,6 +460,10 @@ impl<'a> Evaluator<'a> {
                     .hint("name one: `at = [s3]`"),
             );
         }
+        if entries.len() > limits::PARTS {
+            self.exhaust(format!("more than {} stages to pair", limits::PARTS), at.span);
+            return Vec::new();
+        }
         let mut found = Vec::new();
         for entry in entries {
             let (from, to) = match &entry.kind {
@@ -485,57 +492,39 @@ impl<'a> Evaluator<'a> {
         if Names::stages(backbone).any(|s| s.name == *name) {
             return Some(ident);
         }
-        let error = no_part("stage", backbone, &ident, Names::stages(backbone).map(|s| s.name.as_str()));
+        let candidates = self.diags.candidates(Names::stages(backbone).map(|s| s.name.as_str()));
+        let error = no_part("stage", backbone, &ident, &candidates);
         self.fail(error);
         None
     }
 
     /// The values after two stages; `None` where a net could not be evaluated.
-    fn features(
-        &mut self,
-        nets: &Nets<'a>,
-        pair: Pair<'a>,
-        from: Ident,
-        to: Ident,
-        _at: Span,
-    ) -> Option<Features<'a>> {
+    fn features(&self, nets: &Nets<'a>, pair: Pair<'a>, from: &Ident, to: &Ident) -> Option<Features<'a>> {
         let end = |net: &str, stage: &Ident| {
             let (name, values) = nets.nets.get(net)?.parts.get_key_value(stage.name.as_str())?;
             values.last().map(|v| (*name, *v))
         };
-        Some(Features { teacher: end(pair.teacher, &from)?, student: end(pair.student, &to)? })
+        Some(Features { teacher: end(pair.teacher, from)?, student: end(pair.student, to)? })
     }
 
-    /// Shapes of two paired features, and a diagnostic that shows both.
-    fn paired(
-        nets: &Nets<'a>,
-        pair: Pair<'a>,
-        features: &Features<'a>,
-    ) -> Option<(Vec<usize>, Vec<usize>, impl Fn(Code, String, Span) -> Diagnostic)> {
-        let teacher = nets.nets.get(pair.teacher)?;
-        let student = nets.nets.get(pair.student)?;
-        let shape = |net: &Net<'a>, step: usize| net.trace.steps[step].shape.clone();
-        let (a, b) = (shape(teacher, features.teacher.1.step), shape(student, features.student.1.step));
-        let place = |net: &Net<'a>, stage: &str| {
-            Names::stages(net.backbone).find(|s| s.name == stage).map_or(net.span, |s| s.span)
+    /// Two paired features as messages show them; `None` where a net could not be evaluated.
+    fn paired(nets: &Nets<'a>, pair: Pair<'a>, features: &Features<'a>) -> Option<Paired> {
+        let side = |net: &str, (stage, value): (&str, Tensor)| {
+            let net: &Net<'a> = nets.nets.get(net)?;
+            let shape = &net.trace.steps[value.step].shape;
+            let place = Names::stages(net.backbone).find(|s| s.name == stage).map_or(net.span, |s| s.span);
+            Some((shape.dims().to_vec(), place, format!("{shape} after `{stage}` of `{}`", net.name)))
         };
-        let (there, here) = (place(teacher, features.teacher.0), place(student, features.student.0));
-        let of_teacher = format!("{a} after `{}` of `{}`", features.teacher.0, pair.teacher);
-        let of_student = format!("{b} after `{}` of `{}`", features.student.0, pair.student);
-        let error = move |code: Code, message: String, at: Span| {
-            let d = Diagnostic::error(code, message).at(at, "");
-            if there == here {
-                d.with(there, format!("{of_teacher}, {of_student}"))
-            } else {
-                d.with(there, of_teacher.clone()).with(here, of_student.clone())
-            }
-        };
-        Some((shape_of(&a), shape_of(&b), error))
+        Some(Paired {
+            teacher: side(pair.teacher, features.teacher)?,
+            student: side(pair.student, features.student)?,
+        })
     }
 
     fn check_maps(&mut self, nets: &Nets<'a>, pair: Pair<'a>, features: &Features<'a>, at: Span) -> bool {
-        let Some((a, b, error)) = Self::paired(nets, pair, features) else { return false };
-        let d = match (a.as_slice(), b.as_slice()) {
+        let Some(paired) = Self::paired(nets, pair, features) else { return false };
+        let error = |code, message, at| paired.error(code, message, at);
+        let d = match paired.shapes() {
             ([_, h, w], [_, y, x]) if (h, w) != (y, x) => error(
                 Code::ShapeMismatch,
                 format!("`attention` between maps of {h}x{w} and {y}x{x}"),
@@ -560,7 +549,9 @@ impl<'a> Evaluator<'a> {
         adapter: &str,
         at: Span,
     ) -> Option<bool> {
-        let (a, b, error) = Self::paired(nets, pair, features)?;
+        let paired = Self::paired(nets, pair, features)?;
+        let (a, b) = paired.shapes();
+        let error = |code, message, at| paired.error(code, message, at);
         if a.len() != b.len() || a[1..] != b[1..] {
             let d = error(Code::ShapeMismatch, "`hint` between features of different resolution".into(), at);
             self.fail(d.hint("pair stages of one resolution: `at = [s2 -> s3]` takes the teacher's s2 and the student's s3"));
@@ -586,6 +577,25 @@ impl<'a> Evaluator<'a> {
     }
 }
 
-fn shape_of(shape: &ddnnc_ir::Shape) -> Vec<usize> {
-    shape.dims().to_vec()
+/// Two paired features: (shape, place of the stage, words for it) of each.
+struct Paired {
+    teacher: (Vec<usize>, Span, String),
+    student: (Vec<usize>, Span, String),
+}
+
+impl Paired {
+    fn shapes(&self) -> (&[usize], &[usize]) {
+        (&self.teacher.0, &self.student.0)
+    }
+
+    /// An error that shows both shapes, each at its stage.
+    fn error(&self, code: Code, message: String, at: Span) -> Diagnostic {
+        let d = Diagnostic::error(code, message).at(at, "");
+        let ((_, there, teacher), (_, here, student)) = (&self.teacher, &self.student);
+        if there == here {
+            d.with(*there, format!("{teacher}, {student}"))
+        } else {
+            d.with(*there, teacher.clone()).with(*here, student.clone())
+        }
+    }
 }

@@ -52,8 +52,9 @@ pub fn lower(file: &SpecFile, options: &Options) -> Result<Lowered, Vec<Diagnost
 fn lower_here(file: &SpecFile, options: &Options) -> Result<Lowered, Vec<Diagnostic>> {
     let mut diags = Diags::default();
     let names = Names::collect(file, &mut diags);
-    check::check(&names, &mut diags);
+    let safe = check::check(&names, &mut diags);
     let mut evaluator = Evaluator::new(&names, diags);
+    evaluator.exhausted = !safe;
     let input = evaluator.input_shape();
     let classes = evaluator.target_classes();
     evaluator.top_level();

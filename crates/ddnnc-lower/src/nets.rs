@@ -401,7 +401,7 @@ impl<'a> Evaluator<'a> {
             }
             Some(decl) => *decl,
             None => {
-                let candidates: Vec<&str> = names.nets.keys().copied().collect();
+                let candidates = self.diags.candidates(names.nets.keys().copied());
                 let error = names.unknown("a sub-net or a network", &exit.of, candidates);
                 self.diags.push(error);
                 return None;
@@ -419,12 +419,8 @@ impl<'a> Evaluator<'a> {
             return None;
         }
         if !members.iter().any(|m| m.name == exit.after.name) {
-            let d = crate::losses::no_part(
-                "part",
-                backbone,
-                &exit.after,
-                members.iter().map(|m| m.name.as_str()),
-            );
+            let candidates = self.diags.candidates(members.iter().map(|m| m.name.as_str()));
+            let d = crate::losses::no_part("part", backbone, &exit.after, &candidates);
             self.diags.push(d);
             return None;
         }

@@ -40,11 +40,15 @@ impl<'a> Evaluator<'a> {
     /// The plan of an instance; `None` where something in it is wrong.
     pub(crate) fn plan(&mut self, instance: &'a Instance) -> Option<Plan<'a>> {
         let Some(backbone) = self.names.backbones.get(instance.backbone.name.as_str()).copied() else {
-            let candidates: Vec<&str> = self.names.backbones.keys().copied().collect();
+            let candidates = self.diags.candidates(self.names.backbones.keys().copied());
             let error = self.names.unknown("a backbone", &instance.backbone, candidates);
             self.diags.push(error);
             return None;
         };
+        if backbone.members.len() > limits::PARTS {
+            self.exhaust(format!("more than {} parts in a backbone", limits::PARTS), backbone.name.span);
+            return None;
+        }
         let signature = Signature::of(&backbone.name.name, &backbone.params);
         let bound = match signature.bind(&instance.args, instance.backbone.span) {
             Ok(bound) => bound,

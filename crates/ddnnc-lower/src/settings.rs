@@ -100,7 +100,7 @@ impl<'a> Evaluator<'a> {
         let mut found = IndexMap::new();
         for (name, decl) in &names.shares {
             if !names.backbones.contains_key(name) {
-                let candidates: Vec<&str> = names.backbones.keys().copied().collect();
+                let candidates = self.diags.candidates(names.backbones.keys().copied());
                 let ident = Ident { name: (*name).to_string(), span: decl.backbone.span };
                 let error = names.unknown("a backbone", &ident, candidates);
                 self.diags.push(error);

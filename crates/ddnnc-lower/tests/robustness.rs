@@ -161,3 +161,38 @@ fn many_operators_are_bounded() {
         .expect_err("too many operators");
     assert!(errors.contains("more than 200000 operators"), "{errors}");
 }
+
+/// Time enough for a busy machine, and far too little for work that grows with the square of the input.
+fn quick(text: &str) {
+    assert!(text.len() < 1 << 20, "the parser would refuse {} bytes", text.len());
+    let start = Instant::now();
+    assert!(try_lower(text, Mode::Train, 2).is_err());
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+}
+
+fn repeat(n: usize, f: impl Fn(usize) -> String) -> String {
+    (0..n).map(f).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn large_files_of_mistakes_are_bounded() {
+    let lets = repeat(15_000, |i| format!("let a{i} = b{i}"));
+    quick(&with_blocks(&lets, "relu"));
+    quick(&with_blocks(&format!("block b() {{ {lets}\n in }}"), "b"));
+    let params: Vec<String> = (0..15_000).map(|i| format!("p{i}")).collect();
+    let args: Vec<String> = (0..15_000).map(|i| format!("p{i} = {i}")).collect();
+    let block = format!("block b({}) {{ in }}", params.join(", "));
+    quick(&with_blocks(&block, &format!("b({})", args.join(", "))));
+    let exits = repeat(15_000, |i| format!("exit e{i} = f{i} after s2 |> linear(classes)"));
+    quick(&with_blocks(&exits, "relu"));
+    let students: Vec<String> = (0..60_000).map(|i| format!("s{i}")).collect();
+    quick(&with_blocks(&format!("distill full -> [{}] {{ attention }}", students.join(", ")), "relu"));
+    let stages: Vec<String> = (0..60_000).map(|i| format!("s{i}")).collect();
+    let nets = "subnet small = net";
+    quick(&with_blocks(
+        &format!("{nets}\ndistill full -> small {{ attention(at = [{}]) }}", stages.join(", ")),
+        "relu",
+    ));
+    let parts = repeat(20_000, |i| format!("stage t{i} = relu"));
+    quick(&with_blocks("", &format!("relu\n{parts}")));
+}

@@ -135,7 +135,7 @@ fn bad_weights_are_named() {
         assert!(text.contains(from), "{from}");
         let mut new = text.replacen(from, to, 1);
         new.truncate(new.trim_end().len());
-        while new.len() % 8 != 0 {
+        while !new.len().is_multiple_of(8) {
             new.push(' ');
         }
         let mut bytes = (new.len() as u64).to_le_bytes().to_vec();

@@ -199,7 +199,8 @@ fn a_step_obeys_its_contract() {
     for (name, (_, _, data)) in &train {
         let (ours, theirs) = (floats(data), floats(&reference[name].2));
         let scale = theirs.iter().fold(1e-6f32, |m, x| m.max(x.abs()));
-        let bad = ours.iter().zip(&theirs).filter(|(a, b)| !((*a - *b).abs() <= 1e-4 * scale)).count();
+        let within = |(a, b): &(&f32, &f32)| (*a - *b).abs() <= 1e-4 * scale;
+        let bad = ours.iter().zip(&theirs).filter(|pair| !within(pair)).count();
         assert_eq!(bad, 0, "{name}");
     }
     assert_eq!(step("one.safetensors", &["--threads", "1"]), train);
