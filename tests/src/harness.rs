@@ -13,7 +13,8 @@ pub type Tensors = BTreeMap<String, Vec<f32>>;
 pub fn model(text: &str, mode: Mode, batch: usize) -> Model {
     let mut sources = SourceMap::new();
     let id = sources.add("test.ddnn", text);
-    let lowered = ddnnc_syntax::parse(text, id).and_then(|f| lower(&f, &Options { mode, batch: Some(batch) }));
+    let lowered =
+        ddnnc_syntax::parse(text, id).and_then(|f| lower(&f, &Options { mode, batch: Some(batch) }));
     match lowered {
         Ok(lowered) => lowered.model,
         Err(errors) => panic!("{}", render(&errors, &sources, false)),
@@ -77,12 +78,16 @@ pub fn random_weights(model: &Model, seed: u64) -> Tensors {
             1 => (0.2, if name.ends_with(".weight") { 1.0 } else { 0.0 }),
             _ => ((3.0 / fan as f32).sqrt(), 0.0),
         };
-        tensors.insert(name.clone(), (0..parameter.shape.elements()).map(|_| base + scale * noise.next()).collect());
+        tensors.insert(
+            name.clone(),
+            (0..parameter.shape.elements()).map(|_| base + scale * noise.next()).collect(),
+        );
     }
     for (name, state) in &model.states {
         let mut noise = Noise::new(seed, name);
         let base = if name.ends_with("running_var") { 1.0 } else { 0.0 };
-        tensors.insert(name.clone(), (0..state.shape.elements()).map(|_| base + 0.3 * noise.next()).collect());
+        tensors
+            .insert(name.clone(), (0..state.shape.elements()).map(|_| base + 0.3 * noise.next()).collect());
     }
     tensors
 }
@@ -159,9 +164,12 @@ pub fn bits(data: &[f32]) -> Vec<u32> {
 pub fn mismatches(a: &[f32], b: &[f32], tolerance: f32) -> usize {
     assert_eq!(a.len(), b.len());
     let scale = b.iter().fold(1e-6f32, |m, x| m.max(x.abs()));
-    a.iter().zip(b).filter(|(a, b)| {
-        let difference = (*a - *b).abs();
-        let within = difference <= tolerance * scale;
-        !within
-    }).count()
+    a.iter()
+        .zip(b)
+        .filter(|(a, b)| {
+            let difference = (*a - *b).abs();
+            let within = difference <= tolerance * scale;
+            !within
+        })
+        .count()
 }

@@ -56,7 +56,8 @@ fn key(item: &Item) -> String {
 fn complete(example: &SpecFile, first: &SpecFile) -> SpecFile {
     let mut whole = example.clone();
     let has = |k: &str| example.items.iter().any(|item| key(item) == k);
-    let own_nets = example.items.iter().any(|item| matches!(item, Item::Backbone(b) if b.name.name != "resnet"));
+    let own_nets =
+        example.items.iter().any(|item| matches!(item, Item::Backbone(b) if b.name.name != "resnet"));
     let with_backbone = |item: &Item| {
         matches!(
             item,

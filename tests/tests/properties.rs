@@ -124,11 +124,19 @@ fn head_gradient(terms: &str) -> Vec<f32> {
 
 #[test]
 fn a_detached_teacher_receives_exactly_nothing() {
-    for terms in ["kl(temperature = 3)", "kl attention(at = [s2])", "kl attention(at = [s2], mode = at)", "kl hint(at = [s2])"]
-    {
+    for terms in [
+        "kl(temperature = 3)",
+        "kl, attention(at = [s2])",
+        "kl, attention(at = [s2], mode = at)",
+        "kl, hint(at = [s2])",
+    ] {
         assert!(head_gradient(terms).iter().all(|g| *g == 0.0), "{terms}");
     }
-    for terms in ["kl(detach = false)", "kl attention(at = [s2], detach = false)", "kl hint(at = [s2], detach = false)"] {
+    for terms in [
+        "kl(detach = false)",
+        "kl, attention(at = [s2], detach = false)",
+        "kl, hint(at = [s2], detach = false)",
+    ] {
         assert!(head_gradient(terms).iter().any(|g| *g != 0.0), "{terms}");
     }
 }
@@ -161,7 +169,7 @@ fn private_norms_do_not_mix() {
 
 #[test]
 fn the_same_seed_gives_the_same_bits_with_any_number_of_threads() {
-    let rest = "distill full -> [mid, small] { kl attention(at = [s2]) hint(at = [s1]) }";
+    let rest = "distill full -> [mid, small] { kl, attention(at = [s2]), hint(at = [s1]) }";
     let joint = model(&family([3, 3], THREE, rest), Mode::Train, BATCH);
     let program = program(&joint, Goal::Train);
     let weights = random_weights(&joint, 9);
@@ -188,7 +196,7 @@ fn the_same_seed_gives_the_same_bits_with_any_number_of_threads() {
 
 #[test]
 fn the_cpu_follows_the_reference_step_for_step() {
-    let rest = "distill full -> [mid, small] { kl attention(at = [s2]) hint(at = [s1]) }";
+    let rest = "distill full -> [mid, small] { kl, attention(at = [s2]), hint(at = [s1]) }";
     let joint = model(&family([3, 3], THREE, rest), Mode::Train, BATCH);
     let program = program(&joint, Goal::Train);
     let weights = random_weights(&joint, 10);

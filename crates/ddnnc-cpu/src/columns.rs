@@ -62,8 +62,8 @@ impl Columns {
 
     /// Gathers rows `from..from + count` of the columns at `positions` positions from `first` on.
     ///
-    /// `maps` begins with the group's first channel of one image. Row i goes to `out[i · pitch..]`; entries from
-    /// `positions` to `pitch` become zeros.
+    /// `maps` begins with the group's first channel of one image. Row i goes to `out[i · pitch..]`; entries
+    /// from `positions` to `pitch` stay as they were.
     #[inline(always)]
     pub fn gather(
         &self,
@@ -95,7 +95,6 @@ impl Columns {
                 }
                 at += run;
             }
-            out[positions..].fill(0.0);
         }
     }
 

@@ -261,12 +261,9 @@ pub fn grad_weight(
     });
 }
 
-/// out(row, k) at `k · width + row` = from(row, k) at `row · pitch + k`, with zeros in rows past `rows`.
+/// out(row, k) at `k · width + row` = from(row, k) at `row · pitch + k`.
 #[inline(always)]
 fn transpose(from: &[f32], pitch: usize, rows: usize, count: usize, width: usize, out: &mut [f32]) {
-    if rows < width {
-        out[..count * width].fill(0.0);
-    }
     // Sixteen steps at a time keep the lines that are written in the first cache.
     for begin in (0..count).step_by(16) {
         let len = 16.min(count - begin);

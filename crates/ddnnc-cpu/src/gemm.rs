@@ -4,7 +4,7 @@
 //! into the workspace, where convolutions gather their columns in packed form at once; the micro-kernels are theirs.
 //!
 //! A panel holds `rows` rows of the left operand for `depth` steps: entry (row, k) at `k · width + row`, where width is
-//! the panel's allotted height, a multiple of the vector length, and rows past the last are zeros.
+//! the panel's allotted height, a multiple of the vector length, and rows past the last hold anything: no result comes of them.
 
 use crate::simd::Level;
 

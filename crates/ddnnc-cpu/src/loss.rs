@@ -8,7 +8,7 @@ use ddnnc_passes::DeviceError;
 
 /// Checks that every label is below `classes`.
 pub fn check_labels(labels: &[i64], classes: usize) -> Result<(), DeviceError> {
-    match labels.iter().find(|&&l| l < 0 || l as u64 >= classes as u64) {
+    match labels.iter().find(|&l| !(0..classes as i64).contains(l)) {
         None => Ok(()),
         Some(label) => {
             Err(DeviceError::Failed(format!("cross_entropy: label {label} is not in 0..{classes}")))

@@ -71,7 +71,7 @@ pub fn matmul(machine: &Machine<'_>, a: Matrix<'_>, b: Matrix<'_>, n: usize, out
     });
 }
 
-/// out(column, k) at `k · width + column`, with zeros past `columns`.
+/// out(column, k) at `k · width + column`.
 #[inline(always)]
 fn pack(b: &[f32], (row, step): (usize, usize), columns: usize, depth: usize, width: usize, out: &mut [f32]) {
     for (k, out) in out.chunks_exact_mut(width).take(depth).enumerate() {
@@ -80,6 +80,5 @@ fn pack(b: &[f32], (row, step): (usize, usize), columns: usize, depth: usize, wi
         } else {
             out[..columns].iter_mut().enumerate().for_each(|(j, out)| *out = b[k * row + j * step]);
         }
-        out[columns..].fill(0.0);
     }
 }

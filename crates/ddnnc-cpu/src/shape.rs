@@ -198,7 +198,7 @@ fn reduce_outside(runs: &Runs, out: &mut [f32], first: usize, count: usize, x: &
     }
 }
 
-/// out = x repeated along the axes that are not marked; `runs` are those of the result, and x has the marked ones.
+/// out, of extents `dims`, = x, whose axes are `axes` of the result, repeated along the others.
 pub fn broadcast(machine: &Machine<'_>, dims: &[usize], axes: &[usize], out: &mut [f32], x: &[f32]) {
     // The elements after the last axis of x repeat; before them, x's own last axis runs along.
     let inner: usize = match axes.last() {

@@ -1,7 +1,7 @@
 //! A walk through every body: names that nothing declares, calls whose arguments do not fit, blocks that use
 //! themselves. It looks at each body once, whatever is evaluated later, and so finds mistakes in branches not taken.
 
-use crate::diags::Diags;
+use crate::diags::{Diags, no_input};
 use crate::limits;
 use crate::names::{Names, NetDecl, again, reserved};
 use crate::operators::{self, OPERATORS};
@@ -227,10 +227,7 @@ impl<'a> Checker<'_, 'a> {
         }
         if name == "in" {
             if !self.has_input {
-                self.diags
-                    .push(Diagnostic::error(Code::UnknownName, "`in` has no value here").at(span, "").hint(
-                    "`in` is the input of a block; it has no value outside the bodies of blocks and stages",
-                ));
+                self.diags.push(no_input(span));
             }
             return;
         }

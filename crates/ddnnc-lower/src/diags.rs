@@ -57,6 +57,13 @@ impl Diags {
     }
 }
 
+/// `in` where nothing comes in.
+pub(crate) fn no_input(at: Span) -> Diagnostic {
+    Diagnostic::error(Code::UnknownName, "`in` has no value here")
+        .at(at, "")
+        .hint("`in` is the input of a block; it has no value outside the bodies of blocks and stages")
+}
+
 fn place(diagnostic: &Diagnostic) -> Span {
     diagnostic.labels.first().map_or(Span::default(), |label| label.span)
 }

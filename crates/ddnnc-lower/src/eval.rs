@@ -1,7 +1,7 @@
 //! Expressions to values; a pipe runs its steps on the trace of the net at hand.
 
 use crate::args::{Args, Given};
-use crate::diags::Diags;
+use crate::diags::{Diags, no_input};
 use crate::limits;
 use crate::names::Names;
 use crate::operators;
@@ -423,7 +423,10 @@ impl<'a> Evaluator<'a> {
         own: Option<&'a Ident>,
     ) -> Value {
         let value = if name == "in" {
-            env.input.map_or(Value::Poison, Value::Tensor)
+            match env.input {
+                Some(input) => Value::Tensor(input),
+                None => self.fail(no_input(span)),
+            }
         } else if let Some((_, value)) = env.vars.iter().rev().find(|(n, _)| *n == name) {
             value.clone()
         } else if name == "classes" || self.names.lets.contains_key(name) {

@@ -74,7 +74,7 @@ fn lower_here(file: &SpecFile, options: &Options) -> Result<Lowered, Vec<Diagnos
     }
     let parts = (input, classes, recipe, names.input, names.target);
     let (Some(shape), Some(classes), Some(recipe), Some(image), Some(label)) = parts else {
-        return Err(diags.finish().0);
+        return Err(errors(file, diags));
     };
     let batch = options.batch.unwrap_or(recipe.batch);
     if batch == 0 || batch > limits::BATCH as usize {
@@ -100,10 +100,23 @@ fn lower_here(file: &SpecFile, options: &Options) -> Result<Lowered, Vec<Diagnos
         pairings: Vec::new(),
         recipe,
     };
+    if nets.nets.len() < names.nets.len() {
+        return Err(errors(file, diags));
+    }
     let named = name_weights(&nets, &shares);
     Emitter::new(&mut model, &mut diags).emit(&nets, &named, &terms);
     if diags.has_errors() {
         return Err(diags.finish().0);
     }
     Ok(Lowered { model, warnings: diags.finish().1 })
+}
+
+/// The errors; never none, so that no spec is refused in silence.
+fn errors(file: &SpecFile, diags: Diags) -> Vec<Diagnostic> {
+    let errors = diags.finish().0;
+    if errors.is_empty() {
+        let error = Diagnostic::error(Code::Missing, "the model is incomplete");
+        return vec![error.at(file.model.span, "this is a mistake of the compiler's; the spec may be sound")];
+    }
+    errors
 }

@@ -94,7 +94,7 @@ fn mutate(text: &str, changes: &[Change]) -> String {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 12000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn mutated_specs_end_in_a_model_or_in_errors(
@@ -112,7 +112,7 @@ proptest! {
                 let verified = ddnnc_ir::verify(&lowered.model.graph);
                 prop_assert!(verified.is_ok(), "{:?}", verified);
             }
-            Err(errors) => prop_assert!(!errors.is_empty()),
+            Err(errors) => prop_assert!(errors.contains("error[") && !errors.contains("incomplete"), "{text}\n{errors}"),
         }
         prop_assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
     }
@@ -156,7 +156,7 @@ fn long_chains_of_names_end_without_a_full_stack() {
 
 #[test]
 fn many_operators_are_bounded() {
-    let lets: String = (0..300).map(|i| format!("let v{i} = in |> relu ")).collect();
+    let lets: String = (0..250).map(|i| format!("let v{i} = in |> relu ")).collect();
     let errors = try_lower(&with_blocks(&format!("block b() {{ {lets} in }}"), "5000 * b"), Mode::Train, 2)
         .expect_err("too many operators");
     assert!(errors.contains("more than 200000 operators"), "{errors}");

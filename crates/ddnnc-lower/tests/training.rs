@@ -151,7 +151,8 @@ fn networks_have_weights_of_their_own() {
 
 #[test]
 fn an_exit_of_a_network_has_no_private_names() {
-    let rest = "exit early = b after s1 |> global_avg_pool |> linear(classes)";
+    let rest = "exit early = b after s1 |> global_avg_pool |> linear(classes)
+        share net { norm = private_everywhere }";
     let lowered = model(&spec("subnet full = net network b = net depth [1, 1]", rest), Mode::Train, 3);
     let early = net(&lowered, "early");
     assert!(
