@@ -9,6 +9,11 @@ The networks below are written from the papers' formulas, not from what ddnnc em
 `ddnnc step --init`, the batch from real images, and every loss term, gradient, logit and running statistic of
 `ddnnc step` is compared. Exit status 1 where one of them is out of bounds: 1e-5 relative for the losses, 1e-4 of the
 largest entry for gradients, logits and statistics.
+
+A ReLU has no derivative at 0. Where an activation lies nearer to 0 than rounding, two correct f32 programs may take
+different sides, and the gradients behind it then differ by far more than rounding; PyTorch's f32 differs from PyTorch's
+f64 by as much. So the comparison in f32 takes the first seed from --seed on whose activations all keep --margin from 0
+(small batches have one soon), and the f64 comparison (--device reference) takes the seed as it is.
 """
 
 import argparse
@@ -44,6 +49,7 @@ class Step:
                 tensor.requires_grad_(True)
             self.tensors[name] = tensor
         self.updated = set()
+        self.nearest = float("inf")  # the least distance of a ReLU's operand from 0
 
     def suffix(self, net, stage, block):
         """'' where the full net sees the same value at that place, else '@' and the deepest net that does."""
@@ -68,9 +74,13 @@ class Step:
         w = self.tensors[path + ".weight"]
         return F.conv2d(x, w, stride=stride, padding=w.shape[-1] // 2)
 
+    def relu(self, x):
+        self.nearest = min(self.nearest, x.detach().abs().min().item())
+        return F.relu(x)
+
     def forward(self, x, net):
         depths = dict(self.nets)[net]
-        x = F.relu(self.norm(self.conv(x, "resnet.stem.conv1", self.stem_stride), "resnet.stem.bn1"))
+        x = self.relu(self.norm(self.conv(x, "resnet.stem.conv1", self.stem_stride), "resnet.stem.bn1"))
         features = []
         for s, depth in enumerate(depths):
             for b in range(depth):
@@ -80,9 +90,9 @@ class Step:
                 skip = x
                 if stride != 1 or x.shape[1] != self.widths[s]:
                     skip = self.norm(self.conv(x, at + "proj", stride), f"{at}proj_bn{p}")
-                y = F.relu(self.norm(self.conv(x, at + "conv1", stride), f"{at}bn1{p}"))
+                y = self.relu(self.norm(self.conv(x, at + "conv1", stride), f"{at}bn1{p}"))
                 y = self.norm(self.conv(y, at + "conv2"), f"{at}bn2{p}")
-                x = F.relu(y + skip)
+                x = self.relu(y + skip)
             features.append(x)
         head = "resnet.head.linear1" + ("" if net == self.nets[0][0] else "@" + net)
         logits = F.linear(x.mean((2, 3)), self.tensors[head + ".weight"], self.tensors[head + ".bias"])
@@ -135,63 +145,86 @@ def real_batch(model, data, size):
     return torch.tensor(x, dtype=torch.float32), torch.tensor(labels[picked].astype(np.int64))
 
 
+def fresh_weights(args, seed, folder):
+    file = f"{folder}/weights-{seed}.safetensors"
+    command = [args.ddnnc, "-q", "step", str(args.spec), "--init", file, "--seed", str(seed)]
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    return file
+
+
+def compare(ours, expected, label):
+    """Prints the worst difference of each kind, and every tensor out of bounds; gives how many are."""
+    bad, worst = 0, {}
+    for name in sorted(set(expected) | set(ours)):
+        if name not in expected or name not in ours:
+            print(f"{name}: only in {'ddnnc' if name in ours else 'PyTorch'}")
+            bad += 1
+            continue
+        a, b = ours[name].double(), expected[name].detach().double()
+        if a.shape != b.shape:
+            print(f"{name}: shape {tuple(a.shape)} and {tuple(b.shape)}")
+            bad += 1
+            continue
+        kind = name.split(".")[0]
+        difference = ((a - b).abs().max() / b.abs().max().clamp(min=1e-12)).item()
+        bound = 1e-5 if kind == "loss" else 1e-4
+        worst[kind] = max(worst.get(kind, (0.0, "")), (difference, name))
+        if not difference <= bound:
+            print(f"{name}: relative difference {difference:.2e} from {label}, bound {bound:.0e}")
+            bad += 1
+    for kind, (difference, name) in sorted(worst.items()):
+        print(f"  {kind:7} worst relative difference from {label}: {difference:.2e} ({name})")
+    return bad
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("spec", type=pathlib.Path)
     parser.add_argument("--data", type=pathlib.Path, required=True)
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--margin", type=float, default=1e-6)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "reference"])
     parser.add_argument("--ddnnc", default="target/release/ddnnc")
     args = parser.parse_args()
     model = args.spec.stem
     if model not in NETS:
         sys.exit(f"no twin of {model} here; there are {', '.join(NETS)}")
     stem_stride, widths, nets, paired = NETS[model]
+    image, label = real_batch(model, args.data, args.batch)
 
-    with tempfile.TemporaryDirectory() as folder:
-        weights_file, batch_file, out_file = (f"{folder}/{n}.safetensors" for n in ("weights", "batch", "out"))
-        run = lambda *a: subprocess.run([args.ddnnc, "step", str(args.spec), *a], check=True)
-        run("--init", weights_file, "--seed", str(args.seed))
-        image, label = real_batch(model, args.data, args.batch)
-        save_file({"image": image, "label": label}, batch_file)
-        run("--weights", weights_file, "--batch", batch_file, "--out", out_file, "--device", args.device)
-        ours, weights = load_file(out_file), load_file(weights_file)
-
-    torch.manual_seed(0)
-    bad = 0
-    expected = {}
-    for dtype in (torch.float32, torch.float64):
+    def twin(weights, dtype):
         step = Step(weights, stem_stride, widths, nets, dtype)
         logits, terms, total = losses(step, image.to(dtype), label, paired)
+        return step, logits, terms, total
+
+    with tempfile.TemporaryDirectory() as folder:
+        seeds = range(args.seed, args.seed + (200 if args.device == "cpu" else 1))
+        for seed in seeds:
+            weights_file = fresh_weights(args, seed, folder)
+            weights = load_file(weights_file)
+            if args.device == "reference" or twin(weights, torch.float64)[0].nearest > args.margin:
+                break
+        else:
+            sys.exit(f"no seed of {seeds} keeps every activation {args.margin} from 0: take a smaller --batch")
+        batch_file, out_file = f"{folder}/batch.safetensors", f"{folder}/out.safetensors"
+        save_file({"image": image, "label": label}, batch_file)
+        command = [args.ddnnc, "-q", "step", str(args.spec), "--weights", weights_file, "--batch", batch_file]
+        subprocess.run([*command, "--out", out_file, "--device", args.device], check=True, stderr=subprocess.DEVNULL)
+        ours = load_file(out_file)
+
+    print(f"{model}, batch {args.batch}, seed {seed}, ddnnc --device {args.device}")
+    bad = 0
+    for dtype in (torch.float32, torch.float64) if args.device == "cpu" else (torch.float64,):
+        step, logits, terms, total = twin(weights, dtype)
         total.backward()
         expected = {f"logits.{n}": v for n, v in logits.items()}
         expected |= {f"loss.{n}": v for n, v in terms.items()} | {"loss.total": total}
         for name, tensor in step.tensors.items():
-            expected["grad." + name if tensor.requires_grad else "state." + name] = (
-                tensor.grad if tensor.requires_grad else tensor
-            )
-        worst = {}
-        for name in sorted(set(expected) | set(ours)):
-            if name not in expected or name not in ours:
-                print(f"{name}: only in {'ddnnc' if name in ours else 'PyTorch'}")
-                bad += 1
-                continue
-            a, b = ours[name].double(), expected[name].detach().double()
-            if a.shape != b.shape:
-                print(f"{name}: shape {tuple(a.shape)} and {tuple(b.shape)}")
-                bad += 1
-                continue
-            kind = name.split(".")[0]
-            difference = ((a - b).abs().max() / b.abs().max().clamp(min=1e-12)).item()
-            bound = 1e-5 if kind == "loss" else 1e-4
-            worst[kind] = max(worst.get(kind, (0.0, "")), (difference, name))
-            if not difference <= bound:
-                print(f"{name}: relative difference {difference:.2e} from PyTorch in {dtype}, bound {bound:.0e}")
-                bad += 1
-        for kind, (difference, name) in sorted(worst.items()):
-            print(f"{model}, PyTorch {dtype}: {kind:7} worst relative difference {difference:.2e} ({name})")
-    print(f"{len(expected)} tensors compared twice, {bad} out of bounds")
+            trained = tensor.requires_grad
+            expected[("grad." if trained else "state.") + name] = tensor.grad if trained else tensor
+        bad += compare(ours, expected, f"PyTorch {str(dtype).removeprefix('torch.')}")
+    print(f"  {len(expected)} tensors, {bad} out of bounds")
     sys.exit(1 if bad else 0)
 
 

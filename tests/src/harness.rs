@@ -62,7 +62,7 @@ impl Noise {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> f32 {
+    pub fn number(&mut self) -> f32 {
         (self.bits() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     }
 }
@@ -80,14 +80,14 @@ pub fn random_weights(model: &Model, seed: u64) -> Tensors {
         };
         tensors.insert(
             name.clone(),
-            (0..parameter.shape.elements()).map(|_| base + scale * noise.next()).collect(),
+            (0..parameter.shape.elements()).map(|_| base + scale * noise.number()).collect(),
         );
     }
     for (name, state) in &model.states {
         let mut noise = Noise::new(seed, name);
         let base = if name.ends_with("running_var") { 1.0 } else { 0.0 };
         tensors
-            .insert(name.clone(), (0..state.shape.elements()).map(|_| base + 0.3 * noise.next()).collect());
+            .insert(name.clone(), (0..state.shape.elements()).map(|_| base + 0.3 * noise.number()).collect());
     }
     tensors
 }
@@ -95,7 +95,7 @@ pub fn random_weights(model: &Model, seed: u64) -> Tensors {
 /// A random batch under the model's input and target names.
 pub fn random_batch(model: &Model, seed: u64) -> (Vec<f32>, Vec<i64>) {
     let mut noise = Noise::new(seed, "image");
-    let image = (0..model.batch * model.input.1.elements()).map(|_| noise.next()).collect();
+    let image = (0..model.batch * model.input.1.elements()).map(|_| noise.number()).collect();
     let mut noise = Noise::new(seed, "label");
     let label = (0..model.batch).map(|_| (noise.bits() % model.target.1 as u64) as i64).collect();
     (image, label)
