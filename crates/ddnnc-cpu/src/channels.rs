@@ -1,11 +1,11 @@
-//! Operators along the channels of x [N,C,…]: bias, batch statistics, normalisation and its gradients.
+//! Operators along the channels of x `[N,C,…]`: bias, batch statistics, normalisation and its gradients.
 //!
 //! A channel's statistics are one task's, summed in f64 in eight lanes, in one order.
 
 use crate::device::Machine;
 use crate::elementwise::{Arg, BLOCK, PIECE, each_block};
 
-/// A value [N,C,…] as N images of C maps of `area` elements.
+/// A value `[N,C,…]` as N images of C maps of `area` elements.
 #[derive(Clone, Copy)]
 pub struct Maps {
     images: usize,

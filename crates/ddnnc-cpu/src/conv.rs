@@ -30,11 +30,11 @@ pub const SCRATCH: usize = {
 /// Extents of x, w and y = conv(x, w), each four.
 #[derive(Clone, Copy)]
 pub struct Extents<'a> {
-    /// [N, C, H, W]
+    /// `[N, C, H, W]`
     pub x: &'a [usize],
-    /// [O, C/groups, kh, kw]
+    /// `[O, C/groups, kh, kw]`
     pub w: &'a [usize],
-    /// [N, O, H', W']
+    /// `[N, O, H', W']`
     pub y: &'a [usize],
 }
 

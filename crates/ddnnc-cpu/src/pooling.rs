@@ -13,7 +13,7 @@ pub struct Extents {
 }
 
 impl Extents {
-    /// Of an input and an output [N,C,H,W].
+    /// Of an input and an output `[N,C,H,W]`.
     pub fn new(x: &[usize], y: &[usize]) -> Extents {
         Extents { x: [x[2], x[3]], y: [y[2], y[3]] }
     }

@@ -16,9 +16,9 @@ pub enum Mode {
 /// What the front end makes of a spec.
 ///
 /// The graph is the forward pass of every net, each lowered on its own (a pass merges what they share), and the loss
-/// terms. Its sources: inputs `image` f32 [N,C,H,W] and `label` i64 [N] (under the names of the spec's `input` and
-/// `target`: see `input` and `target`), `rng` i64 [2] (seed, step) where something drops out, and `weight.<term>`
-/// f32 [] for each term whose weight changes with time. Its outputs: `logits.<net>` f32 [N,K] for each net that has
+/// terms. Its sources: inputs `image` f32 `[N,C,H,W]` and `label` i64 `[N]` (under the names of the spec's `input` and
+/// `target`: see `input` and `target`), `rng` i64 `[2]` (seed, step) where something drops out, and `weight.<term>`
+/// f32 [] for each term whose weight changes with time. Its outputs: `logits.<net>` f32 `[N,K]` for each net that has
 /// them, `loss.<term>` f32 [] (unweighted) and `loss.total` f32 [] (weighted sum). In [`Mode::Train`] it stores the
 /// running statistics.
 #[derive(Clone, Debug)]
@@ -29,7 +29,7 @@ pub struct Model {
     pub mode: Mode,
     /// N of every shape in the graph.
     pub batch: usize,
-    /// Name and shape per sample of the input: [C,H,W].
+    /// Name and shape per sample of the input: `[C,H,W]`.
     pub input: (String, Shape),
     /// Name of the target, and the number of classes K.
     pub target: (String, usize),

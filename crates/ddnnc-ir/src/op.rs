@@ -154,9 +154,9 @@ pub enum Op {
         /// The factor.
         factor: f64,
     },
-    /// (x [N,C,…], b [C]) → x + b along the channels
+    /// (x `[N,C,…]`, b `[C]`) → x + b along the channels
     BiasAdd,
-    /// (x, rng i64[2]) → x masked: each element kept with probability 1 − p and scaled by 1/(1 − p).
+    /// (x, rng i64 `[2]`) → x masked: each element kept with probability 1 − p and scaled by 1/(1 − p).
     /// The mask is a pure function of (seed, step, site, element index); applied to dy it is the gradient.
     Dropout {
         /// Probability of zero.
@@ -168,16 +168,16 @@ pub enum Op {
     StopGradient,
 
     // ---- linear maps ----
-    /// (x [N,C,H,W], w [O,C/groups,kh,kw]) → [N,O,H',W']
+    /// (x `[N,C,H,W]`, w `[O,C/groups,kh,kw]`) → `[N,O,H',W']`
     Conv2d(Conv),
-    /// (dy [N,O,H',W'], w) → dx [N,C,H,W]
+    /// (dy `[N,O,H',W']`, w) → dx `[N,C,H,W]`
     Conv2dGradInput {
         /// Geometry of the convolution.
         conv: Conv,
         /// (H, W)
         input: [usize; 2],
     },
-    /// (x [N,C,H,W], dy [N,O,H',W']) → dw [O,C/groups,kh,kw]
+    /// (x `[N,C,H,W]`, dy `[N,O,H',W']`) → dw `[O,C/groups,kh,kw]`
     Conv2dGradWeight {
         /// Geometry of the convolution.
         conv: Conv,
@@ -227,11 +227,11 @@ pub enum Op {
     },
 
     // ---- pooling ----
-    /// (x [N,C,H,W]) → [N,C,H',W']; ties go to the first element in row order
+    /// (x `[N,C,H,W]`) → `[N,C,H',W']`; ties go to the first element in row order
     MaxPool(Pool),
     /// (x, dy) → dx
     MaxPoolGrad(Pool),
-    /// (x [N,C,H,W]) → [N,C,H',W']; the border counts
+    /// (x `[N,C,H,W]`) → `[N,C,H',W']`; the border counts
     AvgPool(Pool),
     /// (dy) → dx
     AvgPoolGrad {
@@ -286,7 +286,7 @@ pub enum Op {
     },
 
     // ---- per sample (everything but axis 0) ----
-    /// (x [N,…]) → (x − mean) / √(unbiased var + eps) per sample
+    /// (x `[N,…]`) → (x − mean) / √(unbiased var + eps) per sample
     Standardize {
         /// Added to the variance.
         eps: f64,
@@ -296,7 +296,7 @@ pub enum Op {
         /// As in the forward operator.
         eps: f64,
     },
-    /// (x [N,…]) → x / max(‖x‖₂, eps) per sample
+    /// (x `[N,…]`) → x / max(‖x‖₂, eps) per sample
     L2Normalize {
         /// Least norm.
         eps: f64,
@@ -306,17 +306,17 @@ pub enum Op {
         /// As in the forward operator.
         eps: f64,
     },
-    /// (x [N,K]) → softmax along the last axis
+    /// (x `[N,K]`) → softmax along the last axis
     Softmax,
     /// (y, dy) → dx
     SoftmaxGrad,
-    /// (x [N,K]) → log softmax along the last axis
+    /// (x `[N,K]`) → log softmax along the last axis
     LogSoftmax,
     /// (y, dy) → dx
     LogSoftmaxGrad,
 
     // ---- losses: scalars, means over the batch ----
-    /// (logits [N,K], label i64[N]) → −Σ q log p / N, q = (1 − smoothing)·onehot + smoothing/K
+    /// (logits `[N,K]`, label i64 `[N]`) → −Σ q log p / N, q = (1 − smoothing)·onehot + smoothing/K
     CrossEntropy {
         /// Label smoothing.
         smoothing: f64,
@@ -326,7 +326,7 @@ pub enum Op {
         /// Label smoothing.
         smoothing: f64,
     },
-    /// (teacher logits [N,K], student logits [N,K]) → T² · KL(softmax(t/T) ‖ softmax(s/T)), mean over N
+    /// (teacher logits `[N,K]`, student logits `[N,K]`) → T² · KL(softmax(t/T) ‖ softmax(s/T)), mean over N
     KlDivergence {
         /// T
         temperature: f64,

@@ -31,7 +31,7 @@ impl DType {
     }
 }
 
-/// The extents of a value, outermost first; empty for a scalar. Images are [N, C, H, W].
+/// The extents of a value, outermost first; empty for a scalar. Images are `[N, C, H, W]`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, Default)]
 pub struct Shape(pub SmallVec<[usize; 4]>);
 

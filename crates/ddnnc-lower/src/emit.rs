@@ -459,7 +459,7 @@ impl<'e> Emitter<'e> {
         Some((teacher, self.value(pair.student, features.student.1.step)?))
     }
 
-    /// [N,C,H,W] → [N,H·W]
+    /// `[N,C,H,W]` → `[N,H·W]`
     fn attention(&mut self, feature: Value, map: Map, eps: f64) -> Emit<Value> {
         let dims: Vec<usize> = self.graph().shape(feature).dims().to_vec();
         let flat = Shape::from([dims[0], dims[2] * dims[3]]);

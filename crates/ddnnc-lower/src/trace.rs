@@ -36,7 +36,7 @@ pub(crate) enum Kind {
     MaxPool(Pool),
     /// Mean of a window.
     AvgPool(Pool),
-    /// [C,H,W] → [C]
+    /// `[C,H,W]` → `[C]`
     GlobalAvgPool,
     /// To the step's shape.
     Reshape,
@@ -45,9 +45,9 @@ pub(crate) enum Kind {
         /// Their probability.
         p: f64,
     },
-    /// On [K].
+    /// On `[K]`.
     Softmax,
-    /// On [K].
+    /// On `[K]`.
     LogSoftmax,
     /// To length one.
     L2Normalize {

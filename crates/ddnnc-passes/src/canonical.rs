@@ -15,7 +15,7 @@ enum Rewrite {
     Constant(f64),
 }
 
-/// Applies the rules of [`simplify`] everywhere, operands before users, so that one run suffices.
+/// Applies the rules of `simplify` everywhere, operands before users, so that one run suffices.
 ///
 /// The graph is rebuilt in its topological order: what a rule adds stands where the replaced operator stood. What no
 /// longer has users stays; `dead_code` removes it. Nodes with order edges are left as they are.

@@ -335,7 +335,7 @@ pub struct StepArgs {
     /// A safetensors file with every parameter and running statistic
     #[arg(long, value_name = "FILE", requires = "batch")]
     pub weights: Option<PathBuf>,
-    /// A safetensors file with `image` f32 [N,C,H,W] and `label` i64 [N]
+    /// A safetensors file with `image` (f32, N×C×H×W) and `label` (i64, N)
     #[arg(long, value_name = "FILE", conflicts_with = "init")]
     pub batch: Option<PathBuf>,
     /// Where the results go: logits, losses, gradients, running statistics

@@ -9,7 +9,7 @@ use std::path::Path;
 /// Width over which an image is resized before the centre is cut out, for an input of 224 (image folders only).
 const MARGIN: f64 = 256.0 / 224.0;
 
-/// Reads an image file as [C,H,W] numbers, normalised as in training.
+/// Reads an image file as `[C,H,W]` numbers, normalised as in training.
 ///
 /// Where the data set has images of one size (MNIST, CIFAR), the image is resized to just cover the input and the
 /// centre is taken; for image folders it is resized to 256/224 of that first.

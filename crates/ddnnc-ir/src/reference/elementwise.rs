@@ -78,7 +78,7 @@ pub(super) fn binary(kind: BinaryKind, a: f64, b: f64) -> f64 {
     }
 }
 
-/// The channel of each element of a value [N,C,…], in order.
+/// The channel of each element of a value `[N,C,…]`, in order.
 pub(super) fn channels(t: &Tensor) -> impl Iterator<Item = usize> {
     let dims = t.dims();
     let (c, inner) = (dims[1], dims[2..].iter().product::<usize>());

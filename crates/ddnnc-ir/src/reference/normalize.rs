@@ -1,4 +1,4 @@
-//! Batch statistics and normalisation over channels; x is [N,C,…].
+//! Batch statistics and normalisation over channels; x is `[N,C,…]`.
 
 use super::Tensor;
 use super::elementwise::channels;

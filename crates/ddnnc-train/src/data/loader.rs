@@ -16,9 +16,9 @@ use std::thread::JoinHandle;
 pub struct Batch {
     /// Its number: for training, the step from 0.
     pub number: u64,
-    /// [N,C,H,W], normalised.
+    /// `[N,C,H,W]`, normalised.
     pub images: Vec<f32>,
-    /// [N]; 0 where padded.
+    /// `[N]`; 0 where padded.
     pub labels: Vec<i64>,
     /// How many are images rather than padding.
     pub real: usize,

@@ -77,7 +77,7 @@ pub struct DataSource {
 /// What a [`DataSource`] has to fit, and how the training images are divided.
 #[derive(Clone, Copy, Debug)]
 pub struct Fit<'a> {
-    /// The model's input, [C,H,W].
+    /// The model's input, `[C,H,W]`.
     pub input: &'a Shape,
     /// The model's classes.
     pub classes: usize,
