@@ -65,7 +65,8 @@ fn complete(example: &SpecFile, first: &SpecFile) -> SpecFile {
         )
     };
     for item in &first.items {
-        if !has(&key(item)) && !(own_nets && with_backbone(item)) {
+        let replaced = has(&key(item)) || (own_nets && with_backbone(item));
+        if !replaced {
             whole.items.push(item.clone());
         }
     }

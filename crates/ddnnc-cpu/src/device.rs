@@ -23,6 +23,20 @@ impl CpuDevice {
     ///
     /// [`DeviceError::Failed`] for zero threads, or where a thread cannot be started.
     pub fn new(threads: Option<usize>) -> Result<CpuDevice, DeviceError> {
+        CpuDevice::at(Level::detect(), threads)
+    }
+
+    /// One device for each level of the processor that this machine has, so that tests reach the kernels of all.
+    ///
+    /// # Errors
+    ///
+    /// As [`CpuDevice::new`].
+    #[doc(hidden)]
+    pub fn at_every_level(threads: usize) -> Result<Vec<CpuDevice>, DeviceError> {
+        Level::available().map(|level| CpuDevice::at(level, Some(threads))).collect()
+    }
+
+    fn at(level: Level, threads: Option<usize>) -> Result<CpuDevice, DeviceError> {
         let threads = match threads {
             Some(0) => {
                 return Err(DeviceError::Failed("the CPU device needs at least one thread".to_owned()));
@@ -30,7 +44,7 @@ impl CpuDevice {
             Some(n) => n,
             None => std::thread::available_parallelism().map_or(1, usize::from),
         };
-        Ok(CpuDevice { pool: Arc::new(Pool::new(threads)?), level: Level::detect() })
+        Ok(CpuDevice { pool: Arc::new(Pool::new(threads)?), level })
     }
 
     /// How many threads compute.

@@ -84,7 +84,7 @@ impl Gemm {
             let vectors = width / self.lanes;
             match self.level {
                 Level::Portable => {}
-                // SAFETY: the processor has the features (the level was detected); the assertions above hold the
+                // SAFETY: the processor has the features (levels are those that `Level::available` found); the assertions above hold the
                 // reads and writes inside the slices; a table row has kernels for every count of columns up to its
                 // length.
                 Level::Avx2 => unsafe {

@@ -45,7 +45,7 @@ pub fn need(program: &Program, launch: &Launch) -> Result<Need, DeviceError> {
     match &launch.op {
         Op::Conv2d(_) => need.scratch = conv::SCRATCH,
         Op::Conv2dGradInput { .. } => {
-            need.scratch = conv::SCRATCH;
+            need.scratch = conv::grad_input_scratch(operand(1));
             need.shared = operand(1).iter().product();
         }
         Op::Conv2dGradWeight { conv, .. } => {

@@ -8,9 +8,9 @@
 //!
 //! Values that are not a number stay so: `relu`, `relu6` and maximum pooling pass them on.
 //!
-//! `unsafe` stands in `memory` (views of the arena), `pool` (sharing a result among tasks), `simd` (functions compiled
-//! for more of the processor) and `gemm` (the micro-kernels of the `gemm` project); the kernels themselves are safe code
-//! on slices. This crate knows neither the language nor the training loop.
+//! `unsafe` stands in `memory` (views of the arena), `device` and `launch` (which make those views of the buffers of a
+//! program and of one launch), `pool` (sharing a result among tasks), `simd` (functions compiled for more of the
+//! processor) and `gemm` (the micro-kernels of the `gemm` project); the kernels themselves are safe code on slices. This crate knows neither the language nor the training loop.
 
 mod channels;
 mod columns;

@@ -14,23 +14,25 @@ pub enum Level {
 }
 
 impl Level {
-    /// The best level of this machine.
-    pub fn detect() -> Level {
+    /// The levels of this machine, the best last.
+    pub fn available() -> impl Iterator<Item = Level> {
         #[cfg(target_arch = "x86_64")]
-        {
+        let more = {
             let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
             let avx512 = is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512vl")
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512dq");
-            if avx2 && avx512 {
-                return Level::Avx512;
-            }
-            if avx2 {
-                return Level::Avx2;
-            }
-        }
-        Level::Portable
+            [avx2.then_some(Level::Avx2), (avx2 && avx512).then_some(Level::Avx512)]
+        };
+        #[cfg(not(target_arch = "x86_64"))]
+        let more = [];
+        std::iter::once(Level::Portable).chain(more.into_iter().flatten())
+    }
+
+    /// The best level of this machine.
+    pub fn detect() -> Level {
+        Level::available().last().unwrap_or(Level::Portable)
     }
 
     /// Calls `f`, compiled for this level (as far as it is inlined: mark what it calls `#[inline(always)]`).
@@ -38,7 +40,7 @@ impl Level {
     pub fn run<R>(self, f: impl FnOnce() -> R) -> R {
         match self {
             Level::Portable => f(),
-            // SAFETY: a level is made by `detect` alone, which found these features.
+            // SAFETY: levels come from `available` alone, which found these features.
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => unsafe { avx2(f) },
             // SAFETY: as above.

@@ -1,11 +1,12 @@
-//! Every operator against the reference evaluator, apart and in place, on one, two and three threads.
+//! Every operator against the reference evaluator, at every level of the processor that the machine has, apart and in
+//! place, on one, two and three threads.
 
 mod common;
 
 use common::{Case, LAUNCHED, cases, number};
 use ddnnc_cpu::CpuDevice;
-use ddnnc_ir::{Op, Pool, UnaryKind, ValueType};
-use ddnnc_passes::{DeviceError, may_overwrite};
+use ddnnc_ir::{Conv, Op, Pool, ReduceKind, UnaryKind, ValueType};
+use ddnnc_passes::{Device, DeviceError, may_overwrite};
 
 /// The largest difference allowed, relative to the largest result (at least 1).
 fn tolerance(op: &Op) -> f64 {
@@ -43,13 +44,8 @@ fn compare(case: &Case, seed: u64, how: &str, expected: &[Vec<f64>], found: &[Ve
     }
 }
 
-fn devices() -> Vec<CpuDevice> {
-    [1, 2, 3].iter().map(|&n| CpuDevice::new(Some(n)).expect("threads")).collect()
-}
-
-#[test]
-fn every_operator_agrees_with_the_reference() {
-    let devices = devices();
+/// Compares at one level; the devices have one, two and three threads.
+fn at_one_level(devices: &[CpuDevice]) {
     let mut seen = [false; LAUNCHED];
     for (i, case) in cases().iter().enumerate() {
         let seed = 1000 + i as u64;
@@ -59,15 +55,11 @@ fn every_operator_agrees_with_the_reference() {
         let operands = case.draw(seed);
         let expected = case.reference(&operands);
         let one = case.cpu(&devices[0], &operands, &[]).expect("runs");
-        compare(case, seed, "apart", &expected, &one);
+        compare(case, seed, &format!("apart, {:?}", devices[0]), &expected, &one);
         for device in &devices[1..] {
             let other = case.cpu(device, &operands, &[]).expect("runs");
             let bits = |r: &[Vec<f32>]| -> Vec<u32> { r.iter().flatten().map(|x| x.to_bits()).collect() };
-            assert!(
-                bits(&one) == bits(&other),
-                "{case:?} seed {seed}: {} threads give other bits",
-                device.threads()
-            );
+            assert!(bits(&one) == bits(&other), "{case:?} seed {seed}: {device:?} gives other bits");
         }
         let results = case.results();
         for r in 0..results.len() {
@@ -75,12 +67,60 @@ fn every_operator_agrees_with_the_reference() {
                 let mut places = vec![None; results.len()];
                 places[r] = Some(over);
                 let found = case.cpu(&devices[1], &operands, &places).expect("runs in place");
-                compare(case, seed, &format!("result {r} on operand {over}"), &expected, &found);
+                let how = format!("result {r} on operand {over}, {:?}", devices[1]);
+                compare(case, seed, &how, &expected, &found);
             }
         }
     }
     let missing: Vec<usize> = (0..LAUNCHED).filter(|&n| !seen[n]).collect();
     assert!(missing.is_empty(), "operators without a case: {missing:?}");
+}
+
+#[test]
+fn every_operator_agrees_with_the_reference() {
+    let by_threads: Vec<Vec<CpuDevice>> =
+        [1, 2, 3].iter().map(|&n| CpuDevice::at_every_level(n).expect("threads")).collect();
+    for level in 0..by_threads[0].len() {
+        let devices: Vec<CpuDevice> = by_threads.iter().map(|devices| devices[level].clone()).collect();
+        at_one_level(&devices);
+    }
+}
+
+/// Sums over nothing are zero, whatever the memory of the result held before.
+#[test]
+fn sums_over_nothing_are_zero() {
+    let geometry = |stride: usize| Conv { stride: [stride; 2], pad: [1, 1], dilation: [1, 1], groups: 1 };
+    let mut cases = vec![
+        common::case(Op::MatMul { transpose_a: false, transpose_b: false }, &[&[3, 0], &[0, 5]]),
+        common::case(Op::Conv2d(geometry(1)), &[&[2, 0, 4, 4], &[3, 0, 3, 3]]),
+        common::case(Op::Reduce { kind: ReduceKind::Sum, axes: vec![1] }, &[&[4, 0]]),
+        common::case(
+            Op::Conv2dGradWeight { conv: geometry(1), kernel: [3, 3] },
+            &[&[0, 2, 4, 4], &[0, 3, 4, 4]],
+        ),
+    ];
+    for (stride, side) in [(1, 4), (2, 2)] {
+        let op = Op::Conv2dGradInput { conv: geometry(stride), input: [4, 4] };
+        cases.push(common::case(op, &[&[2, 0, side, side], &[0, 3, 3, 3]]));
+    }
+    for device in CpuDevice::at_every_level(2).expect("threads") {
+        for case in &cases {
+            let operands = case.draw(5);
+            assert!(case.reference(&operands)[0].iter().all(|&x| x == 0.0));
+            let mut program = case.program(&[]);
+            // The result is an input as well, so that it can be filled with what must not stay.
+            let result = program.launches[0].results[0];
+            program.inputs.insert("old".to_owned(), result);
+            let mut executable = device.load(&program).expect("loads");
+            let count = program.buffer(result).ty.elements();
+            assert!(count > 0);
+            executable.write_f32("old", &vec![7.0; count]).expect("an input");
+            executable.run().expect("runs");
+            let mut found = vec![7.0; count];
+            executable.read_f32("y0", &mut found).expect("an output");
+            assert!(found.iter().all(|&x| x == 0.0), "{case:?} on {device:?}");
+        }
+    }
 }
 
 #[test]

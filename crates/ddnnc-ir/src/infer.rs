@@ -1,6 +1,6 @@
 //! Result types from operand types: the one place that knows what each operator takes and gives.
 
-use crate::{BinaryKind, Conv, DType, IrError, Op, Pool, Shape, ValueType};
+use crate::{BinaryKind, Conv, DType, IrError, MAX_ELEMENTS, Op, Pool, Shape, ValueType};
 use smallvec::{SmallVec, smallvec};
 
 type Types = SmallVec<[ValueType; 1]>;
@@ -88,9 +88,11 @@ impl Check<'_> {
 }
 
 /// The extent after a window of `taps` (already dilated) slides over `size` padded entries.
+///
+/// Padded extents and strides above [`MAX_ELEMENTS`] are refused: below, no kernel's index overflows.
 fn slide(size: usize, pad: usize, taps: usize, stride: usize) -> Option<usize> {
     let padded = size.checked_add(pad.checked_mul(2)?)?;
-    if stride == 0 || taps == 0 || padded < taps {
+    if stride == 0 || taps == 0 || padded < taps || padded.max(stride) > MAX_ELEMENTS {
         return None;
     }
     Some((padded - taps) / stride + 1)
@@ -116,7 +118,8 @@ impl Pool {
     /// (H', W') of an input of (H, W); `None` where the window does not fit.
     pub fn output(&self, input: [usize; 2]) -> Option<[usize; 2]> {
         // A window that lies in the border altogether has no maximum.
-        if self.pad[0] >= self.kernel[0] || self.pad[1] >= self.kernel[1] {
+        let bare = |i: usize| self.pad[i] >= self.kernel[i] || input[i] == 0;
+        if bare(0) || bare(1) {
             return None;
         }
         let side = |i: usize| slide(input[i], self.pad[i], self.kernel[i], self.stride[i]);
@@ -361,7 +364,7 @@ fn infer(op: &Op, c: &Check<'_>) -> Result<Types, IrError> {
                 return c.fail(None, None, "takes at least one operand".into());
             }
             c.floats()?;
-            c.rank_at_least(0, axis + 1)?;
+            c.rank_at_least(0, axis.saturating_add(1))?;
             let mut dims: SmallVec<[usize; 4]> = SmallVec::from_slice(c.dims(0));
             for i in 1..operands.len() {
                 let other = c.dims(i);
@@ -384,7 +387,7 @@ fn infer(op: &Op, c: &Check<'_>) -> Result<Types, IrError> {
         Op::Slice { axis, start, len } => {
             c.count(1)?;
             c.floats()?;
-            c.rank_at_least(0, axis + 1)?;
+            c.rank_at_least(0, axis.saturating_add(1))?;
             let mut dims: SmallVec<[usize; 4]> = SmallVec::from_slice(c.dims(0));
             if start.saturating_add(*len) > dims[*axis] || *len == 0 {
                 return c.fail(
@@ -403,7 +406,7 @@ fn infer(op: &Op, c: &Check<'_>) -> Result<Types, IrError> {
         Op::Pad { axis, start, total } => {
             c.count(1)?;
             c.floats()?;
-            c.rank_at_least(0, axis + 1)?;
+            c.rank_at_least(0, axis.saturating_add(1))?;
             let mut dims: SmallVec<[usize; 4]> = SmallVec::from_slice(c.dims(0));
             if start.saturating_add(dims[*axis]) > *total {
                 return c.fail(

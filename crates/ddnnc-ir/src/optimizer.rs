@@ -139,7 +139,8 @@ pub(crate) fn persistent(graph: &Graph) -> BTreeMap<&str, Value> {
 ///
 /// For every store whose value is made from the old content by updates (`sgd_update`, `adamw_update`, `ema`), each
 /// other reader of the old content comes before the first of those updates; for every other store, before the store. A
-/// reader that itself needs the new content cannot: no edge is added there, and the verifier refuses the graph.
+/// reader that itself needs the new content cannot, nor can two updates that read each other's old content: no edge is
+/// added there, so that no cycle comes of it, and the verifier refuses the graph.
 pub fn order_stores(graph: &mut Graph) {
     let old = persistent(graph);
     let mut stores: Vec<(NodeId, Value)> = Vec::new();

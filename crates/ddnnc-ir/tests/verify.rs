@@ -4,8 +4,8 @@ mod common;
 
 use common::*;
 use ddnnc_ir::{
-    BinaryKind, Graph, IrError, Op, Optimizer, Origin, UnaryKind, Value, append_optimizer, differentiate,
-    order_stores, parse, verify,
+    BinaryKind, Conv, Graph, IrError, Op, Optimizer, Origin, Pool, ReduceKind, UnaryKind, Value,
+    append_optimizer, differentiate, order_stores, parse, verify,
 };
 
 /// The message of the rule that a graph in text form (its lines) breaks.
@@ -171,6 +171,36 @@ fn order_stores_makes_updates_legal_and_never_a_cycle() {
     assert!(verify(&g).unwrap_err().to_string().contains("reads `s`"));
 }
 
+/// Two updates in place, each of which reads what the other overwrites: no order is right, with stores as writers
+/// (the contents are exchanged) and with averages. Neither may become a cycle.
+#[test]
+fn updates_from_each_others_old_content_are_refused() {
+    let ema = "ema(v0, v1) momentum=0.1 scale=1.0 : f32[2]";
+    let back = "ema(v1, v0) momentum=0.1 scale=1.0 : f32[2]";
+    for values in [
+        "n2 = store(v1) name=\"p\"\nn3 = store(v0) name=\"q\"".to_string(),
+        format!("v2 = {ema}\nv3 = {back}\nn4 = store(v2) name=\"p\"\nn5 = store(v3) name=\"q\""),
+    ] {
+        let text = format!(
+            "graph \"g\" {{\nv0 = state name=\"p\" : f32[2]\nv1 = state name=\"q\" : f32[2]\n{values}\n}}\n"
+        );
+        let mut g = parse(&text).unwrap();
+        order_stores(&mut g);
+        assert!(g.topological().is_ok());
+        let message = verify(&g).unwrap_err().to_string();
+        assert!(message.contains("reads `q`, and nothing makes it run before"), "{message}");
+    }
+    // With one of the values made apart from the other's memory there is an order.
+    let text = format!(
+        "graph \"g\" {{\nv0 = state name=\"p\" : f32[2]\nv1 = state name=\"q\" : f32[2]\nv2 = {ema}\n\
+         v3 = scale(v0) factor=2.0 : f32[2]\nn4 = store(v2) name=\"p\"\nn5 = store(v3) name=\"q\"\n}}\n"
+    );
+    let mut g = parse(&text).unwrap();
+    assert!(verify(&g).is_err());
+    order_stores(&mut g);
+    assert_eq!(verify(&g), Ok(()));
+}
+
 #[test]
 fn an_appended_optimizer_is_legal() {
     for optimizer in [
@@ -219,4 +249,47 @@ fn operand_types_that_do_not_fit_are_refused() {
             assert!(!accepted || any, "{op:?} takes {odd} as operand {i}");
         }
     }
+}
+
+/// Attributes are numbers from a file: none of them may overflow on the way to the error.
+#[test]
+fn attributes_out_of_all_range_are_refused() {
+    const BIG: usize = usize::MAX;
+    let (x, w) = (f32(&[2, 4, 8, 8]), f32(&[4, 4, 3, 3]));
+    let conv = Conv { stride: [1, 1], pad: [1, 1], dilation: [1, 1], groups: 1 };
+    let pool = Pool { kernel: [2, 2], stride: [2, 2], pad: [0, 0] };
+    let convs = [
+        Conv { pad: [BIG, 1], ..conv },
+        Conv { pad: [1 << 62, 1], ..conv },
+        Conv { stride: [BIG, 1], ..conv },
+        Conv { dilation: [1, BIG], ..conv },
+        Conv { dilation: [0, 1], ..conv },
+        Conv { stride: [0, 1], ..conv },
+        Conv { groups: BIG, ..conv },
+        Conv { groups: 0, ..conv },
+    ];
+    for conv in convs {
+        for op in [Op::Conv2d(conv), Op::Conv2dGradInput { conv, input: [8, 8] }] {
+            assert!(ddnnc_ir::infer::result_types(&op, &[&x, &w]).is_err(), "{op:?}");
+        }
+    }
+    for op in [
+        Op::Concat { axis: BIG },
+        Op::Slice { axis: BIG, start: 0, len: 1 },
+        Op::Slice { axis: 1, start: BIG, len: BIG },
+        Op::Pad { axis: BIG, start: 0, total: 9 },
+        Op::Pad { axis: 1, start: BIG, total: BIG },
+        Op::Reduce { kind: ReduceKind::Sum, axes: vec![BIG] },
+        Op::Broadcast { shape: [2, 4, 8, 8].into(), axes: vec![0, 1, 2, BIG] },
+        Op::MaxPool(Pool { stride: [BIG, 1], ..pool }),
+        Op::AvgPool(Pool { kernel: [BIG, BIG], pad: [BIG - 1, 0], ..pool }),
+        Op::Conv2dGradInput { conv, input: [BIG, BIG] },
+        Op::Conv2dGradWeight { conv, kernel: [BIG, BIG] },
+    ] {
+        assert!(ddnnc_ir::infer::result_types(&op, &[&x]).is_err(), "{op:?}");
+        assert!(ddnnc_ir::infer::result_types(&op, &[&x, &x]).is_err(), "{op:?}");
+    }
+    // A map without entries has no largest one, however wide the border.
+    let padded = Op::MaxPool(Pool { kernel: [2, 2], stride: [1, 1], pad: [1, 1] });
+    assert!(ddnnc_ir::infer::result_types(&padded, &[&f32(&[2, 4, 0, 8])]).is_err());
 }

@@ -474,7 +474,7 @@ impl<'e> Emitter<'e> {
                 let square = self.add(Op::Unary { kind: ddnnc_ir::UnaryKind::Square }, &[feature])?;
                 let power = self.add(mean([1]), &[square])?;
                 let power = self.add(Op::Reshape { shape: flat }, &[power])?;
-                self.add(Op::L2Normalize { eps: 1e-12 }, &[power])
+                self.add(Op::L2Normalize { eps }, &[power])
             }
         }
     }

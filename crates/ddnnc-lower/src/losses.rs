@@ -310,7 +310,6 @@ impl<'a> Evaluator<'a> {
             let weight = self.weight(&call, if call.name == "attention" { 0.5 } else { 1.0 });
             let detach = args.flag("detach", true, &mut self.diags);
             let temperature = args.number("temperature", 3.0, Range::Positive, &mut self.diags);
-            let eps = args.number("eps", 1e-5, Range::Positive, &mut self.diags);
             let map = match call.expr("mode") {
                 None => Some(Map::ZScore),
                 Some(e) => self.word(e, "attention mode", &["zscore", "at"]).map(|w| match w {
@@ -318,6 +317,9 @@ impl<'a> Evaluator<'a> {
                     _ => Map::ZScore,
                 }),
             };
+            // Added to a variance, or the least norm that is divided by.
+            let eps = if map == Some(Map::At) { 1e-12 } else { 1e-5 };
+            let eps = args.number("eps", eps, Range::Positive, &mut self.diags);
             let adapter = match call.expr("adapter") {
                 None => Some("auto"),
                 Some(e) => self.word(e, "adapter", &["auto", "conv", "none"]),

@@ -2,7 +2,9 @@
 
 mod support;
 
-use ddnnc_ir::{Graph, Mode, Model, Op, Optimizer, ScheduleKind, Weight};
+use ddnnc_ir::reference::{Tensor, evaluate};
+use ddnnc_ir::{DType, Graph, Mode, Model, Op, Optimizer, ScheduleKind, Weight};
+use indexmap::IndexMap;
 use support::{model, net};
 
 fn spec(nets: &str, rest: &str) -> String {
@@ -125,6 +127,71 @@ fn terms_have_names_weights_and_an_order() {
     assert_eq!(count(&lowered.graph, |op| *op == Op::StopGradient), 5);
 }
 
+/// Some content for every source of a graph, by name: variances positive, labels in range.
+fn feeds(graph: &Graph) -> IndexMap<String, Tensor> {
+    let mut feeds = IndexMap::new();
+    for id in graph.nodes() {
+        let node = graph.node(id);
+        let (Op::Input { name } | Op::Parameter { name, .. } | Op::State { name }) = &node.op else {
+            continue;
+        };
+        let ty = node.results[0].clone();
+        let seed = name.bytes().fold(0.0, |sum, b| sum + f64::from(b));
+        let data = (0..ty.elements())
+            .map(|i| match ty.dtype {
+                DType::I64 => (i % 5) as f64,
+                DType::F32 => (seed + 1.7 * i as f64).sin().abs() + 0.1,
+            })
+            .collect();
+        feeds.insert(name.clone(), Tensor { ty, data });
+    }
+    feeds
+}
+
+#[test]
+fn the_total_is_the_weighted_sum_of_the_terms() {
+    let rest = "supervise small { cross_entropy(weight = 0.25, label_smoothing = 0.1) }
+        distill full -> small {
+            kl(temperature = 4, weight = ramp(from = 0.5, to = 2, epochs = 4)), attention(at = [s1], weight = 3),
+            hint(at = [s2], weight = ramp(from = 0, to = 1))
+        }";
+    let lowered = model(&spec(TWO, rest), Mode::Train, 3);
+    let feeds = feeds(&lowered.graph);
+    let outputs = evaluate(&lowered.graph, &feeds).expect("the graph evaluates").outputs;
+    let value = |name: &str| outputs[name].data[0];
+    let mut wanted = 0.0;
+    for term in &lowered.terms {
+        let weight = match term.weight {
+            Weight::Constant(weight) => weight,
+            Weight::Ramp { .. } => feeds[&format!("weight.{}", term.name)].data[0],
+        };
+        let loss = value(&format!("loss.{}", term.name));
+        assert!(loss > 1e-6, "{} is {loss}", term.name);
+        wanted += weight * loss;
+    }
+    assert_eq!(lowered.terms.len(), 5);
+    let total = value("loss.total");
+    assert!((total - wanted).abs() <= 1e-9 * wanted, "{total}, not {wanted}");
+}
+
+#[test]
+fn settings_of_terms_reach_their_operators() {
+    let rest = "distill full -> small {
+            kl(temperature = 4), attention(at = [s1], eps = 0.125), hint(at = [s1 -> s1])
+        }";
+    let graph = model(&spec(TWO, rest), Mode::Train, 3).graph;
+    assert_eq!(count(&graph, |op| *op == Op::KlDivergence { temperature: 4.0 }), 1);
+    assert_eq!(count(&graph, |op| *op == Op::Standardize { eps: 0.125 }), 2);
+    // The first operand is the teacher's: the one whose gradient is stopped.
+    let teachers: Vec<bool> = graph
+        .nodes()
+        .filter(|&id| matches!(graph.node(id).op, Op::KlDivergence { .. }))
+        .flat_map(|id| graph.operands(id))
+        .map(|v| *graph.op(v) == Op::StopGradient)
+        .collect();
+    assert_eq!(teachers, [true, false]);
+}
+
 #[test]
 fn detach_false_lets_the_gradient_through() {
     let lowered = model(&spec(TWO, "distill full -> small { kl(detach = false) }"), Mode::Train, 3);
@@ -136,6 +203,24 @@ fn attention_is_at_the_last_stage_by_default() {
     let lowered = model(&spec(TWO, "distill full -> small { attention }"), Mode::Train, 3);
     assert_eq!(terms(&lowered)[2], ("attention.full.small.s2", Weight::Constant(0.5)));
     assert_eq!(count(&lowered.graph, |op| matches!(op, Op::Standardize { eps } if *eps == 1e-5)), 2);
+}
+
+#[test]
+fn eps_of_an_attention_map_fits_its_mode() {
+    let eps = |arguments: &str| {
+        let rest = format!("distill full -> small {{ attention(mode = at{arguments}) }}");
+        let graph = model(&spec(TWO, &rest), Mode::Train, 3).graph;
+        let found: Vec<f64> = graph
+            .nodes()
+            .filter_map(|id| match graph.node(id).op {
+                Op::L2Normalize { eps } => Some(eps),
+                _ => None,
+            })
+            .collect();
+        found
+    };
+    assert_eq!(eps(""), [1e-12, 1e-12]);
+    assert_eq!(eps(", eps = 0.5"), [0.5, 0.5]);
 }
 
 #[test]

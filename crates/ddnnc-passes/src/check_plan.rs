@@ -12,6 +12,8 @@ use std::collections::BTreeMap;
 /// - a result lies exactly on an operand that [`may_overwrite`] names, or apart from every operand, and apart from the
 ///   other results;
 /// - outputs are whole at the end, and a parameter or state holds its own old content or a write of its full size.
+///
+/// Ids and offsets must be in range, as [`Program::validate`] checks before it calls this.
 pub fn check_plan(program: &Program) -> Result<(), String> {
     let mut memory = Memory::default();
     let mut shows: Vec<Option<usize>> = vec![None; program.buffers.len()];

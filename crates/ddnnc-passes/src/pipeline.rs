@@ -191,15 +191,23 @@ fn show_statistics(graph: &mut Graph, model: &Model) -> Result<(), PassError> {
         }
     }
     let shown = output_names(graph);
+    let mut known: FxHashMap<String, Value> = FxHashMap::default();
+    for id in graph.nodes() {
+        if let Op::State { name } = &graph.node(id).op {
+            known.insert(name.clone(), Value { node: id, result: 0 });
+        }
+    }
     for (name, state) in &model.states {
         let output = format!("state.{name}");
         if shown.contains(&output) {
             continue;
         }
-        let op = Op::State { name: name.clone() };
-        let value = match graph.find(&op) {
-            Some(node) => Value { node, result: 0 },
-            None => graph.add_source(op, ValueType::f32(state.shape.clone()), Origin::default())?,
+        let value = match known.get(name) {
+            Some(&value) => value,
+            None => {
+                let op = Op::State { name: name.clone() };
+                graph.add_source(op, ValueType::f32(state.shape.clone()), Origin::default())?
+            }
         };
         graph.add(Op::Output { name: output }, &[value], Origin::default())?;
     }

@@ -148,11 +148,12 @@ impl<'g> Planner<'g> {
 
     /// Gathers outputs and stores, and decides which old contents must be saved from being overwritten.
     fn find_sinks(&mut self, order: &[NodeId]) -> Result<(), PassError> {
+        let (mut shown, mut stored): (FxHashSet<&str>, FxHashSet<&str>) = Default::default();
         for &id in order {
             let Some(&value) = self.graph.operands(id).first() else { continue };
             match &self.graph.node(id).op {
                 Op::Output { name } => {
-                    if self.outputs.iter().any(|(n, _)| n == name) {
+                    if !shown.insert(name) {
                         return Err(bad_name(name, "is the name of two outputs"));
                     }
                     self.outputs.push((name.clone(), value));
@@ -166,7 +167,7 @@ impl<'g> Planner<'g> {
                             format!("is {ty} and a value of type {} is stored", self.graph.ty(value));
                         return Err(PassError::Name { name: name.clone(), message });
                     }
-                    if self.stores.iter().any(|(n, _)| n == name) {
+                    if !stored.insert(name) {
                         return Err(bad_name(name, "is stored twice"));
                     }
                     self.stores.push((name.clone(), value));
@@ -180,6 +181,7 @@ impl<'g> Planner<'g> {
             Op::Parameter { name: n, .. } | Op::State { name: n } => n != name,
             _ => true,
         });
+        let changed: FxHashSet<&str> = self.stores.iter().map(|(name, _)| name.as_str()).collect();
         let sinks: Vec<Value> = self.outputs.iter().chain(&self.stores).map(|(_, v)| *v).collect();
         for value in sinks {
             let root = self.aliases.root(value);
@@ -188,7 +190,7 @@ impl<'g> Planner<'g> {
                 .tables
                 .persistent
                 .get_index(entry)
-                .is_some_and(|(name, _)| self.stores.iter().any(|(n, _)| n == name));
+                .is_some_and(|(name, _)| changed.contains(name.as_str()));
             if changes && !self.rescued.contains_key(&root) {
                 let block = self.rescued.len();
                 self.rescued.insert(root, block);

@@ -21,7 +21,7 @@ mod run_folder;
 mod trainer;
 mod weights;
 
-pub use data::{Batch, DataError, DataSource, Fit, Loader, Split};
+pub use data::{Batch, DataError, DataSource, Fit, Loader, Split, read_image};
 pub use error::TrainError;
 pub use evaluate::{Evaluator, NetResult, Part, evaluate};
 pub use init::initial_values;

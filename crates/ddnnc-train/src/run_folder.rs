@@ -197,6 +197,19 @@ impl RunFolder {
         Ok(RunFolder { root: root.to_path_buf(), metrics, keep: keep.max(1) })
     }
 
+    /// Removes the files of a new run that came to nothing; one that has a checkpoint, or files of others, stays.
+    pub(crate) fn discard(root: &Path) {
+        if !matches!(list_checkpoints(root), Ok(all) if all.is_empty()) {
+            return;
+        }
+        // What cannot be removed stays; the error that ended the run is the one to report.
+        for file in ["metrics.jsonl", "spec.ddnn", "report.html"] {
+            let _ = fs::remove_file(root.join(file));
+        }
+        let _ = fs::remove_dir(root.join("checkpoints"));
+        let _ = fs::remove_dir(root);
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.root

@@ -114,12 +114,18 @@ pub struct Summary {
 ///
 /// Set `stop` (from a signal handler, say) to end after the current step with a checkpoint. A run that is resumed
 /// continues to the bit: parameters, statistics, optimizer state, the position within the epoch, and random numbers.
+/// A run that finds an image that cannot be read before its first checkpoint leaves no run folder behind.
 ///
 /// Where statistics are recalibrated (`norm = recalibrated`), they are reset and estimated on training batches before
 /// each validation (on a copy) and at the end. The programs average exponentially with a fixed momentum, so at the
 /// default momentum of 0.1 a hundred batches leave 0.9¹⁰⁰ ≈ 3·10⁻⁵ of the initial value.
 pub fn train(job: Job<'_>, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Summary, TrainError> {
-    Trainer::new(job, observer)?.run(observer, stop)
+    let (folder, resumed) = (job.options.run.clone(), job.options.resume);
+    let result = Trainer::new(job, observer)?.run(observer, stop);
+    if let (Err(TrainError::Data(_)), false) = (&result, resumed) {
+        RunFolder::discard(&folder);
+    }
+    result
 }
 
 struct Trainer<'a> {

@@ -199,7 +199,7 @@ pub fn atomic_write(path: &Path, fill: &mut dyn FnMut(&mut dyn Write) -> io::Res
         // The process's umask still applies; the default of the crate would hide the file from everybody else.
         builder.permissions(std::fs::Permissions::from_mode(0o666));
     }
-    let temporary = builder.tempfile_in(folder)?;
+    let temporary = builder.tempfile_in(folder).map_err(without_path)?;
     {
         let mut writer = BufWriter::new(temporary.as_file());
         fill(&mut writer)?;
@@ -213,6 +213,16 @@ pub fn atomic_write(path: &Path, fill: &mut dyn FnMut(&mut dyn Write) -> io::Res
         let _ = handle.sync_all();
     }
     Ok(())
+}
+
+/// The system's own error: the name of the temporary file, which `tempfile` adds, differs from call to call and says
+/// nothing to the user.
+fn without_path(error: io::Error) -> io::Error {
+    let text = error.to_string();
+    match text.split_once(" at path \"") {
+        Some((reason, _)) => io::Error::new(error.kind(), reason.to_string()),
+        None => error,
+    }
 }
 
 /// What the name of every temporary file of [`atomic_write`] begins with.

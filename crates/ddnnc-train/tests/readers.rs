@@ -4,7 +4,7 @@ mod common;
 
 use common::{plain_data, write_mnist};
 use ddnnc_ir::{Augment, Data, Dataset, Shape};
-use ddnnc_train::{DataError, DataSource, Fit};
+use ddnnc_train::{DataError, DataSource, Fit, read_image};
 use std::fs;
 use std::io::Write;
 use std::path::Path;
@@ -268,4 +268,38 @@ fn the_bundled_extracts_are_balanced() {
             assert_eq!(counts, [images / 10; 10], "{folder}");
         }
     }
+}
+
+#[test]
+fn a_single_image_is_prepared_as_evaluation_does() {
+    let folder = tempfile::tempdir().unwrap();
+    for split in ["train", "val"] {
+        for class in ["a", "b"] {
+            let place = folder.path().join(split).join(class);
+            fs::create_dir_all(&place).unwrap();
+            let pixel = |x: u32, y: u32| image::Rgb([(x * 5) as u8, (y * 7) as u8, (x ^ y) as u8]);
+            image::RgbImage::from_fn(40, 31, pixel).save(place.join("0.png")).unwrap();
+        }
+    }
+    let data = plain_data(Dataset::ImageFolder, vec![], 3);
+    let source = open_with(&data, folder.path(), [3, 16, 20], 2).unwrap();
+    let batch = source.test(1, 1).next_batch().unwrap().unwrap();
+    let path = folder.path().join("val/a/0.png");
+    let shape = Shape::from([3, 16, 20]);
+    assert_eq!(read_image(&data, &shape, &path).unwrap(), batch.images);
+
+    // An image of the size of the input keeps every pixel where the data set has one size.
+    let gray = image::GrayImage::from_fn(28, 28, |x, y| image::Luma([(x * 9 + y) as u8]));
+    let path = folder.path().join("digit.png");
+    gray.save(&path).unwrap();
+    let mnist = Data { normalize: Some((vec![0.0], vec![1.0])), ..plain_data(Dataset::Mnist, vec![], 1) };
+    let got = read_image(&mnist, &Shape::from([1, 28, 28]), &path).unwrap();
+    let wanted: Vec<f32> = gray.as_raw().iter().map(|&p| (f64::from(p) / 255.0) as f32).collect();
+    assert_eq!(got, wanted);
+
+    let error = read_image(&mnist, &Shape::from([2, 28, 28]), &path).unwrap_err().to_string();
+    says(&error, &["[2,28,28]", "1 or 3 channels"]);
+    fs::write(&path, "no image").unwrap();
+    let error = read_image(&mnist, &Shape::from([1, 28, 28]), &path).unwrap_err().to_string();
+    says(&error, &["digit.png", "not a readable image"]);
 }

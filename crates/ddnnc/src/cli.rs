@@ -49,7 +49,7 @@ pub enum Command {
     Train(TrainArgs),
     /// Measure the accuracy of every sub-net
     #[command(
-        after_help = "Examples:\n  ddnnc eval runs/quickstart\n  ddnnc eval specs/quickstart.ddnn --weights w.safetensors --split validation"
+        after_help = "Examples:\n  ddnnc eval runs/quickstart\n  ddnnc eval specs/quickstart.ddnn --weights w.safetensors --split validation\n  ddnnc eval runs/quickstart --at-least 0.975"
     )]
     Eval(EvalArgs),
     /// Classify image files
@@ -169,6 +169,9 @@ pub struct CompileArgs {
     /// Images in a step [default: the spec's]
     #[arg(long, value_name = "N", value_parser = batch_parser())]
     pub batch: Option<usize>,
+    /// Print the memory plan instead of the summary; with a file name also draw it as SVG
+    #[arg(long, value_name = "FILE", num_args = 0..=1, conflicts_with_all = ["emit", "json"])]
+    pub memory: Option<Option<PathBuf>>,
     /// The training step, or inference
     #[arg(long, value_enum, default_value_t = StepMode::Train)]
     pub mode: StepMode,
@@ -245,12 +248,23 @@ pub struct EvalArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
+    /// Exit with 1 where a net's accuracy is below this fraction
+    #[arg(long, value_name = "FRACTION", value_parser = fraction)]
+    pub at_least: Option<f64>,
     /// Images in a step [default: the spec's]
     #[arg(long, value_name = "N", value_parser = batch_parser())]
     pub batch: Option<usize>,
     /// Where it runs
     #[command(flatten)]
     pub device: DeviceArgs,
+}
+
+/// A number from 0 to 1.
+fn fraction(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(x) if (0.0..=1.0).contains(&x) => Ok(x),
+        Ok(_) | Err(_) => Err("a fraction from 0 to 1 is needed, 0.975 for 97.5 %".to_string()),
+    }
 }
 
 /// The parts of a data set that can be measured on.
@@ -367,6 +381,9 @@ pub struct InspectArgs {
     /// List every parameter and running statistic: name, dtype, shape, kind
     #[arg(long)]
     pub parameters: bool,
+    /// Draw nets, blocks, losses and pairings as SVG into this file
+    #[arg(long, value_name = "FILE")]
+    pub graph: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

@@ -11,12 +11,16 @@ mod cli;
 mod commands;
 mod device;
 mod failure;
+mod graph_layout;
+mod graph_parts;
+mod graph_picture;
 mod interrupt;
+mod memory_picture;
 mod output;
 mod overrides;
-mod picture;
 mod source;
 mod spec;
+mod svg;
 mod training;
 mod weights;
 

@@ -1,5 +1,5 @@
 use crate::build::{ADAMW, SGD, model};
-use ddnnc_ir::{Op, Optimizer};
+use ddnnc_ir::{Conv, Op, Optimizer};
 use ddnnc_passes::{BufferId, Goal, Place, Program, compile};
 use proptest::prelude::*;
 
@@ -71,7 +71,10 @@ fn what_is_not_sound_is_refused() {
     let message = broken(&|p| p.launches[conv].op = Op::StopGradient);
     assert!(message.contains("never launched"), "{message}");
     let message = broken(&|p| p.launches[conv].op = Op::Slice { axis: usize::MAX, start: 0, len: 1 });
-    assert!(message.contains("there is no axis"), "{message}");
+    assert!(message.contains("slice: takes"), "{message}");
+    let huge = Conv { stride: [1, 1], pad: [1 << 62, 0], dilation: [1, 1], groups: 1 };
+    let message = broken(&|p| p.launches[conv].op = Op::Conv2d(huge));
+    assert!(message.contains("does not fit"), "{message}");
     let message = broken(&|p| p.launches[conv].op = Op::Output { name: "x".into() });
     assert!(message.contains("never launched"), "{message}");
 }

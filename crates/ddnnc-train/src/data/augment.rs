@@ -5,6 +5,10 @@ use super::{DataError, ImageSet, Pixels};
 use crate::random;
 use ddnnc_ir::{Augment, Data, Dataset};
 use rand_chacha::ChaCha8Rng;
+use std::path::Path;
+
+/// How much more than the input an image of a folder covers before its centre is taken: 256 for an input of 224.
+const MARGIN: f64 = 256.0 / 224.0;
 
 /// How an image becomes an input.
 ///
@@ -101,7 +105,7 @@ impl View {
                         let (x, y, cw, ch) = resized_crop(rng, decoded.size(), scale);
                         decoded.crop(x, y, cw, ch).resize(w, h)
                     }
-                    (None, _) | (_, None) => decoded.resize_and_centre(w, h),
+                    (None, _) | (_, None) => decoded.resize_and_centre(w, h, MARGIN),
                 };
                 sized.write_planes(&mut scratch.planes);
             }
@@ -125,15 +129,36 @@ impl View {
                 }
             }
         }
-        let area = height * width;
+        self.normalise(&scratch.planes, out);
+        Ok(())
+    }
+
+    /// An image file on its own, without random changes. Where the data set's images all have the size of the input,
+    /// nothing is cut away but what does not have its aspect.
+    pub(super) fn render_file(&self, path: &Path, dataset: Dataset) -> Result<Vec<f32>, DataError> {
+        let [channels, height, width] = self.shape;
+        let margin = match dataset {
+            Dataset::ImageFolder => MARGIN,
+            Dataset::Mnist | Dataset::Cifar10 | Dataset::Cifar100 => 1.0,
+        };
+        let mut planes = vec![0; self.elements()];
+        let decoded = Decoded::open(path, channels)?;
+        decoded.resize_and_centre(width as u32, height as u32, margin).write_planes(&mut planes);
+        let mut out = vec![0.0; planes.len()];
+        self.normalise(&planes, &mut out);
+        Ok(out)
+    }
+
+    /// Looks the normalised value of every pixel up.
+    fn normalise(&self, planes: &[u8], out: &mut [f32]) {
+        let area = self.shape[1] * self.shape[2];
         for ((plane, out), table) in
-            scratch.planes.chunks_exact(area).zip(out.chunks_exact_mut(area)).zip(&self.table)
+            planes.chunks_exact(area).zip(out.chunks_exact_mut(area)).zip(&self.table)
         {
             for (o, &p) in out.iter_mut().zip(plane) {
                 *o = table[usize::from(p)];
             }
         }
-        Ok(())
     }
 }
 

@@ -93,7 +93,11 @@ pub(super) enum Decoded {
 impl Decoded {
     /// Decodes a file to `channels` (1 or 3) channels; gray becomes RGB where three are wanted.
     pub(super) fn open(path: &Path, channels: usize) -> Result<Decoded, DataError> {
-        let fail = |reason: String| DataError::Image { path: path.to_path_buf(), reason };
+        // Some decoders end their message with a line break.
+        let fail = |reason: String| DataError::Image {
+            path: path.to_path_buf(),
+            reason: reason.trim().trim_end_matches('.').to_string(),
+        };
         let reader = image::ImageReader::open(path)
             .and_then(image::ImageReader::with_guessed_format)
             .map_err(|e| fail(e.to_string()))?;
@@ -133,8 +137,8 @@ impl Decoded {
         }
     }
 
-    /// Resizes so that the image just covers 256/224 of `width` × `height`, and takes the centre of that size.
-    pub(super) fn resize_and_centre(&self, width: u32, height: u32) -> Decoded {
+    /// Resizes so that the image just covers `margin` times `width` × `height`, and takes the centre of that size.
+    pub(super) fn resize_and_centre(&self, width: u32, height: u32, margin: f64) -> Decoded {
         let (w, h) = self.size();
         // Of a very long image only the middle can come into view; resizing all of it could need any amount of memory.
         let longest =
@@ -142,9 +146,9 @@ impl Decoded {
         let (kept_w, kept_h) = (longest(h).min(u64::from(w)) as u32, longest(w).min(u64::from(h)) as u32);
         if (kept_w, kept_h) != (w, h) {
             let middle = self.crop((w - kept_w) / 2, (h - kept_h) / 2, kept_w, kept_h);
-            return middle.resize_and_centre(width, height);
+            return middle.resize_and_centre(width, height, margin);
         }
-        let scale = (f64::from(width) / f64::from(w)).max(f64::from(height) / f64::from(h)) * 256.0 / 224.0;
+        let scale = (f64::from(width) / f64::from(w)).max(f64::from(height) / f64::from(h)) * margin;
         let scaled = |n: u32, least: u32| ((f64::from(n) * scale).round() as u32).max(least);
         let (w, h) = (scaled(w, width), scaled(h, height));
         self.resize(w, h).crop((w - width) / 2, (h - height) / 2, width, height)

@@ -120,30 +120,19 @@ impl DataSource {
         train: ImageSet,
         test: Option<ImageSet>,
     ) -> Result<DataSource, DataError> {
-        let &[channels, height, width] = fit.input.dims() else {
-            return Err(DataError::Setting {
-                message: format!("the spec's input is {}; images need [channels,height,width]", fit.input),
-            });
-        };
-        if channels * height * width == 0 {
-            return Err(DataError::Setting {
-                message: format!("the spec's input {} has no pixels", fit.input),
-            });
-        }
-        let wanted = [channels, height, width];
+        let wanted = extents(fit.input)?;
+        let [channels, height, width] = wanted;
         let dataset = title(data.dataset);
         for set in std::iter::once(&train).chain(&test) {
             let found = match &set.pixels {
                 Pixels::Memory { shape, .. } if *shape != wanted => {
                     format!("{}×{}×{}", shape[0], shape[1], shape[2])
                 }
-                Pixels::Files(_) if channels != 1 && channels != 3 => {
-                    "1 or 3 channels of any size".to_string()
-                }
-                Pixels::Files(_) if width.max(height) > 1 << 14 => {
-                    "at most 16384 pixels wide and high".to_string()
-                }
-                Pixels::Memory { .. } | Pixels::Files(_) => continue,
+                Pixels::Memory { .. } => continue,
+                Pixels::Files(_) => match unlike_a_file(wanted) {
+                    Some(found) => found.to_string(),
+                    None => continue,
+                },
             };
             let wanted = format!("{channels}×{height}×{width}");
             return Err(DataError::Shape { path: folder.to_path_buf(), dataset, found, wanted });
@@ -246,6 +235,41 @@ impl DataSource {
         let order = loader::Order::InOrder;
         Loader::start(images, indices, self.view.clone(), order, batch.max(1), 0..batches, threads)
     }
+}
+
+/// Channels, height and width of a model's input.
+fn extents(input: &Shape) -> Result<[usize; 3], DataError> {
+    let &[channels, height, width] = input.dims() else {
+        return Err(DataError::Setting {
+            message: format!("the spec's input is {input}; images need [channels,height,width]"),
+        });
+    };
+    if channels * height * width == 0 {
+        return Err(DataError::Setting { message: format!("the spec's input {input} has no pixels") });
+    }
+    Ok([channels, height, width])
+}
+
+/// What image files have that an input of this shape has not; `None` where files can be made to fit.
+fn unlike_a_file([channels, height, width]: [usize; 3]) -> Option<&'static str> {
+    if channels != 1 && channels != 3 {
+        Some("1 or 3 channels of any size")
+    } else if width.max(height) > 1 << 14 {
+        Some("at most 16384 pixels wide and high")
+    } else {
+        None
+    }
+}
+
+/// Reads one image file as the input `[C,H,W]` of a model that was trained on `data`: grey or colour as the input
+/// wants, resized and cut to its centre, normalised as in training and never augmented.
+pub fn read_image(data: &Data, input: &Shape, path: &Path) -> Result<Vec<f32>, DataError> {
+    let shape = extents(input)?;
+    if let Some(found) = unlike_a_file(shape) {
+        let message = format!("the spec's input is {input}, but image files have {found}");
+        return Err(DataError::Setting { message });
+    }
+    augment::View::new(data, shape)?.render_file(path, data.dataset)
 }
 
 /// Reads one split, and the names of the classes.

@@ -3,7 +3,7 @@
 use crate::cli::{CompileArgs, Emit, StepMode};
 use crate::device::not_compiled;
 use crate::output::{bytes, grouped, print, print_json, si, table, write_file};
-use crate::{Failure, Spec, Ui};
+use crate::{Failure, Spec, Ui, memory_picture};
 use ddnnc_ir::{Graph, IrError, Mode, Model, Precision};
 use ddnnc_passes::{Compiled, Goal};
 use serde_json::{Value, json};
@@ -72,12 +72,37 @@ pub fn run(args: &CompileArgs, ui: Ui) -> Result<(), Failure> {
         write_file(path, &compiled.program.to_bytes().map_err(|e| not_compiled(&e))?)?;
         ui.note(&format!("wrote the program to {}", path.display()));
     }
+    if let Some(file) = &args.memory {
+        if let Some(path) = file {
+            write_file(path, memory_picture::picture(&compiled.program).as_bytes())?;
+            ui.note(&format!("drew the memory plan to {}", path.display()));
+        }
+        return print(&memory(&compiled));
+    }
     match args.emit {
         Some(Emit::Schedule) => print(&compiled.program.to_string()),
         Some(_) => print(phases.text(phases.wanted[0])?),
         None if args.json => print_json(&as_json(&model, &compiled, elapsed)),
         None => print(&summary(&model, args.mode, &compiled, elapsed)),
     }
+}
+
+/// The planned sizes, and the largest values with the launches from which to which they live.
+fn memory(compiled: &Compiled) -> String {
+    let program = &compiled.program;
+    let mut text = String::new();
+    let sizes = [
+        ("peak", program.peak_bytes()),
+        ("arena", program.arena_bytes),
+        ("persistent", program.persistent_bytes),
+    ];
+    for (name, size) in sizes {
+        let (size, exact) = (bytes(size as u64), grouped(size as u64));
+        let _ = writeln!(text, "  {name:<10}  {size:>10}  {exact:>15} bytes");
+    }
+    let (header, rows) = memory_picture::largest(program);
+    let _ = write!(text, "\n{}", table(3, &header, &rows));
+    text
 }
 
 /// Writes every phase as `NN-<phase>.<ending>`.

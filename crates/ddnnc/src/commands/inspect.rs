@@ -1,21 +1,45 @@
 //! `ddnnc inspect`: what a spec declares.
 
 use crate::cli::InspectArgs;
-use crate::output::{grouped, print, print_json, si, table};
+use crate::device::not_compiled;
+use crate::graph_picture::{self, kind, weight};
+use crate::output::{grouped, print, print_json, si, table, write_file};
 use crate::{Failure, Spec, Ui};
-use ddnnc_ir::{Mode, Model, Net, NetKind, Weight};
+use ddnnc_ir::{Mode, Model, Weight};
+use ddnnc_passes::Goal;
 use serde_json::{Value, json};
 use std::fmt::Write;
+use std::path::Path;
 
 /// Shows nets, losses and pairings, or the table of parameters.
 pub fn run(args: &InspectArgs, ui: Ui) -> Result<(), Failure> {
     let spec = Spec::load(&args.spec.spec, &args.spec.set, ui)?;
     let model = spec.lower(Mode::Train, None)?;
+    if let Some(path) = &args.graph {
+        draw(&model, path, ui)?;
+    }
     match (args.json, args.parameters) {
+        (false, false) if args.graph.is_some() => Ok(()),
         (true, _) => print_json(&as_json(&model)),
         (false, true) => print(&parameters(&model)),
         (false, false) => print(&summary(&model)),
     }
+}
+
+/// Draws the forward graph with prefixes shared.
+fn draw(model: &Model, path: &Path, ui: Ui) -> Result<(), Failure> {
+    let mut shared = None;
+    ddnnc_passes::compile(model, Goal::Evaluate, &mut |phase, graph| {
+        if phase == "shared" {
+            shared = Some(graph.clone());
+        }
+    })
+    .map_err(|e| not_compiled(&e))?;
+    let graph = shared.as_ref().unwrap_or(&model.graph);
+    let picture = graph_picture::picture(model, graph).map_err(|e| not_compiled(&e.into()))?;
+    write_file(path, picture.as_bytes())?;
+    ui.note(&format!("wrote the graph to {}", path.display()));
+    Ok(())
 }
 
 /// Name, dtype, shape and kind of every tensor of a weights file.
@@ -30,22 +54,6 @@ fn entries(model: &Model) -> impl Iterator<Item = (&str, String, &'static str)> 
 
 fn parameters(model: &Model) -> String {
     entries(model).map(|(name, shape, kind)| format!("{name}\tf32\t{shape}\t{kind}\n")).collect()
-}
-
-fn kind(net: &Net) -> &'static str {
-    match net.kind {
-        NetKind::Subnet => "sub-net",
-        NetKind::Exit => "exit",
-        NetKind::Network if net.frozen => "network, frozen",
-        NetKind::Network => "network",
-    }
-}
-
-fn weight(weight: &Weight) -> String {
-    match *weight {
-        Weight::Constant(w) => w.to_string(),
-        Weight::Ramp { from, to, epochs } => format!("{from} to {to} over {epochs} epochs"),
-    }
 }
 
 fn summary(model: &Model) -> String {

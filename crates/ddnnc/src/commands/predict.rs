@@ -2,10 +2,11 @@
 
 use crate::cli::PredictArgs;
 use crate::output::{percent, print, print_json};
-use crate::training::{net, spec_and_weights};
-use crate::{Failure, Ui, device, picture, weights};
+use crate::training::{bad_data, net, spec_and_weights};
+use crate::{Failure, Ui, device, weights};
 use ddnnc_ir::Mode;
 use ddnnc_passes::Goal;
+use ddnnc_train::read_image;
 use serde_json::json;
 
 /// Prints the likeliest classes of each image.
@@ -16,7 +17,9 @@ pub fn run(args: &PredictArgs, ui: Ui) -> Result<(), Failure> {
     let values = source.read(&model)?;
     let mut images = Vec::new();
     for path in &args.images {
-        images.push(picture::read(path, &model.input.1, &model.recipe.data)?);
+        // A path that is no file is said as everywhere; what is wrong inside the file is the data reader's to say.
+        std::fs::metadata(path).map_err(|e| Failure::reading(path, &e))?;
+        images.push(read_image(&model.recipe.data, &model.input.1, path).map_err(bad_data)?);
     }
     let device = device::open(&args.device)?;
     let compiled = device::compile(&model, Goal::Evaluate)?;

@@ -66,10 +66,37 @@ pub fn run(args: &TrainArgs, ui: Ui) -> Result<(), Failure> {
         if ui.quiet { Box::new(Silent) } else { Box::new(Progress::stderr()) };
     let summary = train(job, progress.as_mut(), stop).map_err(failed)?;
     drop(progress);
-    print(&text(&spec, &model, &summary, &folder))
+    print(&text(args, &model, &summary, &folder))
 }
 
-fn text(spec: &Spec, model: &Model, summary: &Summary, folder: &Path) -> String {
+/// The command that goes on with the run: whatever changes the spec or leads to the data belongs to it.
+fn resume_command(args: &TrainArgs, folder: &Path) -> String {
+    let mut words = vec!["ddnnc".to_string(), "train".to_string(), args.spec.spec.display().to_string()];
+    let mut option = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            words.extend([name.to_string(), value]);
+        }
+    };
+    args.spec.set.iter().for_each(|set| option("--set", Some(set.clone())));
+    option("--batch", args.batch.map(|n| n.to_string()));
+    option("--seed", args.seed.map(|n| n.to_string()));
+    option("--steps", args.steps.map(|n| n.to_string()));
+    option("--data", args.data.as_ref().map(|p| p.display().to_string()));
+    option("--out", Some(folder.display().to_string()));
+    words.push("--resume".to_string());
+    words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "-_./=,:+@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_string();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+fn text(args: &TrainArgs, model: &Model, summary: &Summary, folder: &Path) -> String {
     let how = match summary.ending {
         Ending::Finished => "trained",
         Ending::StepLimit => "stopped at the limit of steps",
@@ -82,7 +109,7 @@ fn text(spec: &Spec, model: &Model, summary: &Summary, folder: &Path) -> String 
     text.push_str(&format!("checkpoint {}\n", summary.checkpoint.display()));
     let mut next = Vec::new();
     if summary.ending == Ending::Interrupted {
-        next.push(format!("ddnnc train {} --out {} --resume", spec.path.display(), folder.display()));
+        next.push(resume_command(args, folder));
     } else {
         next.push(format!("ddnnc eval {}", folder.display()));
     }
@@ -95,4 +122,31 @@ fn text(spec: &Spec, model: &Model, summary: &Summary, folder: &Path) -> String 
         text.push_str(&format!("{head:<10} {command}\n"));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use clap::Parser;
+
+    #[test]
+    fn the_command_to_go_on_repeats_what_changed_the_spec() {
+        let line = [
+            "ddnnc",
+            "train",
+            "a b.ddnn",
+            "--set",
+            "train.data.path=\"it's\"",
+            "--batch",
+            "8",
+            "--data",
+            "d",
+        ];
+        let Command::Train(args) = Cli::parse_from(line).command else { panic!("it is `train`") };
+        assert_eq!(
+            resume_command(&args, Path::new("r")),
+            "ddnnc train 'a b.ddnn' --set 'train.data.path=\"it'\\''s\"' --batch 8 --data d --out r --resume"
+        );
+    }
 }

@@ -223,3 +223,44 @@ fn bad_batches_are_named() {
     run().fails(1, &["0 images"]);
     assert!(!place.path("g.safetensors").exists());
 }
+
+#[test]
+fn an_unreadable_image_leaves_no_run_before_the_first_checkpoint() {
+    let place = Place::new();
+    for split in ["train", "val"] {
+        for class in ["a", "b"] {
+            let folder = place.path(&format!("images/{split}/{class}"));
+            fs::create_dir_all(&folder).expect("a writable folder");
+            for i in 0..4u8 {
+                let image = image::GrayImage::from_pixel(8, 8, image::Luma([i * 50]));
+                image.save(folder.join(format!("{i}.png"))).expect("a writable folder");
+            }
+        }
+    }
+    let text = "model tiny\ninput image : f32[1, 8, 8]\ntarget label : class[2]\n\
+        block plain(out) { in |> conv(out, 3) |> bn |> relu }\n\
+        backbone net {\n    stem = conv(2, 3)\n    stage s1 = plain(2)\n    head = global_avg_pool |> linear(classes)\n}\n\
+        subnet full = net\n\
+        train {\n    data = image_folder(path = \"images\")\n    batch = 2\n    epochs = 2\n    optimizer = sgd(lr = 0.01)\n}\n";
+    fs::write(place.path("t.ddnn"), text).expect("a writable folder");
+    place.run(&["train", "t.ddnn", "--out", "good", "--steps", "2"]).ok();
+    fs::write(place.path("images/train/b/2.png"), "no image").expect("a writable folder");
+    let ran = place.run(&["train", "t.ddnn", "--out", "run"]);
+    assert!(!place.path("run").exists(), "{}", ran.stderr);
+    ran.fails(1, &["train/b/2.png", "not a readable image"]);
+
+    // What a run has learned before is not thrown away.
+    place.run(&["train", "t.ddnn", "--out", "good", "--resume"]).fails(1, &["2.png"]);
+    assert_eq!(place.names("good/checkpoints").len(), 1);
+}
+
+#[test]
+fn an_accuracy_that_is_not_reached_is_a_failure() {
+    let place = Place::new();
+    tiny_mnist(&place.path("mnist"));
+    train(&place, &[]).ok();
+    let eval = |least: &str| place.run(&["eval", "run", "--data", "mnist", "--json", "--at-least", least]);
+    assert!(eval("0").json()["subnets"].is_array());
+    eval("1").fails(1, &["below", "`full`", "`small`"]);
+    eval("97.5").fails(2, &["a fraction from 0 to 1"]);
+}
