@@ -201,7 +201,8 @@ pub fn has_gradient(op: &Op) -> bool {
         | Op::KlGradStudent { .. }
         | Op::MeanSquaredErrorGrad
         | Op::SgdUpdate { .. }
-        | Op::AdamwUpdate { .. } => false,
+        | Op::AdamwUpdate { .. }
+        | Op::Fused(_) => false,
     }
 }
 
@@ -445,7 +446,8 @@ impl Rule<'_> {
             | Op::KlGradStudent { .. }
             | Op::MeanSquaredErrorGrad
             | Op::SgdUpdate { .. }
-            | Op::AdamwUpdate { .. } => {}
+            | Op::AdamwUpdate { .. }
+            | Op::Fused(_) => {}
         }
         Ok(out)
     }

@@ -540,6 +540,18 @@ fn infer(op: &Op, c: &Check<'_>) -> Result<Types, IrError> {
             c.scalar(5)?;
             smallvec![operands[0].clone(), operands[0].clone(), operands[0].clone()]
         }
+        Op::Fused(group) => {
+            c.count(group.operands.len())?;
+            for (i, ty) in group.operands.iter().enumerate() {
+                if operands[i] != ty {
+                    return c.fail(Some(i), None, format!("takes {ty} there, not {}", operands[i]));
+                }
+            }
+            if let Err(message) = group.check() {
+                return c.fail(None, None, message);
+            }
+            group.result_types()
+        }
     })
 }
 
@@ -564,6 +576,13 @@ pub fn macs(op: &Op, operands: &[&ValueType], results: &[ValueType]) -> u64 {
         Op::MatMul { transpose_a, .. } => {
             let k = operands[0].dims()[if *transpose_a { 0 } else { 1 }];
             (results[0].elements() as u64).saturating_mul(k as u64)
+        }
+        Op::Fused(group) => {
+            let macs_of = |step: &crate::Step| {
+                let types: Vec<&ValueType> = step.operands.iter().filter_map(|&l| group.ty(l)).collect();
+                macs(&step.op, &types, &step.results)
+            };
+            group.steps.iter().map(macs_of).fold(0, u64::saturating_add)
         }
         _ => 0,
     }

@@ -15,6 +15,7 @@
 mod error;
 mod gradient;
 mod graph;
+mod group;
 pub mod infer;
 mod model;
 mod op;
@@ -29,6 +30,9 @@ mod verify;
 pub use error::IrError;
 pub use gradient::{differentiate, has_gradient};
 pub use graph::{Edge, Graph, Node, NodeId, Origin, Value};
+pub use group::{
+    Group, GroupKind, Local, Step, is_convolution, is_pointwise, is_reduction, is_update, is_vector_step,
+};
 pub use model::{Init, Mode, Model, Net, NetKind, Pairing, Parameter, State, Term, Weight};
 pub use op::{BinaryKind, Conv, Op, Pool, ReduceKind, UnaryKind};
 pub use optimizer::{append_optimizer, order_stores};

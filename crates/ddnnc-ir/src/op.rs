@@ -3,8 +3,9 @@
 //! Shapes in the comments: N batch, C channels, H and W rows and columns, K classes; `[]` is a scalar. Operands stand
 //! in parentheses in their order, results after the arrow. Gradient operators stand beside what they differentiate.
 
-use crate::Shape;
+use crate::{Group, Shape};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// Geometry of a two-dimensional convolution; pairs are (rows, columns).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -368,6 +369,10 @@ pub enum Op {
         /// Decoupled decay.
         weight_decay: f64,
     },
+
+    // ---- fused ----
+    /// The operators of a group as one launch; operands and results are the group's.
+    Fused(Arc<Group>),
 }
 
 impl Op {
@@ -449,6 +454,7 @@ impl Op {
             Op::MeanSquaredErrorGrad => "mean_squared_error_grad",
             Op::SgdUpdate { .. } => "sgd_update",
             Op::AdamwUpdate { .. } => "adamw_update",
+            Op::Fused(_) => "fused",
         }
     }
 

@@ -81,12 +81,13 @@ fn input(graph: &mut Graph, name: &str) -> Result<Value, IrError> {
 }
 
 /// The operand whose memory a result of an update takes over; `None` for all that are no updates.
-fn updated_operand(op: &Op, result: u16) -> Option<usize> {
+pub(crate) fn updated_operand(op: &Op, result: u16) -> Option<usize> {
     match (op, result) {
         (Op::Ema { .. } | Op::SgdUpdate { .. } | Op::AdamwUpdate { .. }, 0) => Some(0),
         (Op::SgdUpdate { .. }, 1) => Some(2),
         (Op::AdamwUpdate { .. }, 1) => Some(2),
         (Op::AdamwUpdate { .. }, 2) => Some(3),
+        (Op::Fused(group), result) => group.updated_operand(result as usize),
         _ => None,
     }
 }

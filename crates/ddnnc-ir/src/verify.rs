@@ -9,14 +9,15 @@
 //!    updates (`sgd_update`, `adamw_update`, `ema`, through the operand whose memory they take over) from the old
 //!    content to the stored value, or the store itself where there is no such chain. Every other operator that reads the
 //!    old content, also through `reshape` and `stop_gradient`, has a path (data or order) to the writer.
-//! 6. The mean and variance of a `normalize` with `batch_stats` are results 0 and 1 of the `channel_stats` of its own x.
+//! 6. The mean and variance of a `normalize` with `batch_stats` are results 0 and 1 of the `channel_stats` of its own x
+//!    (also of one in a fused group; inside groups nothing asks for it any more).
 //! 7. Attributes have sane values: numbers are finite; eps > 0; p, smoothing, momentum of SGD and the betas of AdamW in
 //!    [0, 1); momentum of an average in [0, 1]; decay ≥ 0; temperature > 0; Nesterov only with momentum.
 //! 8. Outputs named `loss.…` are f32 scalars.
 
 use crate::optimizer::{closure, persistent, readers, update_of};
 use crate::text::describe;
-use crate::{Graph, IrError, NodeId, Op, Value, ValueType, infer};
+use crate::{Graph, Group, IrError, Local, NodeId, Op, Value, ValueType, infer};
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
@@ -104,6 +105,15 @@ fn types(graph: &Graph, id: NodeId) -> Result<(), IrError> {
 fn batch_statistics(graph: &Graph, id: NodeId) -> Result<(), IrError> {
     let v = graph.operands(id);
     let stats = v[1].node;
+    if let Op::Fused(group) = &graph.node(stats).op {
+        let local =
+            |v: Value| (v.node == stats).then(|| group.results.get(v.result as usize).copied()).flatten();
+        if fused_statistics(group, local(v[1]), local(v[2]), local(v[0]), &|x| {
+            graph.operands(stats).get(x).copied() == Some(v[0])
+        }) {
+            return Ok(());
+        }
+    }
     let of_this = matches!(graph.node(stats).op, Op::ChannelStats)
         && graph.operands(stats)[0] == v[0]
         && v[1] == (Value { node: stats, result: 0 })
@@ -112,6 +122,27 @@ fn batch_statistics(graph: &Graph, id: NodeId) -> Result<(), IrError> {
         return Ok(());
     }
     invalid(graph, id, "mean and variance are not the channel_stats of the value that is normalised")
+}
+
+/// Whether two values of a group are mean and variance of x, which is a value of the group or one of its operands.
+fn fused_statistics(
+    group: &Group,
+    mean: Option<Local>,
+    variance: Option<Local>,
+    x: Option<Local>,
+    is_x: &dyn Fn(usize) -> bool,
+) -> bool {
+    let (Some(Local::Step { step, result: 0 }), Some(Local::Step { step: other, result: 1 })) =
+        (mean, variance)
+    else {
+        return false;
+    };
+    let Some(stats) = group.steps.get(step as usize).filter(|_| step == other) else { return false };
+    matches!(stats.op, Op::ChannelStats)
+        && match stats.operands[0] {
+            Local::Operand(i) => is_x(i as usize),
+            of => x == Some(of),
+        }
 }
 
 /// Rules 4 and 5.
@@ -158,6 +189,9 @@ fn attribute_fault(op: &Op) -> Option<String> {
     let positive = |name: &str, value: f64| check(name, value, value > 0.0, "greater than 0");
     let fraction = |name: &str, value: f64| check(name, value, (0.0..1.0).contains(&value), "in [0, 1)");
     let not_negative = |name: &str, value: f64| check(name, value, value >= 0.0, "at least 0");
+    if let Op::Fused(group) = op {
+        return group.steps.iter().find_map(|step| attribute_fault(&step.op));
+    }
     match *op {
         Op::Constant { value } => finite("value", value),
         Op::Scale { factor } => finite("factor", factor),
@@ -217,6 +251,7 @@ fn attribute_fault(op: &Op) -> Option<String> {
         | Op::LogSoftmax
         | Op::LogSoftmaxGrad
         | Op::MeanSquaredError
-        | Op::MeanSquaredErrorGrad => None,
+        | Op::MeanSquaredErrorGrad
+        | Op::Fused(_) => None,
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! A program holds no path and no time: the same spec gives the same bytes.
 
-use ddnnc_ir::{Op, ValueType};
+use ddnnc_ir::{Group, GroupKind, Local, Op, Step, ValueType};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 /// A buffer of a [`Program`], printed as `b12`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -127,7 +128,69 @@ impl Program {
 
 /// The operands on whose memory result `result` of `op` may lie (each element of the result is written after the
 /// elements of that operand at the same index have been read, and needs no other element of it).
-pub fn may_overwrite(op: &Op, result: usize) -> &'static [usize] {
+pub fn may_overwrite(op: &Op, result: usize) -> SmallVec<[usize; 2]> {
+    match op {
+        Op::Fused(group) => group_may_overwrite(group, result),
+        op => SmallVec::from_slice(operator_may_overwrite(op, result)),
+    }
+}
+
+/// An update overwrites what it updates. In an elementwise group a tile's operands are all read before its results are
+/// written: a result may lie on an operand of its type that the chains around it read, and no other chain.
+fn group_may_overwrite(group: &Group, result: usize) -> SmallVec<[usize; 2]> {
+    let readers = |i: usize| {
+        let reads = move |s: &&Step| s.operands.contains(&Local::Operand(i as u32));
+        group.steps.iter().filter(reads).count()
+    };
+    match group.kind {
+        GroupKind::Update => group.updated_operand(result).filter(|&i| readers(i) == 1).into_iter().collect(),
+        GroupKind::Pointwise => {
+            let Some(&Local::Step { step, .. }) = group.results.get(result) else { return SmallVec::new() };
+            let ty = group.ty(group.results[result]);
+            let chain = chain_of(group, step as usize);
+            let same = |i: &usize| group.operands.get(*i) == ty && ty.is_some_and(|ty| ty.shape.rank() > 1);
+            let apart = |i: &usize| {
+                let mut steps = group.steps.iter().enumerate();
+                steps.all(|(s, step)| chain[s] || !step.operands.contains(&Local::Operand(*i as u32)))
+            };
+            (0..group.operands.len()).filter(same).filter(apart).collect()
+        }
+        GroupKind::Convolution | GroupKind::Sequence => SmallVec::new(),
+    }
+}
+
+/// For every step of a group, whether values connect it with step `from`.
+fn chain_of(group: &Group, from: usize) -> Vec<bool> {
+    // The first step of each chain, found by joining chains that share a value of some size.
+    let mut first: Vec<usize> = (0..group.steps.len()).collect();
+    let mut of_operand: Vec<Option<usize>> = vec![None; group.operands.len()];
+    fn root(first: &mut [usize], mut i: usize) -> usize {
+        while first[i] != i {
+            first[i] = first[first[i]];
+            i = first[i];
+        }
+        i
+    }
+    for (i, step) in group.steps.iter().enumerate() {
+        for local in &step.operands {
+            let other = match *local {
+                Local::Step { step, .. } => Some(step as usize),
+                Local::Operand(o) if group.operands[o as usize].shape.rank() > 1 => {
+                    of_operand[o as usize].replace(i)
+                }
+                Local::Operand(_) => None,
+            };
+            if let Some(other) = other {
+                let (a, b) = (root(&mut first, i), root(&mut first, other));
+                first[a.max(b)] = a.min(b);
+            }
+        }
+    }
+    let of = root(&mut first, from);
+    (0..group.steps.len()).map(|i| root(&mut first, i) == of).collect()
+}
+
+fn operator_may_overwrite(op: &Op, result: usize) -> &'static [usize] {
     match op {
         Op::Unary { .. } | Op::Scale { .. } | Op::BiasAdd | Op::Dropout { .. } | Op::Normalize { .. } => &[0],
         Op::UnaryGrad { .. } | Op::Binary { .. } => &[0, 1],
@@ -173,6 +236,7 @@ pub fn may_overwrite(op: &Op, result: usize) -> &'static [usize] {
         | Op::KlGradTeacher { .. }
         | Op::KlGradStudent { .. }
         | Op::MeanSquaredError
-        | Op::MeanSquaredErrorGrad => &[],
+        | Op::MeanSquaredErrorGrad
+        | Op::Fused(_) => &[],
     }
 }

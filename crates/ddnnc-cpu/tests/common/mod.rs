@@ -318,7 +318,7 @@ pub fn cases() -> Vec<Case> {
 pub fn number(op: &Op) -> Option<usize> {
     Some(match op {
         Op::Input { .. } | Op::Parameter { .. } | Op::State { .. } | Op::Output { .. } => return None,
-        Op::StopGradient | Op::Reshape { .. } => return None,
+        Op::StopGradient | Op::Reshape { .. } | Op::Fused(_) => return None,
         Op::Constant { .. } => 0,
         Op::Store { .. } => 1,
         Op::Unary { .. } => 2,

@@ -1,7 +1,7 @@
 //! Which function evaluates which operator.
 
 use super::{Tensor, conv, elementwise, loss, normalize, pool, sample, shape, update};
-use crate::{IrError, Op, ValueType, infer};
+use crate::{Group, IrError, Local, Op, ValueType, infer};
 use smallvec::SmallVec;
 
 /// Evaluates one operator on its operands; `results` are the types of its results.
@@ -79,8 +79,29 @@ pub fn evaluate_op(op: &Op, operands: &[&Tensor], results: &[ValueType]) -> Resu
         Op::AdamwUpdate { beta1, beta2, eps, weight_decay } => {
             update::adamw(x, *beta1, *beta2, *eps, *weight_decay)
         }
+        Op::Fused(group) => fused(group, x)?,
     };
     Ok(results.iter().cloned().zip(data).map(|(ty, data)| Tensor { ty, data }).collect())
+}
+
+/// The steps of a group one after the other.
+fn fused(group: &Group, operands: &[&Tensor]) -> Result<Vec<Vec<f64>>, IrError> {
+    let missing =
+        || IrError::Invalid { node: "fused".to_string(), message: "a value is not there".to_string() };
+    let mut made: Vec<Vec<Tensor>> = Vec::with_capacity(group.steps.len());
+    for step in &group.steps {
+        let taken: Option<Vec<&Tensor>> = step.operands.iter().map(|&l| local(operands, &made, l)).collect();
+        made.push(evaluate_op(&step.op, &taken.ok_or_else(missing)?, &step.results)?);
+    }
+    let results = group.results.iter().map(|&l| local(operands, &made, l).map(|t| t.data.clone()));
+    results.collect::<Option<_>>().ok_or_else(missing)
+}
+
+fn local<'a>(operands: &[&'a Tensor], made: &'a [Vec<Tensor>], local: Local) -> Option<&'a Tensor> {
+    match local {
+        Local::Operand(i) => operands.get(i as usize).copied(),
+        Local::Step { step, result } => made.get(step as usize)?.get(result as usize),
+    }
 }
 
 /// Refuses what the functions below could only answer with a panic.

@@ -117,6 +117,7 @@ pub(super) fn attributes(op: &Op) -> List<'_> {
         | Op::LogSoftmaxGrad
         | Op::MeanSquaredError
         | Op::MeanSquaredErrorGrad => smallvec![],
+        Op::Fused(group) => smallvec![("kind", Name(group.kind.as_str())), ("name", Name(&group.name))],
     }
 }
 

@@ -2,15 +2,17 @@
 
 use super::attributes::operator;
 use super::cursor::{Attributes, Cursor, Fault};
-use crate::{DType, Graph, IrError, NodeId, Origin, Shape, Value, ValueType};
-use rustc_hash::FxHashMap;
+use crate::{
+    DType, Graph, Group, GroupKind, IrError, Local, NodeId, Op, Origin, Shape, Step, Value, ValueType,
+};
+use rustc_hash::{FxHashMap, FxHashSet};
 use std::sync::Arc;
 
 /// The most operands of one operator: positions are 16 bits wide.
 const MAX_OPERANDS: usize = u16::MAX as usize;
 
-/// The most results of one operator; bounds the search for a name that is defined twice.
-const MAX_RESULTS: usize = 16;
+/// The most results of one operator: positions are 16 bits wide.
+const MAX_RESULTS: usize = u16::MAX as usize;
 
 /// Reads a graph.
 ///
@@ -66,6 +68,7 @@ impl<'a> Reader<'a> {
     fn line(&mut self) -> Result<(), Fault> {
         let start = self.cursor.here();
         let mut names = Vec::new();
+        let mut known = FxHashSet::default();
         loop {
             let at = self.cursor.here();
             let name = self.cursor.word("a value (`v0`), a sink (`n0`) or `}`")?;
@@ -74,7 +77,7 @@ impl<'a> Reader<'a> {
             if !number || !matches!(letter, "v" | "n") {
                 return Err(Fault::new(at, "expected `v` or `n` and a number"));
             }
-            if self.values.contains_key(name) || names.iter().any(|&(_, n)| n == name) {
+            if self.values.contains_key(name) || !known.insert(name) {
                 return Err(Fault::new(at, format!("`{name}` is defined twice")));
             }
             names.push((at, name));
@@ -109,21 +112,21 @@ impl<'a> Reader<'a> {
             }
         }
         let mut attributes = Attributes::read(&mut self.cursor, operator_at)?;
-        let Some(op) = operator(mnemonic, &mut attributes)? else {
-            return Err(Fault::new(operator_at, format!("there is no operator `{mnemonic}`")));
+        let op = if mnemonic == "fused" {
+            let (kind, name) = (attributes.name("kind")?, attributes.name("name")?);
+            attributes.finish(mnemonic)?;
+            let operands = operands.iter().map(|&v| self.graph.ty(v).clone()).collect();
+            self.group((operator_at, &kind), name, operands)?
+        } else {
+            let Some(op) = operator(mnemonic, &mut attributes)? else {
+                return Err(Fault::new(operator_at, format!("there is no operator `{mnemonic}`")));
+            };
+            attributes.finish(mnemonic)?;
+            op
         };
-        attributes.finish(mnemonic)?;
 
         let types_at = self.cursor.here();
-        let mut types = Vec::new();
-        if self.cursor.eat(":") {
-            loop {
-                types.push(self.ty()?);
-                if !self.cursor.eat(",") {
-                    break;
-                }
-            }
-        }
+        let types = self.types()?;
         let mut after = Vec::new();
         if self.cursor.eat_word("after") {
             loop {
@@ -194,6 +197,116 @@ impl<'a> Reader<'a> {
             self.values.insert(name, named);
         }
         Ok(())
+    }
+
+    /// `: f32[3], f32[3]`; nothing where no colon stands.
+    fn types(&mut self) -> Result<Vec<ValueType>, Fault> {
+        let mut types = Vec::new();
+        if self.cursor.eat(":") {
+            loop {
+                types.push(self.ty()?);
+                if !self.cursor.eat(",") {
+                    break;
+                }
+            }
+        }
+        Ok(types)
+    }
+
+    /// The body of a fused group, from its opening brace to its closing one.
+    fn group(
+        &mut self,
+        (at, kind): (usize, &str),
+        name: String,
+        operands: Vec<ValueType>,
+    ) -> Result<Op, Fault> {
+        let Some(kind) = GroupKind::ALL.into_iter().find(|k| k.as_str() == kind) else {
+            return Err(Fault::new(at, format!("there is no kind of group `{kind}`")));
+        };
+        let mut group = Group { kind, name, operands, steps: Vec::new(), results: Vec::new() };
+        let mut known: FxHashMap<&'a str, Local> = FxHashMap::default();
+        self.cursor.expect("{")?;
+        self.cursor.line_end()?;
+        loop {
+            self.cursor.empty_lines();
+            if self.cursor.eat_word("give") {
+                group.results = self.locals(&known, &group)?;
+                break;
+            }
+            self.step(&mut known, &mut group)?;
+        }
+        self.cursor.line_end()?;
+        self.cursor.empty_lines();
+        self.cursor.expect("}")?;
+        Ok(Op::Fused(Arc::new(group)))
+    }
+
+    /// `s1, s2 = channel_stats(s0) : f32[3], f32[3] @ "bn1"`
+    fn step(&mut self, known: &mut FxHashMap<&'a str, Local>, group: &mut Group) -> Result<(), Fault> {
+        let start = self.cursor.here();
+        let mut names = Vec::new();
+        loop {
+            names.push(self.cursor.word("a value of the group (`s0`) or `give`")?);
+            if self.cursor.eat("=") {
+                break;
+            }
+            self.cursor.expect(",")?;
+        }
+        let operator_at = self.cursor.here();
+        let mnemonic = self.cursor.word("an operator")?;
+        let operands = if self.cursor.eat("(") {
+            let list = self.locals(known, group)?;
+            self.cursor.expect(")")?;
+            list
+        } else {
+            Vec::new()
+        };
+        let mut attributes = Attributes::read(&mut self.cursor, operator_at)?;
+        let Some(op) = operator(mnemonic, &mut attributes)? else {
+            return Err(Fault::new(operator_at, format!("a group has no operator `{mnemonic}`")));
+        };
+        attributes.finish(mnemonic)?;
+        let types = self.types()?;
+        let path = if self.cursor.eat("@") { self.cursor.string()? } else { String::new() };
+        self.cursor.line_end()?;
+        if names.len() != types.len() {
+            return Err(Fault::new(start, format!("expected as many values as types: {}", types.len())));
+        }
+        let step = group.steps.len() as u32;
+        for (result, name) in names.into_iter().enumerate() {
+            let digits = name
+                .strip_prefix('s')
+                .is_some_and(|d| !d.is_empty() && d.bytes().all(|b| b.is_ascii_digit()));
+            if !digits {
+                return Err(Fault::new(start, "a value of a group is named `s` and a number"));
+            }
+            if known.insert(name, Local::Step { step, result: result as u32 }).is_some() {
+                return Err(Fault::new(start, format!("`{name}` is defined twice")));
+            }
+        }
+        group.steps.push(Step { op, operands: operands.into(), results: types.into(), path });
+        Ok(())
+    }
+
+    /// Values of a group, separated by commas: at least one.
+    fn locals(&mut self, known: &FxHashMap<&'a str, Local>, group: &Group) -> Result<Vec<Local>, Fault> {
+        let mut list = Vec::new();
+        loop {
+            let at = self.cursor.here();
+            let name = self.cursor.word("a value of the group (`p0` or `s0`)")?;
+            let operand = name.strip_prefix('p').and_then(|d| d.parse::<u32>().ok());
+            let operand = operand.filter(|&i| (i as usize) < group.operands.len()).map(Local::Operand);
+            match operand.or_else(|| known.get(name).copied()) {
+                Some(local) => list.push(local),
+                None => return Err(Fault::new(at, format!("`{name}` is not defined before this line"))),
+            }
+            if list.len() > MAX_OPERANDS {
+                return Err(Fault::new(at, "too many operands"));
+            }
+            if !self.cursor.eat(",") {
+                return Ok(list);
+            }
+        }
     }
 
     /// A value or sink that was defined before.

@@ -1,7 +1,7 @@
 //! Graph to text.
 
 use crate::text::attributes::{Attribute, attributes};
-use crate::{Graph, IrError, Node, NodeId, Origin};
+use crate::{Graph, Group, IrError, Local, Node, NodeId, Op, Origin};
 use std::fmt::Write;
 
 /// The text of a graph.
@@ -37,7 +37,10 @@ pub fn print(graph: &Graph) -> Result<String, IrError> {
                 operands.iter().map(|v| result_name(&names[v.node.index()], v.result)).collect();
             let _ = write!(out, "({})", list.join(", "));
         }
-        write_attributes(&mut out, node)?;
+        write_attributes(&mut out, &node.op)?;
+        if let Op::Fused(group) = &node.op {
+            write_body(&mut out, group)?;
+        }
         for (i, ty) in node.results.iter().enumerate() {
             let _ = write!(out, "{} {ty}", if i == 0 { " :" } else { "," });
         }
@@ -53,6 +56,41 @@ pub fn print(graph: &Graph) -> Result<String, IrError> {
     Ok(out)
 }
 
+/// The body of a fused group, in braces over several lines: steps, then what they give.
+fn write_body(out: &mut String, group: &Group) -> Result<(), IrError> {
+    let mut first = Vec::with_capacity(group.steps.len());
+    let mut next = 0u32;
+    for step in &group.steps {
+        first.push(next);
+        next += step.results.len() as u32;
+    }
+    let name = |local: &Local| match *local {
+        Local::Operand(i) => format!("p{i}"),
+        Local::Step { step, result } => format!("s{}", first.get(step as usize).map_or(next, |f| f + result)),
+    };
+    let list = |locals: &[Local]| locals.iter().map(name).collect::<Vec<_>>().join(", ");
+    out.push_str(" {\n");
+    for (step, first) in group.steps.iter().zip(&first) {
+        let results: Vec<String> =
+            (0..step.results.len() as u32).map(|i| format!("s{}", first + i)).collect();
+        let _ = write!(out, "    {} = {}", results.join(", "), step.op.mnemonic());
+        if !step.operands.is_empty() {
+            let _ = write!(out, "({})", list(&step.operands));
+        }
+        write_attributes(out, &step.op)?;
+        for (i, ty) in step.results.iter().enumerate() {
+            let _ = write!(out, "{} {ty}", if i == 0 { " :" } else { "," });
+        }
+        if !step.path.is_empty() {
+            out.push_str(" @ ");
+            quote(out, &step.path);
+        }
+        out.push('\n');
+    }
+    let _ = write!(out, "    give {}\n  }}", list(&group.results));
+    Ok(())
+}
+
 /// A result that its operator does not have (the verifier's business) prints as the first.
 fn result_name(names: &[String], result: u16) -> &str {
     &names[(result as usize).min(names.len() - 1)]
@@ -62,13 +100,13 @@ fn result_name(names: &[String], result: u16) -> &str {
 pub(crate) fn describe(node: &Node) -> String {
     let mut out = node.op.mnemonic().to_string();
     // An attribute that cannot be printed is what the message around this is about.
-    let _ = write_attributes(&mut out, node);
+    let _ = write_attributes(&mut out, &node.op);
     write_origin(&mut out, &node.origin);
     out
 }
 
-fn write_attributes(out: &mut String, node: &Node) -> Result<(), IrError> {
-    for (name, value) in attributes(&node.op) {
+fn write_attributes(out: &mut String, op: &Op) -> Result<(), IrError> {
+    for (name, value) in attributes(op) {
         let _ = write!(out, " {name}=");
         match value {
             Attribute::Name(text) => quote(out, text),
@@ -83,7 +121,7 @@ fn write_attributes(out: &mut String, node: &Node) -> Result<(), IrError> {
             }
             Attribute::Float(x) => {
                 return Err(IrError::Invalid {
-                    node: node.op.mnemonic().to_string(),
+                    node: op.mnemonic().to_string(),
                     message: format!("{name} is {x}, which has no textual form"),
                 });
             }

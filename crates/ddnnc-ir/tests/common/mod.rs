@@ -4,12 +4,14 @@
 
 use ddnnc_ir::reference::Tensor;
 use ddnnc_ir::{
-    BinaryKind, Conv, DType, Graph, NodeId, Op, Origin, Pool, ReduceKind, Shape, UnaryKind, Value, ValueType,
+    BinaryKind, Conv, DType, Graph, Group, GroupKind, Local, NodeId, Op, Origin, Pool, ReduceKind, Shape,
+    Step, UnaryKind, Value, ValueType,
 };
 use indexmap::IndexMap;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::de::{Deserialize, Deserializer, Error, Visitor, value};
+use std::sync::Arc;
 
 pub type Feeds = IndexMap<String, Tensor>;
 
@@ -173,6 +175,8 @@ pub fn samples() -> Vec<(Op, Vec<ValueType>)> {
             v
         }),
     ];
+    let fused = convolution_group(c, &image, &weight);
+    out.push((Op::Fused(Arc::new(fused)), vec![image.clone(), weight]));
     for kind in UnaryKind::ALL {
         out.push((Op::Unary { kind }, vec![image.clone()]));
         out.push((Op::UnaryGrad { kind }, vec![image.clone(); 2]));
@@ -181,6 +185,36 @@ pub fn samples() -> Vec<(Op, Vec<ValueType>)> {
         out.push((Op::Binary { kind }, vec![image.clone(); 2]));
     }
     out
+}
+
+/// A convolution with the statistics of its result, both of which are results.
+pub fn convolution_group(conv: Conv, x: &ValueType, w: &ValueType) -> Group {
+    let mut graph = Graph::new("body");
+    let (a, b) = (input(&mut graph, "x", x), input(&mut graph, "w", w));
+    let y = add(&mut graph, Op::Conv2d(conv), &[a, b]);
+    let stats = graph.add(Op::ChannelStats, &[y], Origin::default()).unwrap();
+    let local = |step, result| Local::Step { step, result };
+    let operands = [Local::Operand(0), Local::Operand(1)].into_iter().collect();
+    Group {
+        kind: GroupKind::Convolution,
+        name: "conv2d+channel_stats".to_string(),
+        operands: vec![x.clone(), w.clone()],
+        steps: vec![
+            Step {
+                op: Op::Conv2d(conv),
+                operands,
+                results: graph.node(y.node).results.clone(),
+                path: "net.conv \"1\"".to_string(),
+            },
+            Step {
+                op: Op::ChannelStats,
+                operands: [local(0, 0)].into_iter().collect(),
+                results: graph.node(stats).results.clone(),
+                path: String::new(),
+            },
+        ],
+        results: vec![local(0, 0), local(1, 0), local(1, 1)],
+    }
 }
 
 /// Random feeds for every input, parameter and state of a graph.
