@@ -172,7 +172,9 @@ pub fn run(
         Op::Input { .. } | Op::Parameter { .. } | Op::State { .. } | Op::Output { .. } => {
             return Err(b.fail("is a name for memory and never launched".to_owned()));
         }
-        Op::Fused(_) => return Err(b.fail("groups do not run yet".to_owned())),
+        Op::Fused(_) | Op::Cast { .. } | Op::ConvertLayout { .. } => {
+            return Err(b.fail("groups do not run yet".to_owned()));
+        }
         Op::Constant { value } => elementwise::fill(m, b.result(0)?, *value as f32),
         // A validated program has neither of the last two; as copies they would be right as well.
         Op::Store { .. } | Op::Reshape { .. } | Op::StopGradient => {

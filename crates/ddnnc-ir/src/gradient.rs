@@ -4,7 +4,7 @@
 //! lead back to a trained parameter: the image gets no gradient. Inputs, states, constants, frozen parameters and
 //! `stop_gradient` end a path. The gradient of a gradient operator is not defined.
 
-use crate::{BinaryKind, Graph, IrError, Node, NodeId, Op, Origin, ReduceKind, Value, ValueType};
+use crate::{BinaryKind, Graph, IrError, Layout, Node, NodeId, Op, Origin, ReduceKind, Value, ValueType};
 use indexmap::IndexMap;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
@@ -202,6 +202,8 @@ pub fn has_gradient(op: &Op) -> bool {
         | Op::MeanSquaredErrorGrad
         | Op::SgdUpdate { .. }
         | Op::AdamwUpdate { .. }
+        | Op::ConvertLayout { .. }
+        | Op::Cast { .. }
         | Op::Fused(_) => false,
     }
 }
@@ -374,10 +376,13 @@ impl Rule<'_> {
                     }
                 };
                 let axes = other_axes(shape.rank(), &axes);
-                out.push((0, self.add(graph, Op::Broadcast { shape, axes }, &[dy])?));
+                out.push((
+                    0,
+                    self.add(graph, Op::Broadcast { shape, axes, layout: Layout::RowMajor }, &[dy])?,
+                ));
             }
             // y = x repeated along the other axes: dx = Σ dy over them
-            Op::Broadcast { shape, axes } => {
+            Op::Broadcast { shape, axes, .. } => {
                 let axes = other_axes(shape.rank(), &axes);
                 out.push((0, self.add(graph, Op::Reduce { kind: ReduceKind::Sum, axes }, &[dy])?));
             }
@@ -447,6 +452,8 @@ impl Rule<'_> {
             | Op::MeanSquaredErrorGrad
             | Op::SgdUpdate { .. }
             | Op::AdamwUpdate { .. }
+            | Op::ConvertLayout { .. }
+            | Op::Cast { .. }
             | Op::Fused(_) => {}
         }
         Ok(out)

@@ -101,6 +101,7 @@ pub fn is_pointwise(op: &Op) -> bool {
             | Op::NormalizeGradInput { .. }
             | Op::NormalizeGradFixed { .. }
             | Op::Broadcast { .. }
+            | Op::Cast { .. }
             | Op::Constant { .. }
     )
 }

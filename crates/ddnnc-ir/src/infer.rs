@@ -1,6 +1,6 @@
 //! Result types from operand types: the one place that knows what each operator takes and gives.
 
-use crate::{BinaryKind, Conv, DType, IrError, MAX_ELEMENTS, Op, Pool, Shape, ValueType};
+use crate::{BinaryKind, Conv, DType, IrError, Layout, MAX_ELEMENTS, Op, Pool, Shape, ValueType};
 use smallvec::{SmallVec, smallvec};
 
 type Types = SmallVec<[ValueType; 1]>;
@@ -56,6 +56,42 @@ impl Check<'_> {
         (0..self.operands.len()).try_for_each(|i| self.dtype(i, DType::F32))
     }
 
+    /// Operand `i` is of f32 or bf16.
+    fn real(&self, i: usize) -> Result<(), IrError> {
+        if matches!(self.operands[i].dtype, DType::F32 | DType::Bf16) {
+            return Ok(());
+        }
+        self.fail(Some(i), None, format!("takes f32 or bf16 there, not {}", self.operands[i]))
+    }
+
+    /// Operands `from..` are of f32.
+    fn floats_from(&self, from: usize) -> Result<(), IrError> {
+        (from..self.operands.len()).try_for_each(|i| self.dtype(i, DType::F32))
+    }
+
+    /// Operands `a` and `b` are of one element type, f32 or bf16.
+    fn same_real(&self, a: usize, b: usize) -> Result<(), IrError> {
+        self.real(a)?;
+        self.dtype(b, self.operands[a].dtype)
+    }
+
+    /// Operand `b` has the layout of operand `a`.
+    fn same_layout(&self, a: usize, b: usize) -> Result<(), IrError> {
+        if self.operands[a].layout == self.operands[b].layout {
+            return Ok(());
+        }
+        let message = format!("layouts do not agree: {} and {}", self.operands[a], self.operands[b]);
+        self.fail(Some(b), Some(a), message)
+    }
+
+    /// Operand `i` lies in memory as its shape says.
+    fn row_major(&self, i: usize) -> Result<(), IrError> {
+        if self.operands[i].is_row_major() {
+            return Ok(());
+        }
+        self.fail(Some(i), None, format!("takes a row-major value, not {}", self.operands[i]))
+    }
+
     fn same(&self, a: usize, b: usize) -> Result<(), IrError> {
         if self.operands[a] == self.operands[b] {
             return Ok(());
@@ -63,7 +99,11 @@ impl Check<'_> {
         self.fail(
             Some(b),
             Some(a),
-            format!("shapes do not agree: {} and {}", self.operands[a].shape, self.operands[b].shape),
+            if self.operands[a].shape == self.operands[b].shape {
+                format!("types do not agree: {} and {}", self.operands[a], self.operands[b])
+            } else {
+                format!("shapes do not agree: {} and {}", self.operands[a].shape, self.operands[b].shape)
+            },
         )
     }
 
@@ -188,6 +228,10 @@ fn infer(op: &Op, c: &Check<'_>) -> Result<Types, IrError> {
     let operands = c.operands;
     let like = |i: usize| -> Types { smallvec![operands[i].clone()] };
     let f32 = |dims: &[usize]| -> Types { smallvec![ValueType::f32(dims)] };
+    // Another shape of the element type and layout of operand i.
+    let of = |i: usize, dims: &[usize]| -> Types {
+        smallvec![ValueType { dtype: operands[i].dtype, shape: dims.into(), layout: operands[i].layout }]
+    };
     let channel = |x: usize| ValueType::f32([c.dims(x)[1]]);
     Ok(match op {
         Op::Input { .. } | Op::Parameter { .. } | Op::State { .. } | Op::Constant { .. } => {
@@ -199,31 +243,32 @@ fn infer(op: &Op, c: &Check<'_>) -> Result<Types, IrError> {
         }
         Op::Unary { .. } | Op::Scale { .. } | Op::StopGradient => {
             c.count(1)?;
-            c.floats()?;
+            c.real(0)?;
             like(0)
         }
         Op::UnaryGrad { .. } => {
             c.count(2)?;
-            c.floats()?;
+            c.real(0)?;
             c.same(0, 1)?;
             like(0)
         }
         Op::Binary { kind: BinaryKind::Add | BinaryKind::Sub | BinaryKind::Mul } => {
             c.count(2)?;
-            c.floats()?;
+            c.real(0)?;
             c.same(0, 1)?;
             like(0)
         }
         Op::BiasAdd => {
             c.count(2)?;
-            c.floats()?;
+            c.real(0)?;
+            c.floats_from(1)?;
             c.rank_at_least(0, 2)?;
             c.channels(1, 0)?;
             like(0)
         }
         Op::Dropout { p, .. } => {
             c.count(2)?;
-            c.dtype(0, DType::F32)?;
+            c.real(0)?;
             c.dtype(1, DType::I64)?;
             c.shape(1, &[2], None)?;
             if !(0.0..1.0).contains(p) {
@@ -233,25 +278,28 @@ fn infer(op: &Op, c: &Check<'_>) -> Result<Types, IrError> {
         }
         Op::Conv2d(conv) => {
             c.count(2)?;
-            c.floats()?;
+            c.same_real(0, 1)?;
+            c.row_major(1)?;
             c.rank(0, 4)?;
             c.rank(1, 4)?;
-            f32(&conv_output(c, conv, c.dims(0), c.dims(1))?)
+            of(0, &conv_output(c, conv, c.dims(0), c.dims(1))?)
         }
         Op::Conv2dGradInput { conv, input } => {
             c.count(2)?;
-            c.floats()?;
+            c.same_real(0, 1)?;
+            c.row_major(1)?;
             c.rank(0, 4)?;
             c.rank(1, 4)?;
             let w = c.dims(1);
             let x = [c.dims(0)[0], w[1].saturating_mul(conv.groups), input[0], input[1]];
             let dy = conv_output(c, conv, &x, w)?;
             c.shape(0, &dy, Some(1))?;
-            f32(&x)
+            of(0, &x)
         }
         Op::Conv2dGradWeight { conv, kernel } => {
             c.count(2)?;
-            c.floats()?;
+            c.same_real(0, 1)?;
+            c.same_layout(0, 1)?;
             c.rank(0, 4)?;
             c.rank(1, 4)?;
             let x = c.dims(0);
@@ -265,7 +313,7 @@ fn infer(op: &Op, c: &Check<'_>) -> Result<Types, IrError> {
         }
         Op::MatMul { transpose_a, transpose_b } => {
             c.count(2)?;
-            c.floats()?;
+            c.same_real(0, 1)?;
             c.rank(0, 2)?;
             c.rank(1, 2)?;
             let (a, b) = (c.dims(0), c.dims(1));
@@ -282,20 +330,22 @@ fn infer(op: &Op, c: &Check<'_>) -> Result<Types, IrError> {
         }
         Op::ChannelStats => {
             c.count(1)?;
-            c.floats()?;
+            c.real(0)?;
             c.rank_at_least(0, 2)?;
             smallvec![channel(0), channel(0)]
         }
         Op::Normalize { .. } => {
             c.count(5)?;
-            c.floats()?;
+            c.real(0)?;
+            c.floats_from(1)?;
             c.rank_at_least(0, 2)?;
             (1..5).try_for_each(|i| c.channels(i, 0))?;
             like(0)
         }
         Op::NormalizeGradReduce { .. } => {
             c.count(4)?;
-            c.floats()?;
+            c.real(0)?;
+            [1, 2].into_iter().try_for_each(|i| c.dtype(i, DType::F32))?;
             c.rank_at_least(0, 2)?;
             c.channels(1, 0)?;
             c.channels(2, 0)?;
@@ -304,7 +354,8 @@ fn infer(op: &Op, c: &Check<'_>) -> Result<Types, IrError> {
         }
         Op::NormalizeGradInput { .. } => {
             c.count(7)?;
-            c.floats()?;
+            c.real(0)?;
+            [1, 2, 3, 5, 6].into_iter().try_for_each(|i| c.dtype(i, DType::F32))?;
             c.rank_at_least(0, 2)?;
             [1, 2, 3, 5, 6].into_iter().try_for_each(|i| c.channels(i, 0))?;
             c.same(0, 4)?;
@@ -312,7 +363,8 @@ fn infer(op: &Op, c: &Check<'_>) -> Result<Types, IrError> {
         }
         Op::NormalizeGradFixed { .. } => {
             c.count(3)?;
-            c.floats()?;
+            [0, 1].into_iter().try_for_each(|i| c.dtype(i, DType::F32))?;
+            c.real(2)?;
             c.rank_at_least(2, 2)?;
             c.channels(0, 2)?;
             c.channels(1, 2)?;
@@ -326,13 +378,14 @@ fn infer(op: &Op, c: &Check<'_>) -> Result<Types, IrError> {
         }
         Op::MaxPool(pool) | Op::AvgPool(pool) => {
             c.count(1)?;
-            c.floats()?;
+            c.real(0)?;
             c.rank(0, 4)?;
-            f32(&pool_output(c, pool, c.dims(0))?)
+            of(0, &pool_output(c, pool, c.dims(0))?)
         }
         Op::MaxPoolGrad(pool) => {
             c.count(2)?;
-            c.floats()?;
+            c.same_real(0, 1)?;
+            c.same_layout(0, 1)?;
             c.rank(0, 4)?;
             let y = pool_output(c, pool, c.dims(0))?;
             c.shape(1, &y, Some(0))?;
@@ -340,13 +393,13 @@ fn infer(op: &Op, c: &Check<'_>) -> Result<Types, IrError> {
         }
         Op::AvgPoolGrad { pool, input } => {
             c.count(1)?;
-            c.floats()?;
+            c.real(0)?;
             c.rank(0, 4)?;
             let dy = c.dims(0);
             let x = [dy[0], dy[1], input[0], input[1]];
             let y = pool_output(c, pool, &x)?;
             c.shape(0, &y, None)?;
-            f32(&x)
+            of(0, &x)
         }
         Op::Reshape { shape } => {
             c.count(1)?;
@@ -357,16 +410,19 @@ fn infer(op: &Op, c: &Check<'_>) -> Result<Types, IrError> {
                     format!("{} does not have as many elements as {shape}", operands[0].shape),
                 );
             }
-            smallvec![ValueType { dtype: operands[0].dtype, shape: shape.clone() }]
+            c.row_major(0)?;
+            smallvec![ValueType { dtype: operands[0].dtype, shape: shape.clone(), layout: Layout::RowMajor }]
         }
         Op::Concat { axis } => {
             if operands.is_empty() {
                 return c.fail(None, None, "takes at least one operand".into());
             }
-            c.floats()?;
+            c.real(0)?;
             c.rank_at_least(0, axis.saturating_add(1))?;
             let mut dims: SmallVec<[usize; 4]> = SmallVec::from_slice(c.dims(0));
             for i in 1..operands.len() {
+                c.same_real(0, i)?;
+                c.same_layout(0, i)?;
                 let other = c.dims(i);
                 let fits = other.len() == dims.len()
                     && other.iter().zip(&dims).enumerate().all(|(k, (a, b))| k == *axis || a == b);
@@ -382,11 +438,11 @@ fn infer(op: &Op, c: &Check<'_>) -> Result<Types, IrError> {
                 }
                 dims[*axis] = dims[*axis].saturating_add(other[*axis]);
             }
-            f32(&dims)
+            of(0, &dims)
         }
         Op::Slice { axis, start, len } => {
             c.count(1)?;
-            c.floats()?;
+            c.real(0)?;
             c.rank_at_least(0, axis.saturating_add(1))?;
             let mut dims: SmallVec<[usize; 4]> = SmallVec::from_slice(c.dims(0));
             if start.saturating_add(*len) > dims[*axis] || *len == 0 {
@@ -401,11 +457,11 @@ fn infer(op: &Op, c: &Check<'_>) -> Result<Types, IrError> {
                 );
             }
             dims[*axis] = *len;
-            f32(&dims)
+            of(0, &dims)
         }
         Op::Pad { axis, start, total } => {
             c.count(1)?;
-            c.floats()?;
+            c.real(0)?;
             c.rank_at_least(0, axis.saturating_add(1))?;
             let mut dims: SmallVec<[usize; 4]> = SmallVec::from_slice(c.dims(0));
             if start.saturating_add(dims[*axis]) > *total {
@@ -416,22 +472,29 @@ fn infer(op: &Op, c: &Check<'_>) -> Result<Types, IrError> {
                 );
             }
             dims[*axis] = *total;
-            f32(&dims)
+            of(0, &dims)
         }
         Op::Reduce { axes, .. } => {
             c.count(1)?;
-            c.floats()?;
+            c.real(0)?;
             let dims = c.dims(0);
             if !axes.is_sorted_by(|a, b| a < b) || axes.iter().any(|&a| a >= dims.len()) {
                 return c.fail(Some(0), None, format!("axes {axes:?} are not axes of {}", operands[0].shape));
+            }
+            // What is left must lie in memory in the order of its axes: channels come last.
+            let kept_channels = !axes.contains(&1) && (!axes.contains(&2) || !axes.contains(&3));
+            if operands[0].layout == Layout::ChannelsLast && kept_channels && !operands[0].is_row_major() {
+                let message = format!("cannot keep channels and positions of {}", operands[0]);
+                return c.fail(Some(0), None, message);
             }
             let kept: SmallVec<[usize; 4]> =
                 dims.iter().enumerate().filter(|(i, _)| !axes.contains(i)).map(|(_, &d)| d).collect();
             f32(&kept)
         }
-        Op::Broadcast { shape, axes } => {
+        Op::Broadcast { shape, axes, layout } => {
             c.count(1)?;
-            c.floats()?;
+            c.real(0)?;
+            c.row_major(0)?;
             let dims = c.dims(0);
             let fits = axes.len() == dims.len()
                 && axes.is_sorted_by(|a, b| a < b)
@@ -443,7 +506,7 @@ fn infer(op: &Op, c: &Check<'_>) -> Result<Types, IrError> {
                     format!("{} does not lie on axes {axes:?} of {shape}", operands[0].shape),
                 );
             }
-            f32(shape.dims())
+            placed(c, operands[0].dtype, shape, *layout)?
         }
         Op::Standardize { .. } | Op::L2Normalize { .. } => {
             c.count(1)?;
@@ -540,6 +603,19 @@ fn infer(op: &Op, c: &Check<'_>) -> Result<Types, IrError> {
             c.scalar(5)?;
             smallvec![operands[0].clone(), operands[0].clone(), operands[0].clone()]
         }
+        Op::ConvertLayout { layout } => {
+            c.count(1)?;
+            c.real(0)?;
+            placed(c, operands[0].dtype, &operands[0].shape, *layout)?
+        }
+        Op::Cast { dtype } => {
+            c.count(1)?;
+            c.real(0)?;
+            if *dtype == DType::I64 {
+                return c.fail(None, None, "casts to f32 or bf16 only".into());
+            }
+            smallvec![operands[0].clone().with_dtype(*dtype)]
+        }
         Op::Fused(group) => {
             c.count(group.operands.len())?;
             for (i, ty) in group.operands.iter().enumerate() {
@@ -553,6 +629,18 @@ fn infer(op: &Op, c: &Check<'_>) -> Result<Types, IrError> {
             group.result_types()
         }
     })
+}
+
+/// The type of that layout, which takes four dimensions if it is channels-last.
+fn placed(c: &Check<'_>, dtype: DType, shape: &Shape, layout: Layout) -> Result<Types, IrError> {
+    if layout == Layout::ChannelsLast && shape.rank() != 4 {
+        return c.fail(
+            None,
+            None,
+            format!("only a value of four dimensions can be channels-last, not {shape}"),
+        );
+    }
+    Ok(smallvec![ValueType { dtype, shape: shape.clone(), layout }])
 }
 
 /// A value standardised per sample needs two entries at least: one entry has no variance.

@@ -39,5 +39,5 @@ pub use optimizer::{append_optimizer, order_stores};
 pub use random::dropout_keeps;
 pub use recipe::{Augment, Data, Dataset, Optimizer, Precision, Recipe, Schedule, ScheduleKind};
 pub use text::{parse, print};
-pub use types::{DType, MAX_ELEMENTS, Shape, ValueType};
+pub use types::{DType, Layout, MAX_ELEMENTS, Shape, ValueType};
 pub use verify::verify;

@@ -3,7 +3,7 @@
 //! Shapes in the comments: N batch, C channels, H and W rows and columns, K classes; `[]` is a scalar. Operands stand
 //! in parentheses in their order, results after the arrow. Gradient operators stand beside what they differentiate.
 
-use crate::{Group, Shape};
+use crate::{DType, Group, Layout, Shape};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -284,6 +284,20 @@ pub enum Op {
         shape: Shape,
         /// Ascending; one per axis of x.
         axes: Vec<usize>,
+        /// Layout of the result.
+        layout: Layout,
+    },
+
+    // ---- representation ----
+    /// (x) → x in another layout
+    ConvertLayout {
+        /// The layout of the result.
+        layout: Layout,
+    },
+    /// (x) → x rounded to another element type: bf16 to the nearest, ties to even
+    Cast {
+        /// f32 or bf16.
+        dtype: DType,
     },
 
     // ---- per sample (everything but axis 0) ----
@@ -437,6 +451,8 @@ impl Op {
                 ReduceKind::Mean => "reduce_mean",
             },
             Op::Broadcast { .. } => "broadcast",
+            Op::ConvertLayout { .. } => "convert_layout",
+            Op::Cast { .. } => "cast",
             Op::Standardize { .. } => "standardize",
             Op::StandardizeGrad { .. } => "standardize_grad",
             Op::L2Normalize { .. } => "l2_normalize",

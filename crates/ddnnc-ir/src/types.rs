@@ -9,6 +9,8 @@ use std::fmt;
 pub enum DType {
     /// 32-bit IEEE float.
     F32,
+    /// The upper half of a 32-bit float: 8 bits of mantissa. Only how a value is kept: arithmetic is in f32.
+    Bf16,
     /// 64-bit signed integer (labels, random state).
     I64,
 }
@@ -18,6 +20,7 @@ impl DType {
     pub fn size(self) -> usize {
         match self {
             DType::F32 => 4,
+            DType::Bf16 => 2,
             DType::I64 => 8,
         }
     }
@@ -26,7 +29,29 @@ impl DType {
     pub fn as_str(self) -> &'static str {
         match self {
             DType::F32 => "f32",
+            DType::Bf16 => "bf16",
             DType::I64 => "i64",
+        }
+    }
+}
+
+/// The order in which a value's elements lie in memory. What a value is does not depend on it: extents and axes are
+/// those of the shape, and the reference evaluator does not know of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, Default)]
+pub enum Layout {
+    /// As the shape says, the last axis innermost.
+    #[default]
+    RowMajor,
+    /// Of `[N,C,H,W]` only: N outermost, then H, W, and C innermost. Printed as `{nhwc}` behind the shape.
+    ChannelsLast,
+}
+
+impl Layout {
+    /// The printed form, as an attribute.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Layout::RowMajor => "row_major",
+            Layout::ChannelsLast => "nhwc",
         }
     }
 }
@@ -92,29 +117,55 @@ impl fmt::Display for Shape {
     }
 }
 
-/// The type of a value: element type and shape, printed as `f32[128,3,32,32]`.
+/// The type of a value: element type, shape and layout, printed as `f32[128,3,32,32]` or `bf16[128,3,32,32]{nhwc}`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ValueType {
     /// Element type.
     pub dtype: DType,
     /// Extents.
     pub shape: Shape,
+    /// Order in memory.
+    pub layout: Layout,
 }
 
 impl ValueType {
     /// An f32 value of that shape.
     pub fn f32(shape: impl Into<Shape>) -> ValueType {
-        ValueType { dtype: DType::F32, shape: shape.into() }
+        ValueType { dtype: DType::F32, shape: shape.into(), layout: Layout::RowMajor }
     }
 
     /// An i64 value of that shape.
     pub fn i64(shape: impl Into<Shape>) -> ValueType {
-        ValueType { dtype: DType::I64, shape: shape.into() }
+        ValueType { dtype: DType::I64, shape: shape.into(), layout: Layout::RowMajor }
     }
 
     /// An f32 scalar.
     pub fn scalar() -> ValueType {
-        ValueType { dtype: DType::F32, shape: Shape::scalar() }
+        ValueType::f32(Shape::scalar())
+    }
+
+    /// The same in another layout.
+    pub fn with_layout(mut self, layout: Layout) -> ValueType {
+        self.layout = layout;
+        self
+    }
+
+    /// The same of another element type.
+    pub fn with_dtype(mut self, dtype: DType) -> ValueType {
+        self.dtype = dtype;
+        self
+    }
+
+    /// Whether the elements lie in memory as in a row-major value: in that layout, or where there is one channel or
+    /// one position.
+    pub fn is_row_major(&self) -> bool {
+        match self.layout {
+            Layout::RowMajor => true,
+            Layout::ChannelsLast => {
+                let d = self.dims();
+                d.len() == 4 && (d[1] == 1 || d[2] * d[3] == 1)
+            }
+        }
     }
 
     /// Elements.
@@ -135,6 +186,10 @@ impl ValueType {
 
 impl fmt::Display for ValueType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", self.dtype.as_str(), self.shape)
+        write!(f, "{}{}", self.dtype.as_str(), self.shape)?;
+        match self.layout {
+            Layout::RowMajor => Ok(()),
+            Layout::ChannelsLast => f.write_str("{nhwc}"),
+        }
     }
 }

@@ -246,6 +246,8 @@ fn attribute_fault(op: &Op) -> Option<String> {
         | Op::Pad { .. }
         | Op::Reduce { .. }
         | Op::Broadcast { .. }
+        | Op::ConvertLayout { .. }
+        | Op::Cast { .. }
         | Op::Softmax
         | Op::SoftmaxGrad
         | Op::LogSoftmax

@@ -5,7 +5,7 @@ mod common;
 use common::*;
 use ddnnc_ir::reference::{Tensor, evaluate};
 use ddnnc_ir::{
-    BinaryKind, DType, Graph, IrError, Op, Origin, ReduceKind, Shape, UnaryKind, Value, ValueType,
+    BinaryKind, DType, Graph, IrError, Layout, Op, Origin, ReduceKind, Shape, UnaryKind, Value, ValueType,
     differentiate, has_gradient, verify,
 };
 use rand::seq::SliceRandom;
@@ -103,7 +103,10 @@ fn cases() -> Vec<Case> {
     for (dims, axes) in
         [(vec![], vec![]), (vec![3], vec![1]), (vec![2, 4], vec![0, 2]), (vec![2, 3, 4], vec![0, 1, 2])]
     {
-        out.push(case(Op::Broadcast { shape: Shape::from([2, 3, 4]), axes }, &[f32(&dims)]));
+        out.push(case(
+            Op::Broadcast { shape: Shape::from([2, 3, 4]), axes, layout: Layout::RowMajor },
+            &[f32(&dims)],
+        ));
     }
     for dims in [&[3, 5][..], &[2, 1, 3, 2], &[2, 4, 4]] {
         out.push(case(Op::Standardize { eps: 1e-3 }, &[f32(dims)]));

@@ -5,7 +5,7 @@ mod common;
 
 use common::*;
 use ddnnc_ir::{
-    BinaryKind, DType, Graph, IrError, Op, Origin, UnaryKind, Value, differentiate, parse, print,
+    BinaryKind, DType, Graph, IrError, Layout, Op, Origin, UnaryKind, Value, differentiate, parse, print,
 };
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -226,7 +226,7 @@ proptest! {
     #[test]
     fn inference_never_panics(picks in prop::collection::vec((any::<bool>(), prop::collection::vec(prop_oneof![0usize..6, Just(1 << 20), Just(1 << 40), Just(usize::MAX)], 0..5)), 0..8)) {
         let types: Vec<_> = picks.into_iter().map(|(float, dims)| {
-            ddnnc_ir::ValueType { dtype: if float { DType::F32 } else { DType::I64 }, shape: dims.as_slice().into() }
+            ddnnc_ir::ValueType { dtype: if float { DType::F32 } else { DType::I64 }, shape: dims.as_slice().into(), layout: Layout::RowMajor }
         }).filter(|ty| ty.shape.checked_elements().is_some()).collect();
         for (op, _) in samples() {
             for n in 0..=types.len() {

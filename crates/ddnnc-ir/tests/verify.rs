@@ -4,7 +4,7 @@ mod common;
 
 use common::*;
 use ddnnc_ir::{
-    BinaryKind, Conv, Graph, IrError, Op, Optimizer, Origin, Pool, ReduceKind, UnaryKind, Value,
+    BinaryKind, Conv, Graph, IrError, Layout, Op, Optimizer, Origin, Pool, ReduceKind, UnaryKind, Value,
     append_optimizer, differentiate, order_stores, parse, verify,
 };
 
@@ -280,7 +280,7 @@ fn attributes_out_of_all_range_are_refused() {
         Op::Pad { axis: BIG, start: 0, total: 9 },
         Op::Pad { axis: 1, start: BIG, total: BIG },
         Op::Reduce { kind: ReduceKind::Sum, axes: vec![BIG] },
-        Op::Broadcast { shape: [2, 4, 8, 8].into(), axes: vec![0, 1, 2, BIG] },
+        Op::Broadcast { shape: [2, 4, 8, 8].into(), axes: vec![0, 1, 2, BIG], layout: Layout::RowMajor },
         Op::MaxPool(Pool { stride: [BIG, 1], ..pool }),
         Op::AvgPool(Pool { kernel: [BIG, BIG], pad: [BIG - 1, 0], ..pool }),
         Op::Conv2dGradInput { conv, input: [BIG, BIG] },

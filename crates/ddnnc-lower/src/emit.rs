@@ -7,8 +7,8 @@ use crate::terms::{Features, Map, Pair, TermKind, TermPlan};
 use crate::trace::Kind;
 use ddnnc_diag::{Code, Diagnostic, Span};
 use ddnnc_ir::{
-    BinaryKind, Conv, Graph, Init, IrError, Mode, Model, Op, Origin, Pairing, Parameter, ReduceKind, Shape,
-    State, Term, Value, ValueType, Weight,
+    BinaryKind, Conv, Graph, Init, IrError, Layout, Mode, Model, Op, Origin, Pairing, Parameter, ReduceKind,
+    Shape, State, Term, Value, ValueType, Weight,
 };
 use indexmap::IndexMap;
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -228,7 +228,14 @@ impl<'e> Emitter<'e> {
         }
         let flat = Shape::from(&shape.dims()[..2]);
         let x = if *self.graph().shape(x) == flat { x } else { self.add(Op::Reshape { shape: flat }, &[x])? };
-        self.add(Op::Broadcast { shape: shape.clone(), axes: [0, 1].into_iter().collect() }, &[x])
+        self.add(
+            Op::Broadcast {
+                shape: shape.clone(),
+                axes: [0, 1].into_iter().collect(),
+                layout: Layout::RowMajor,
+            },
+            &[x],
+        )
     }
 
     fn weight(

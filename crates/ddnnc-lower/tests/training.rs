@@ -140,7 +140,7 @@ fn feeds(graph: &Graph) -> IndexMap<String, Tensor> {
         let data = (0..ty.elements())
             .map(|i| match ty.dtype {
                 DType::I64 => (i % 5) as f64,
-                DType::F32 => (seed + 1.7 * i as f64).sin().abs() + 0.1,
+                DType::F32 | DType::Bf16 => (seed + 1.7 * i as f64).sin().abs() + 0.1,
             })
             .collect();
         feeds.insert(name.clone(), Tensor { ty, data });

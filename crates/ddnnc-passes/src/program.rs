@@ -222,6 +222,8 @@ fn operator_may_overwrite(op: &Op, result: usize) -> &'static [usize] {
         | Op::Pad { .. }
         | Op::Reduce { .. }
         | Op::Broadcast { .. }
+        | Op::ConvertLayout { .. }
+        | Op::Cast { .. }
         | Op::Standardize { .. }
         | Op::StandardizeGrad { .. }
         | Op::L2Normalize { .. }

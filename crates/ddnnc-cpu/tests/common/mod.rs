@@ -52,7 +52,7 @@ impl Case {
                 DType::F32 if wide => f64::from(rng.random_range(-8.0f32..8.0)),
                 // Few numbers, so that windows have ties.
                 DType::F32 if coarse => f64::from(rng.random_range(-2i8..2)),
-                DType::F32 => f64::from(rng.random_range(-2.0f32..2.0)),
+                DType::F32 | DType::Bf16 => f64::from(rng.random_range(-2.0f32..2.0)),
             };
             let mut data: Vec<f64> = (0..ty.elements()).map(|_| one()).collect();
             if matches!(self.op, Op::AdamwUpdate { .. }) && i == 5 {
@@ -129,7 +129,7 @@ impl Case {
         for (i, t) in operands.iter().enumerate() {
             let name = format!("x{i}");
             match t.ty.dtype {
-                DType::F32 => {
+                DType::F32 | DType::Bf16 => {
                     executable.write_f32(&name, &t.data.iter().map(|&x| x as f32).collect::<Vec<_>>())?
                 }
                 DType::I64 => {
@@ -168,7 +168,7 @@ fn conv(stride: [usize; 2], pad: [usize; 2], dilation: [usize; 2], groups: usize
 
 /// Cases of every operator that is launched, at several shapes.
 pub fn cases() -> Vec<Case> {
-    use ddnnc_ir::{BinaryKind, Pool, ReduceKind, Shape, UnaryKind};
+    use ddnnc_ir::{BinaryKind, Layout, Pool, ReduceKind, Shape, UnaryKind};
     let mut cases =
         vec![case(Op::Constant { value: 0.1 }, &[]), case(Op::Store { name: "s".to_owned() }, &[&[7, 9]])];
     let shapes: [&[usize]; 5] = [&[1], &[63], &[2, 3, 5, 7], &[4, 64], &[3, 8191]];
@@ -276,7 +276,10 @@ pub fn cases() -> Vec<Case> {
                 cases.push(case(Op::Reduce { kind, axes: axes.to_vec() }, &[&dims]));
             }
             let x: Vec<usize> = axes.iter().map(|&a| dims[a]).collect();
-            cases.push(case(Op::Broadcast { shape: Shape::from(dims), axes: axes.to_vec() }, &[&x]));
+            cases.push(case(
+                Op::Broadcast { shape: Shape::from(dims), axes: axes.to_vec(), layout: Layout::RowMajor },
+                &[&x],
+            ));
         }
     }
     let samples: [&[usize]; 3] = [&[1, 2], &[3, 4, 5], &[9, 1000]];
@@ -318,7 +321,9 @@ pub fn cases() -> Vec<Case> {
 pub fn number(op: &Op) -> Option<usize> {
     Some(match op {
         Op::Input { .. } | Op::Parameter { .. } | Op::State { .. } | Op::Output { .. } => return None,
-        Op::StopGradient | Op::Reshape { .. } | Op::Fused(_) => return None,
+        Op::StopGradient | Op::Reshape { .. } | Op::Fused(_) | Op::Cast { .. } | Op::ConvertLayout { .. } => {
+            return None;
+        }
         Op::Constant { .. } => 0,
         Op::Store { .. } => 1,
         Op::Unary { .. } => 2,

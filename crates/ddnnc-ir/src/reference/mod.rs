@@ -14,7 +14,7 @@ use crate::{Graph, IrError, NodeId, Op, Value, ValueType};
 use indexmap::IndexMap;
 use rustc_hash::FxHashMap;
 
-pub use operator::evaluate_op;
+pub use operator::{evaluate_op, to_bf16};
 
 /// A value: its type and its elements in row-major order; i64 elements are exact integers.
 #[derive(Clone, Debug, PartialEq)]

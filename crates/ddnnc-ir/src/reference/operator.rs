@@ -1,7 +1,7 @@
 //! Which function evaluates which operator.
 
 use super::{Tensor, conv, elementwise, loss, normalize, pool, sample, shape, update};
-use crate::{Group, IrError, Local, Op, ValueType, infer};
+use crate::{DType, Group, IrError, Local, Op, ValueType, infer};
 use smallvec::SmallVec;
 
 /// Evaluates one operator on its operands; `results` are the types of its results.
@@ -30,7 +30,9 @@ pub fn evaluate_op(op: &Op, operands: &[&Tensor], results: &[ValueType]) -> Resu
         Op::Scale { factor } => vec![x[0].data.iter().map(|x| factor * x).collect()],
         Op::BiasAdd => vec![elementwise::bias_add(x[0], x[1])],
         Op::Dropout { p, site } => vec![elementwise::dropout(x[0], x[1], *p, *site)],
-        Op::StopGradient | Op::Reshape { .. } => vec![x[0].data.clone()],
+        Op::StopGradient | Op::Reshape { .. } | Op::ConvertLayout { .. } | Op::Cast { .. } => {
+            vec![x[0].data.clone()]
+        }
         Op::Conv2d(geometry) => vec![conv::forward(geometry, x[0], x[1], &results[0])],
         Op::Conv2dGradInput { conv: geometry, .. } => {
             vec![conv::grad_input(geometry, x[0], x[1], &results[0])]
@@ -81,7 +83,13 @@ pub fn evaluate_op(op: &Op, operands: &[&Tensor], results: &[ValueType]) -> Resu
         }
         Op::Fused(group) => fused(group, x)?,
     };
-    Ok(results.iter().cloned().zip(data).map(|(ty, data)| Tensor { ty, data }).collect())
+    let tensor = |(ty, mut data): (ValueType, Vec<f64>)| {
+        if ty.dtype == DType::Bf16 {
+            data.iter_mut().for_each(|x| *x = to_bf16(*x));
+        }
+        Tensor { ty, data }
+    };
+    Ok(results.iter().cloned().zip(data).map(tensor).collect())
 }
 
 /// The steps of a group one after the other.
@@ -102,6 +110,23 @@ fn local<'a>(operands: &[&'a Tensor], made: &'a [Vec<Tensor>], local: Local) -> 
         Local::Operand(i) => operands.get(i as usize).copied(),
         Local::Step { step, result } => made.get(step as usize)?.get(result as usize),
     }
+}
+
+/// The nearest bf16, ties to even; beyond its range infinity.
+pub fn to_bf16(x: f64) -> f64 {
+    // Rounding to f32 first may round twice; the sticky bit of the f32 keeps ties true.
+    let single = x as f32;
+    if !single.is_finite() {
+        return f64::from(single);
+    }
+    let mut bits = single.to_bits();
+    if f64::from(single) != x {
+        // Not exact: make the f32 truncated with an odd last bit, so that no false tie arises.
+        let truncated = if f64::from(single).abs() > x.abs() { bits - 1 } else { bits };
+        bits = truncated | 1;
+    }
+    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) & 0xffff_0000;
+    f64::from(f32::from_bits(rounded))
 }
 
 /// Refuses what the functions below could only answer with a panic.

@@ -1,7 +1,7 @@
 //! The attributes of each operator: what is printed, and how an operator is made of what was read.
 
 use super::cursor::{Attributes, Fault};
-use crate::{BinaryKind, Conv, Op, Pool, ReduceKind, Shape, UnaryKind};
+use crate::{BinaryKind, Conv, DType, Layout, Op, Pool, ReduceKind, Shape, UnaryKind};
 use smallvec::{SmallVec, smallvec};
 
 /// The value of an attribute, to print.
@@ -87,7 +87,11 @@ pub(super) fn attributes(op: &Op) -> List<'_> {
             ("total", Count(*total as u64)),
         ],
         Op::Reduce { axes, .. } => smallvec![("axes", Dims(axes))],
-        Op::Broadcast { shape, axes } => smallvec![("shape", Dims(shape.dims())), ("axes", Dims(axes))],
+        Op::Broadcast { shape, axes, layout } => {
+            smallvec![("shape", Dims(shape.dims())), ("axes", Dims(axes)), ("layout", Name(layout.as_str()))]
+        }
+        Op::ConvertLayout { layout } => smallvec![("layout", Name(layout.as_str()))],
+        Op::Cast { dtype } => smallvec![("dtype", Name(dtype.as_str()))],
         Op::CrossEntropy { smoothing } | Op::CrossEntropyGrad { smoothing } => {
             smallvec![("smoothing", Float(*smoothing))]
         }
@@ -134,6 +138,10 @@ fn pool(a: &mut Attributes<'_>) -> Result<Pool, Fault> {
     Ok(Pool { kernel: a.pair("kernel")?, stride: a.pair("stride")?, pad: a.pair("pad")? })
 }
 
+fn layout(a: &mut Attributes<'_>) -> Result<Layout, Fault> {
+    a.one_of("layout", &[Layout::RowMajor, Layout::ChannelsLast].map(|l| (l.as_str(), l)))
+}
+
 /// The operator of that name with the attributes that were read; `None` where there is no such operator.
 pub(super) fn operator(mnemonic: &str, a: &mut Attributes<'_>) -> Result<Option<Op>, Fault> {
     for kind in UnaryKind::ALL {
@@ -178,8 +186,11 @@ pub(super) fn operator(mnemonic: &str, a: &mut Attributes<'_>) -> Result<Option<
         "reduce_sum" => Op::Reduce { kind: ReduceKind::Sum, axes: a.list("axes")? },
         "reduce_mean" => Op::Reduce { kind: ReduceKind::Mean, axes: a.list("axes")? },
         "broadcast" => {
-            Op::Broadcast { shape: Shape::from(a.list("shape")?.as_slice()), axes: a.list("axes")? }
+            let (shape, axes) = (Shape::from(a.list("shape")?.as_slice()), a.list("axes")?);
+            Op::Broadcast { shape, axes, layout: layout(a)? }
         }
+        "convert_layout" => Op::ConvertLayout { layout: layout(a)? },
+        "cast" => Op::Cast { dtype: a.one_of("dtype", &[("f32", DType::F32), ("bf16", DType::Bf16)])? },
         "standardize" => Op::Standardize { eps: a.float("eps")? },
         "standardize_grad" => Op::StandardizeGrad { eps: a.float("eps")? },
         "l2_normalize" => Op::L2Normalize { eps: a.float("eps")? },

@@ -311,6 +311,18 @@ impl<'a> Attributes<'a> {
         }
     }
 
+    /// One of the words that an attribute takes, and what it stands for.
+    pub(super) fn one_of<T: Copy>(&mut self, name: &str, words: &[(&str, T)]) -> Result<T, Fault> {
+        let list = || words.iter().map(|(w, _)| format!("\"{w}\"")).collect::<Vec<_>>().join(" or ");
+        match self.take(name)? {
+            (at, Read::Name(text)) => match words.iter().find(|(w, _)| *w == text) {
+                Some((_, found)) => Ok(*found),
+                None => Err(Fault::new(at, format!("`{name}` takes {}", list()))),
+            },
+            (at, _) => Err(Fault::new(at, format!("`{name}` takes {}", list()))),
+        }
+    }
+
     pub(super) fn flag(&mut self, name: &str) -> Result<bool, Fault> {
         match self.take(name)? {
             (_, Read::Flag(b)) => Ok(b),

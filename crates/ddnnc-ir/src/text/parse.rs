@@ -3,7 +3,7 @@
 use super::attributes::operator;
 use super::cursor::{Attributes, Cursor, Fault};
 use crate::{
-    DType, Graph, Group, GroupKind, IrError, Local, NodeId, Op, Origin, Shape, Step, Value, ValueType,
+    DType, Graph, Group, GroupKind, IrError, Layout, Local, NodeId, Op, Origin, Shape, Step, Value, ValueType,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::sync::Arc;
@@ -321,13 +321,20 @@ impl<'a> Reader<'a> {
         let at = self.cursor.here();
         let dtype = match self.cursor.word("a type (`f32[…]` or `i64[…]`)")? {
             "f32" => DType::F32,
+            "bf16" => DType::Bf16,
             "i64" => DType::I64,
             other => {
-                return Err(Fault::new(at, format!("there is no element type `{other}`, only f32 and i64")));
+                let message = format!("there is no element type `{other}`, only f32, bf16 and i64");
+                return Err(Fault::new(at, message));
             }
         };
         let dims = self.cursor.list()?;
-        Ok(ValueType { dtype, shape: Shape::from(dims.as_slice()) })
+        let layout_at = self.cursor.here();
+        let layout = if self.cursor.eat("{nhwc}") { Layout::ChannelsLast } else { Layout::RowMajor };
+        if layout == Layout::ChannelsLast && dims.len() != 4 {
+            return Err(Fault::new(layout_at, "only a value of four dimensions can be channels-last"));
+        }
+        Ok(ValueType { dtype, shape: Shape::from(dims.as_slice()), layout })
     }
 
     fn origin(&mut self) -> Result<Origin, Fault> {

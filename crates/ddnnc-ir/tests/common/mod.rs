@@ -4,8 +4,8 @@
 
 use ddnnc_ir::reference::Tensor;
 use ddnnc_ir::{
-    BinaryKind, Conv, DType, Graph, Group, GroupKind, Local, NodeId, Op, Origin, Pool, ReduceKind, Shape,
-    Step, UnaryKind, Value, ValueType,
+    BinaryKind, Conv, DType, Graph, Group, GroupKind, Layout, Local, NodeId, Op, Origin, Pool, ReduceKind,
+    Shape, Step, UnaryKind, Value, ValueType,
 };
 use indexmap::IndexMap;
 use rand::{RngExt, SeedableRng};
@@ -150,7 +150,10 @@ pub fn samples() -> Vec<(Op, Vec<ValueType>)> {
         (Op::Pad { axis: 1, start: 2, total: 9 }, vec![image.clone()]),
         (Op::Reduce { kind: ReduceKind::Sum, axes: vec![0, 2, 3] }, vec![image.clone()]),
         (Op::Reduce { kind: ReduceKind::Mean, axes: vec![] }, vec![image.clone()]),
-        (Op::Broadcast { shape: Shape::from([2, 4, 3]), axes: vec![1] }, vec![channel.clone()]),
+        (
+            Op::Broadcast { shape: Shape::from([2, 4, 3]), axes: vec![1], layout: Layout::RowMajor },
+            vec![channel.clone()],
+        ),
         (Op::Standardize { eps: 1e-5 }, vec![image.clone()]),
         (Op::StandardizeGrad { eps: 1e-5 }, vec![image.clone(); 2]),
         (Op::L2Normalize { eps: 1e-12 }, vec![image.clone()]),
@@ -175,6 +178,13 @@ pub fn samples() -> Vec<(Op, Vec<ValueType>)> {
             v
         }),
     ];
+    out.push((Op::ConvertLayout { layout: Layout::ChannelsLast }, vec![image.clone()]));
+    out.push((
+        Op::ConvertLayout { layout: Layout::RowMajor },
+        vec![image.clone().with_layout(Layout::ChannelsLast)],
+    ));
+    out.push((Op::Cast { dtype: DType::Bf16 }, vec![image.clone().with_layout(Layout::ChannelsLast)]));
+    out.push((Op::Cast { dtype: DType::F32 }, vec![channel.clone().with_dtype(DType::Bf16)]));
     let fused = convolution_group(c, &image, &weight);
     out.push((Op::Fused(Arc::new(fused)), vec![image.clone(), weight]));
     for kind in UnaryKind::ALL {
@@ -226,7 +236,7 @@ pub fn feeds(graph: &Graph, from: f64, to: f64, seed: u64) -> Feeds {
         if let Op::Input { name } | Op::Parameter { name, .. } | Op::State { name } = &node.op {
             let ty = &node.results[0];
             let tensor = match ty.dtype {
-                DType::F32 => random(ty, from, to, &mut rng),
+                DType::F32 | DType::Bf16 => random(ty, from, to, &mut rng),
                 DType::I64 => labels(ty, &mut rng),
             };
             out.insert(name.clone(), tensor);

@@ -336,7 +336,7 @@ pub fn run(program: &Program) -> (IndexMap<String, Tensor>, IndexMap<String, Ten
         let ty = &program.buffer(b).ty;
         let tensor = feed(name, ty);
         match ty.dtype {
-            DType::F32 => device.write_f64(name, &tensor.data).unwrap(),
+            DType::F32 | DType::Bf16 => device.write_f64(name, &tensor.data).unwrap(),
             DType::I64 => {
                 let labels: Vec<i64> = tensor.data.iter().map(|&x| x as i64).collect();
                 device.write_i64(name, &labels).unwrap();

@@ -2,8 +2,8 @@
 
 use crate::build::{ADAMW, Builder, PLAIN, SGD, assert_program, assert_same};
 use ddnnc_ir::{
-    BinaryKind, Graph, Op, Optimizer, Pool, ReduceKind, Shape, UnaryKind, Value, ValueType, append_optimizer,
-    differentiate, order_stores, verify,
+    BinaryKind, Graph, Layout, Op, Optimizer, Pool, ReduceKind, Shape, UnaryKind, Value, ValueType,
+    append_optimizer, differentiate, order_stores, verify,
 };
 use ddnnc_passes::{PASSES, Place, Tables, check_plan, plan_memory, schedule};
 use proptest::prelude::*;
@@ -41,7 +41,10 @@ fn random_graph(steps: &[Step], outputs: &[prop::sample::Index], optimizer: Opti
                     Op::Reduce { kind: [ReduceKind::Sum, ReduceKind::Mean][i % 2], axes: vec![0, 2, 3] };
                 vectors.push(b.op(reduced, &[x]));
             }
-            8 => maps.push(b.op(Op::Broadcast { shape: Shape::from(MAP), axes: vec![1] }, &[v])),
+            8 => maps.push(b.op(
+                Op::Broadcast { shape: Shape::from(MAP), axes: vec![1], layout: Layout::RowMajor },
+                &[v],
+            )),
             9 => rows.push(b.op(Op::Reshape { shape: Shape::from([2, 48]) }, &[x])),
             10 => maps.push(b.op(Op::Reshape { shape: Shape::from(MAP) }, &[r])),
             11 => maps.push(b.constant([0.0, 1.0, 2.5][i % 3], &MAP)),

@@ -181,7 +181,9 @@ impl Device for FakeDevice {
         for name in names {
             let ty = &program.buffer(program.named(name).unwrap()).ty;
             match ty.dtype {
-                ddnnc_ir::DType::F32 => drop(floats.insert(name.clone(), vec![0.0; ty.elements()])),
+                ddnnc_ir::DType::F32 | ddnnc_ir::DType::Bf16 => {
+                    drop(floats.insert(name.clone(), vec![0.0; ty.elements()]))
+                }
                 ddnnc_ir::DType::I64 => drop(integers.insert(name.clone(), vec![0; ty.elements()])),
             }
         }
