@@ -122,7 +122,7 @@ pub fn load(
             (n, _) if n == model.target.0 => run.write_i64(n, &batch.1),
             ("lr", _) => run.write_f32("lr", &[0.05]),
             (n, DType::I64) => run.write_i64(n, &vec![1; ty.elements()]),
-            (n, DType::F32) => run.write_f32(n, &vec![1.0; ty.elements()]),
+            (n, DType::F32 | DType::Bf16) => run.write_f32(n, &vec![1.0; ty.elements()]),
         }
         .expect("an input of the right length");
     }

@@ -75,7 +75,7 @@ fn feed(run: &mut dyn Executable, model: &Model, step: u32) -> Result<(), Failur
                 let image: Vec<f32> = (0..elements).map(|_| uniform(&mut noise)).collect();
                 run.write_f32(&name, &image)
             }
-            (_, DType::F32) => run.write_f32(&name, &vec![1.0; elements]),
+            (_, DType::F32 | DType::Bf16) => run.write_f32(&name, &vec![1.0; elements]),
         };
         written.map_err(device::failed)?;
     }
