@@ -63,7 +63,7 @@ fn at_one_level(devices: &[CpuDevice]) {
         }
         let results = case.results();
         for r in 0..results.len() {
-            for &over in may_overwrite(&case.op, r) {
+            for over in may_overwrite(&case.op, r) {
                 let mut places = vec![None; results.len()];
                 places[r] = Some(over);
                 let found = case.cpu(&devices[1], &operands, &places).expect("runs in place");

@@ -71,7 +71,7 @@ fn feed(run: &mut dyn Executable, model: &Model, step: u32) -> Result<(), Failur
                 let labels: Vec<i64> = (0..elements).map(|i| (i % model.target.1.max(1)) as i64).collect();
                 run.write_i64(&name, &labels)
             }
-            (n, DType::F32) if n == model.input.0 => {
+            (n, DType::F32 | DType::Bf16) if n == model.input.0 => {
                 let image: Vec<f32> = (0..elements).map(|_| uniform(&mut noise)).collect();
                 run.write_f32(&name, &image)
             }
