@@ -32,7 +32,7 @@ fn each_rule() {
         ),
         ("v2 = constant value=3.0 : f32[2,3]\nv9 = mul(v0, v2) : f32[2,3]", "v2 = scale(v0) factor=3.0"),
         (
-            "v2 = constant value=1.0 : f32[]\nv3 = broadcast(v2) shape=[2,3] axes=[] layout="row_major" : f32[2,3]\nv9 = mul(v3, v0) : f32[2,3]",
+            "v2 = constant value=1.0 : f32[]\nv3 = broadcast(v2) shape=[2,3] axes=[] layout=\"row_major\" : f32[2,3]\nv9 = mul(v3, v0) : f32[2,3]",
             "",
         ),
         ("v2 = constant value=0.0 : f32[2,3]\nv9 = add(v2, v1) : f32[2,3]", ""),
@@ -57,7 +57,7 @@ fn each_rule() {
             "v2 = constant value=4.0 : f32[6]\nv9 = reshape(v2) shape=[2,3] : f32[2,3]",
             "v2 = constant value=4.0",
         ),
-        ("v9 = broadcast(v0) shape=[2,3] axes=[0,1] layout="row_major" : f32[2,3]", ""),
+        ("v9 = broadcast(v0) shape=[2,3] axes=[0,1] layout=\"row_major\" : f32[2,3]", ""),
         ("v9 = reduce_sum(v0) axes=[] : f32[2,3]", ""),
         (
             "v2 = constant value=4.0 : f32[2,3]\nv9 = reduce_sum(v2) axes=[1] : f32[2]",
