@@ -17,6 +17,7 @@ mod program;
 mod program_bytes;
 mod program_text;
 mod reference_device;
+mod rebuild;
 mod report;
 mod schedule;
 mod share_prefixes;
