@@ -5,11 +5,14 @@
 //! [`Device`].
 
 mod aliases;
+mod batch_shared_weights;
 mod canonical;
 mod check_plan;
+mod clusters;
 mod dead_code;
 mod device;
 mod error;
+mod fuse;
 mod pack;
 mod pipeline;
 mod plan_memory;
@@ -22,11 +25,13 @@ mod report;
 mod schedule;
 mod share_prefixes;
 
+pub use batch_shared_weights::batch_shared_weights;
 pub use canonical::canonical;
 pub use check_plan::check_plan;
 pub use dead_code::dead_code;
 pub use device::{Device, DeviceError, Executable};
 pub use error::PassError;
+pub use fuse::fuse;
 pub use pipeline::{Compiled, Goal, PASSES, Pass, compile};
 pub use plan_memory::{Tables, plan_memory};
 pub use program::{

@@ -2,7 +2,7 @@
 
 use crate::report::operators;
 use crate::{
-    PassError, PersistentKind, Program, Report, Tables, canonical, dead_code, plan_memory, schedule,
+    PassError, PersistentKind, Program, Report, Tables, batch_shared_weights, canonical, dead_code, fuse, plan_memory, schedule,
     share_prefixes,
 };
 use ddnnc_ir::{
@@ -44,9 +44,11 @@ pub type Pass = fn(&mut Graph) -> Result<(), IrError>;
 const DEAD_CODE: (&str, Pass) = ("dead_code", dead_code);
 const SHARE_PREFIXES: (&str, Pass) = ("share_prefixes", share_prefixes);
 const CANONICAL: (&str, Pass) = ("canonical", canonical);
+const BATCH_SHARED_WEIGHTS: (&str, Pass) = ("batch_shared_weights", batch_shared_weights);
+const FUSE: (&str, Pass) = ("fuse", fuse);
 
 /// The passes by name.
-pub const PASSES: [(&str, Pass); 3] = [DEAD_CODE, SHARE_PREFIXES, CANONICAL];
+pub const PASSES: [(&str, Pass); 5] = [DEAD_CODE, SHARE_PREFIXES, CANONICAL, BATCH_SHARED_WEIGHTS, FUSE];
 
 /// The name of the model's total loss among its graph's outputs.
 const LOSS: &str = "loss.total";
