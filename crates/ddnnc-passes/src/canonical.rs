@@ -185,6 +185,13 @@ fn simplify(graph: &Graph, op: &Op, operands: &[Value], results: &[ValueType]) -
             }
             None => None,
         },
+        // the layout that it has = x; of a constant, a constant; converted twice = converted once
+        Op::ConvertLayout { .. } => match (fixed, graph.op(x)) {
+            _ if like_x => Some(Rewrite::Value(x)),
+            (Some(c), _) => Some(Rewrite::Constant(c)),
+            (None, Op::ConvertLayout { .. }) => Some(Rewrite::Op(op.clone(), graph.operands(x.node))),
+            (None, _) => None,
+        },
         // concat of one value = x
         Op::Concat { .. } if operands.len() == 1 => Some(Rewrite::Value(x)),
         // a slice of all entries, a pad by none = x

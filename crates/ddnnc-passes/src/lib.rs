@@ -5,6 +5,7 @@
 //! [`Device`].
 
 mod aliases;
+mod assign_layout;
 mod canonical;
 mod check_plan;
 mod dead_code;
@@ -21,12 +22,13 @@ mod report;
 mod schedule;
 mod share_prefixes;
 
+pub use assign_layout::assign_layout;
 pub use canonical::canonical;
 pub use check_plan::check_plan;
 pub use dead_code::dead_code;
 pub use device::{Device, DeviceError, Executable};
 pub use error::PassError;
-pub use pipeline::{Compiled, Goal, PASSES, Pass, compile};
+pub use pipeline::{Compiled, Goal, Options, PASSES, Pass, compile, compile_with};
 pub use plan_memory::{Tables, plan_memory};
 pub use program::{
     ALIGNMENT, Buffer, BufferId, Launch, Persistent, PersistentKind, Place, Program, may_overwrite,

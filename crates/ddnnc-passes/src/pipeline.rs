@@ -2,11 +2,11 @@
 
 use crate::report::operators;
 use crate::{
-    PassError, PersistentKind, Program, Report, Tables, canonical, dead_code, plan_memory, schedule,
-    share_prefixes,
+    PassError, PersistentKind, Program, Report, Tables, assign_layout, canonical, dead_code, plan_memory,
+    schedule, share_prefixes,
 };
 use ddnnc_ir::{
-    Graph, IrError, Model, NodeId, Op, Origin, Value, ValueType, append_optimizer, differentiate,
+    Graph, IrError, Layout, Model, NodeId, Op, Origin, Value, ValueType, append_optimizer, differentiate,
     order_stores, verify,
 };
 use indexmap::IndexMap;
@@ -27,6 +27,13 @@ pub enum Goal {
     Evaluate,
 }
 
+/// What a device asks of the programs that it runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// The layout of images and of the values that are made from them.
+    pub layout: Layout,
+}
+
 /// What the pipeline makes of a model.
 #[derive(Clone, Debug)]
 pub struct Compiled {
@@ -44,21 +51,32 @@ pub type Pass = fn(&mut Graph) -> Result<(), IrError>;
 const DEAD_CODE: (&str, Pass) = ("dead_code", dead_code);
 const SHARE_PREFIXES: (&str, Pass) = ("share_prefixes", share_prefixes);
 const CANONICAL: (&str, Pass) = ("canonical", canonical);
+const ASSIGN_LAYOUT: (&str, Pass) = ("assign_layout", assign_layout);
 
 /// The passes by name.
-pub const PASSES: [(&str, Pass); 3] = [DEAD_CODE, SHARE_PREFIXES, CANONICAL];
+pub const PASSES: [(&str, Pass); 4] = [DEAD_CODE, SHARE_PREFIXES, CANONICAL, ASSIGN_LAYOUT];
 
 /// The name of the model's total loss among its graph's outputs.
 const LOSS: &str = "loss.total";
+
+/// Compiles a model for a goal with the default [`Options`]; else as [`compile_with`].
+pub fn compile(
+    model: &Model,
+    goal: Goal,
+    observe: &mut dyn FnMut(&str, &Graph),
+) -> Result<Compiled, PassError> {
+    compile_with(model, goal, &Options::default(), observe)
+}
 
 /// Compiles a model for a goal.
 ///
 /// `observe` sees the graph after each phase: `forward` (as lowered), `shared` (prefixes merged), `grad` (with the
 /// backward pass; for [`Goal::Train`] and [`Goal::Gradients`]), `step` (with updates and stores in order) and `fused`
 /// (what is planned). In debug and test builds the verifier runs after each.
-pub fn compile(
+pub fn compile_with(
     model: &Model,
     goal: Goal,
+    options: &Options,
     observe: &mut dyn FnMut(&str, &Graph),
 ) -> Result<Compiled, PassError> {
     let mut graph = model.graph.clone();
@@ -96,6 +114,9 @@ pub fn compile(
     checked("the step", &graph)?;
     observe("step", &graph);
     run(&mut graph, &[DEAD_CODE])?;
+    if options.layout == Layout::ChannelsLast {
+        run(&mut graph, &[ASSIGN_LAYOUT])?;
+    }
     observe("fused", &graph);
 
     let order = schedule(&graph)?;

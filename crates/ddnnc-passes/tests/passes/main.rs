@@ -1,5 +1,6 @@
 //! Tests of the passes, one module per pass, over hand-made and random graphs.
 
+mod assign_layout;
 mod build;
 mod canonical;
 mod dead_code;
