@@ -1,20 +1,10 @@
 //! Makes the values of activations channels-last, with conversions only where they are needed.
 
-use crate::aliases::is_alias;
+use crate::aliases::is_persistent;
+use crate::kinds::{Kind, Role, kinds, role};
 use ddnnc_ir::{Graph, IrError, Layout, NodeId, Op, Origin, Value, order_stores};
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
-
-/// What a value is made of, which settles the layout of what is computed from it elementwise.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// Of the batch's images.
-    Activation,
-    /// Of parameters, states and their gradients alone; kept row-major, as they are stored.
-    Weight,
-    /// Of constants and repeated values alone, which can be made in either layout.
-    Free,
-}
 
 /// The layout in which an operator takes an operand of four dimensions.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -78,81 +68,6 @@ pub fn assign_layout(graph: &mut Graph) -> Result<(), IrError> {
     Ok(())
 }
 
-/// How the pass treats an operator.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Role {
-    /// Holds, makes or updates weights: row-major.
-    Weight,
-    /// Can be made in either layout.
-    Free,
-    /// Works on images channel by channel or position by position: channels-last.
-    Image,
-    /// Takes its operands of four dimensions in one layout, any, and gives results of that.
-    KeepsLayout,
-    /// Gives the elements of its operand, or sums of them, row-major in another shape.
-    Reshapes,
-    /// Converts between layouts.
-    Converts,
-    /// Takes and gives what it says, or nothing of four dimensions.
-    Fixed,
-}
-
-fn role(op: &Op) -> Role {
-    match op {
-        Op::Parameter { .. }
-        | Op::State { .. }
-        | Op::Conv2dGradWeight { .. }
-        | Op::Ema { .. }
-        | Op::SgdUpdate { .. }
-        | Op::AdamwUpdate { .. } => Role::Weight,
-        Op::Constant { .. } | Op::Broadcast { .. } => Role::Free,
-        Op::BiasAdd
-        | Op::Conv2d(_)
-        | Op::Conv2dGradInput { .. }
-        | Op::ChannelStats
-        | Op::Normalize { .. }
-        | Op::NormalizeGradReduce { .. }
-        | Op::NormalizeGradInput { .. }
-        | Op::NormalizeGradFixed { .. }
-        | Op::MaxPool(_)
-        | Op::MaxPoolGrad(_)
-        | Op::AvgPool(_)
-        | Op::AvgPoolGrad { .. } => Role::Image,
-        Op::Unary { .. }
-        | Op::UnaryGrad { .. }
-        | Op::Binary { .. }
-        | Op::Scale { .. }
-        | Op::Dropout { .. }
-        | Op::StopGradient
-        | Op::Cast { .. }
-        | Op::Concat { .. }
-        | Op::Slice { .. }
-        | Op::Pad { .. }
-        | Op::Standardize { .. }
-        | Op::StandardizeGrad { .. }
-        | Op::L2Normalize { .. }
-        | Op::L2NormalizeGrad { .. }
-        | Op::MeanSquaredError
-        | Op::MeanSquaredErrorGrad => Role::KeepsLayout,
-        Op::Reshape { .. } | Op::Reduce { .. } => Role::Reshapes,
-        Op::ConvertLayout { .. } => Role::Converts,
-        Op::Input { .. }
-        | Op::Store { .. }
-        | Op::Output { .. }
-        | Op::MatMul { .. }
-        | Op::Softmax
-        | Op::SoftmaxGrad
-        | Op::LogSoftmax
-        | Op::LogSoftmaxGrad
-        | Op::CrossEntropy { .. }
-        | Op::CrossEntropyGrad { .. }
-        | Op::KlDivergence { .. }
-        | Op::KlGradTeacher { .. }
-        | Op::KlGradStudent { .. }
-        | Op::Fused(_) => Role::Fixed,
-    }
-}
-
 /// Whether the operator works on images.
 fn has_images(graph: &Graph, id: NodeId) -> bool {
     role(&graph.node(id).op) == Role::Image && graph.operands(id).iter().any(|&v| graph.shape(v).rank() == 4)
@@ -162,8 +77,18 @@ fn has_images(graph: &Graph, id: NodeId) -> bool {
 fn decide(graph: &Graph, order: &[NodeId]) -> Vec<Decision> {
     let unknown = Decision { kind: Kind::Free, layout: Layout::RowMajor, dropped: false };
     let mut decisions = vec![unknown; graph.index_bound()];
+    let kinds = kinds(graph, order);
     for &id in order {
-        decisions[id.index()] = decide_one(graph, id, &decisions);
+        let kind = kinds[id.index()];
+        let op = &graph.node(id).op;
+        let layout = match (role(op), op) {
+            (_, Op::ConvertLayout { layout }) => *layout,
+            (Role::Image, _) => Layout::ChannelsLast,
+            (Role::KeepsLayout, _) if kind == Kind::Activation => Layout::ChannelsLast,
+            // What is free follows below.
+            _ => Layout::RowMajor,
+        };
+        decisions[id.index()] = Decision { kind, layout, dropped: role(op) == Role::Converts };
     }
     // (channels-last, row-major), as readers ask for it.
     let mut asked = vec![(false, false); graph.index_bound()];
@@ -202,37 +127,6 @@ fn root(graph: &Graph, decisions: &[Decision], mut v: Value) -> Value {
         }
     }
     v
-}
-
-fn decide_one(graph: &Graph, id: NodeId, decisions: &[Decision]) -> Decision {
-    let operands = graph.operands(id);
-    let kinds = || operands.iter().map(|v| decisions[v.node.index()].kind);
-    let joined = || {
-        if kinds().any(|kind| kind == Kind::Activation) {
-            Kind::Activation
-        } else if kinds().any(|kind| kind == Kind::Weight) {
-            Kind::Weight
-        } else {
-            Kind::Free
-        }
-    };
-    let op = &graph.node(id).op;
-    let (kind, layout) = match role(op) {
-        Role::Weight => (Kind::Weight, Layout::RowMajor),
-        Role::Free => (Kind::Free, Layout::RowMajor),
-        Role::Image => (Kind::Activation, Layout::ChannelsLast),
-        Role::KeepsLayout => match joined() {
-            Kind::Activation => (Kind::Activation, Layout::ChannelsLast),
-            kind => (kind, Layout::RowMajor),
-        },
-        Role::Reshapes if joined() == Kind::Weight => (Kind::Weight, Layout::RowMajor),
-        Role::Converts => match op {
-            Op::ConvertLayout { layout } => (joined(), *layout),
-            _ => (joined(), Layout::RowMajor),
-        },
-        Role::Reshapes | Role::Fixed => (Kind::Activation, Layout::RowMajor),
-    };
-    Decision { kind, layout, dropped: role(op) == Role::Converts }
 }
 
 /// How the operator, given its own layout, takes operand `i`.
@@ -353,25 +247,15 @@ impl Rebuild<'_> {
             }
             Op::Broadcast { shape, axes, .. } => {
                 let operands = self.new.operands(made.node);
-                self.reads_stored |= operands.iter().any(|&v| self.is_persistent(v));
+                self.reads_stored |= operands.iter().any(|&v| is_persistent(&self.new, v));
                 self.new.add1(Op::Broadcast { shape, axes, layout }, &operands, origin)?
             }
             _ => {
-                self.reads_stored |= self.is_persistent(made);
+                self.reads_stored |= is_persistent(&self.new, made);
                 self.new.add1(Op::ConvertLayout { layout }, &[made], origin)?
             }
         };
         self.converted.insert((v, layout), value);
         Ok(value)
-    }
-
-    /// Whether a value of the new graph is, under any name, the old content of a parameter or state.
-    fn is_persistent(&self, mut v: Value) -> bool {
-        while is_alias(self.new.op(v))
-            && let Some(&below) = self.new.operands(v.node).first()
-        {
-            v = below;
-        }
-        matches!(self.new.op(v), Op::Parameter { .. } | Op::State { .. })
     }
 }

@@ -6,11 +6,13 @@
 
 mod aliases;
 mod assign_layout;
+mod autocast;
 mod canonical;
 mod check_plan;
 mod dead_code;
 mod device;
 mod error;
+mod kinds;
 mod pack;
 mod pipeline;
 mod plan_memory;
@@ -23,6 +25,7 @@ mod schedule;
 mod share_prefixes;
 
 pub use assign_layout::assign_layout;
+pub use autocast::autocast;
 pub use canonical::canonical;
 pub use check_plan::check_plan;
 pub use dead_code::dead_code;

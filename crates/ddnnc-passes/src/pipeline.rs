@@ -2,12 +2,12 @@
 
 use crate::report::operators;
 use crate::{
-    PassError, PersistentKind, Program, Report, Tables, assign_layout, canonical, dead_code, plan_memory,
-    schedule, share_prefixes,
+    PassError, PersistentKind, Program, Report, Tables, assign_layout, autocast, canonical, dead_code,
+    plan_memory, schedule, share_prefixes,
 };
 use ddnnc_ir::{
-    Graph, IrError, Layout, Model, NodeId, Op, Origin, Value, ValueType, append_optimizer, differentiate,
-    order_stores, verify,
+    Graph, IrError, Layout, Model, NodeId, Op, Origin, Precision, Value, ValueType, append_optimizer,
+    differentiate, order_stores, verify,
 };
 use indexmap::IndexMap;
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -51,6 +51,7 @@ pub type Pass = fn(&mut Graph) -> Result<(), IrError>;
 const DEAD_CODE: (&str, Pass) = ("dead_code", dead_code);
 const SHARE_PREFIXES: (&str, Pass) = ("share_prefixes", share_prefixes);
 const CANONICAL: (&str, Pass) = ("canonical", canonical);
+const AUTOCAST: (&str, Pass) = ("autocast", autocast);
 const ASSIGN_LAYOUT: (&str, Pass) = ("assign_layout", assign_layout);
 
 /// The passes by name.
@@ -99,6 +100,10 @@ pub fn compile_with(
         observe("grad", &graph);
         // Before the updates come in: their order edges name every reader of a parameter, so none may be added later.
         run(&mut graph, &[CANONICAL, SHARE_PREFIXES, DEAD_CODE])?;
+    }
+    match model.recipe.precision {
+        Precision::F32 => {}
+        Precision::Bf16 => run(&mut graph, &[AUTOCAST, CANONICAL, SHARE_PREFIXES, DEAD_CODE])?,
     }
     match goal {
         Goal::Train => {

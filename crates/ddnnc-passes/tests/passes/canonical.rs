@@ -80,7 +80,25 @@ fn each_rule() {
             "v2 = constant value=4.0 : f32[1,2,3,1]\nv9 = convert_layout(v2) layout=\"nhwc\" : f32[1,2,3,1]{nhwc}",
             "v2 = constant value=4.0 : f32[1,2,3,1]{nhwc}",
         ),
+        ("v9 = cast(v0) dtype=\"f32\" : f32[2,3]", ""),
+        (
+            "v2 = cast(v0) dtype=\"bf16\" : bf16[2,3]\nv3 = cast(v2) dtype=\"f32\" : f32[2,3]\n\
+             v4 = cast(v3) dtype=\"bf16\" : bf16[2,3]\nv9 = relu(v4) : bf16[2,3]",
+            "v2 = cast(v0) dtype=\"bf16\"\nv3 = relu(v2)",
+        ),
+        (
+            "v2 = constant value=0.1 : bf16[2,3]\nv9 = cast(v2) dtype=\"f32\" : f32[2,3]",
+            "v2 = constant value=0.10009765625 : f32[2,3]",
+        ),
         // What no rule touches.
+        (
+            "v2 = cast(v0) dtype=\"bf16\" : bf16[2,3]\nv9 = cast(v2) dtype=\"f32\" : f32[2,3]",
+            "v2 = cast(v0) dtype=\"bf16\"\nv3 = cast(v2) dtype=\"f32\"",
+        ),
+        (
+            "v2 = cast(v0) dtype=\"bf16\" : bf16[2,3]\nv3 = scale(v2) factor=3.1 : bf16[2,3]\nv9 = scale(v3) factor=0.7 : bf16[2,3]",
+            "v2 = cast(v0)\nv3 = scale(v2) factor=3.1\nv4 = scale(v3) factor=0.7",
+        ),
         (
             "v2 = reshape(v0) shape=[1,2,3,1] : f32[1,2,3,1]\nv9 = convert_layout(v2) layout=\"nhwc\" : f32[1,2,3,1]{nhwc}",
             "v2 = reshape(v0) shape=[1,2,3,1]\nv3 = convert_layout(v2)",

@@ -5,7 +5,7 @@ use ddnnc_ir::{
     BinaryKind, Conv, Graph, Layout, Op, Optimizer, Pool, ReduceKind, Shape, UnaryKind, Value, ValueType,
     append_optimizer, differentiate, order_stores, verify,
 };
-use ddnnc_passes::{PASSES, Place, Tables, canonical, check_plan, plan_memory, schedule};
+use ddnnc_passes::{PASSES, Place, Tables, autocast, canonical, check_plan, plan_memory, schedule};
 use proptest::prelude::*;
 
 const MAP: [usize; 4] = [2, 3, 4, 4];
@@ -189,6 +189,25 @@ proptest! {
         canonical(&mut all).unwrap();
         verify(&all).unwrap();
         assert_same(&graph, &all);
+    }
+
+    #[test]
+    fn casts_stand_where_precision_asks(steps in steps(), outputs in outputs(), optimizer in optimizers()) {
+        let graph = random_graph(&steps, &outputs, optimizer);
+        let mut cast = graph.clone();
+        autocast(&mut cast).unwrap();
+        verify(&cast).unwrap();
+        let once = ddnnc_ir::print(&cast).unwrap();
+        let mut twice = cast.clone();
+        autocast(&mut twice).unwrap();
+        prop_assert_eq!(once, ddnnc_ir::print(&twice).unwrap());
+        // The other passes keep the meaning, rounding included.
+        for (_, pass) in PASSES {
+            pass(&mut twice).unwrap();
+            verify(&twice).unwrap();
+            assert_same(&cast, &twice);
+        }
+        check_planned(&twice);
     }
 
     #[test]

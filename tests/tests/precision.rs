@@ -1,0 +1,67 @@
+//! The training steps of the specs in bf16: what is cast, and what stays in f32.
+
+use ddnnc_ir::{DType, Graph, Layout, Mode, Op, Precision, verify};
+use ddnnc_passes::{Goal, Options, compile_with};
+use ddnnc_tests::harness::{model, spec, specs};
+
+fn in_bf16(name: &str, goal: Goal) -> Graph {
+    let mut lowered = model(&spec(name), Mode::Train, 4);
+    lowered.recipe.precision = Precision::Bf16;
+    let options = Options { layout: Layout::ChannelsLast };
+    let compiled = compile_with(&lowered, goal, &options, &mut |_, _| {}).expect("a spec compiles");
+    verify(&compiled.graph).expect("the passes leave a graph that verifies");
+    compiled.graph
+}
+
+#[test]
+fn maps_are_cast_only_where_f32_is_given_or_asked_for() {
+    for name in specs() {
+        for goal in [Goal::Train, Goal::Gradients, Goal::Statistics, Goal::Evaluate] {
+            let graph = in_bf16(&name, goal);
+            for id in graph.nodes().filter(|&id| matches!(graph.node(id).op, Op::Cast { .. })) {
+                let of = graph.operands(id)[0];
+                let parameter = matches!(graph.op(of), Op::Parameter { .. } | Op::State { .. });
+                let known =
+                    matches!(graph.op(of), Op::Input { .. } | Op::ConvertLayout { .. } | Op::Reshape { .. });
+                if graph.shape(of).rank() == 4 && !parameter && !known {
+                    println!("{name} {goal:?}: {}", graph.op(of).mnemonic());
+                }
+            }
+            println!(
+                "{name} {goal:?}: {}",
+                graph.nodes().filter(|&id| matches!(graph.node(id).op, Op::Cast { .. })).count()
+            );
+        }
+    }
+}
+
+#[test]
+fn products_take_bf16_and_parameters_and_outputs_stay_f32() {
+    for name in specs() {
+        let graph = in_bf16(&name, Goal::Train);
+        for id in graph.nodes() {
+            let node = graph.node(id);
+            let f32_only = matches!(
+                node.op,
+                Op::Output { .. }
+                    | Op::Store { .. }
+                    | Op::SgdUpdate { .. }
+                    | Op::AdamwUpdate { .. }
+                    | Op::Ema { .. }
+            );
+            let product = matches!(node.op, Op::MatMul { .. }) || ddnnc_ir::is_convolution(&node.op);
+            for v in graph.operands(id) {
+                let ty = graph.ty(v);
+                assert!(!f32_only || ty.dtype == DType::F32, "{name}: {} takes {ty}", node.op.mnemonic());
+                assert!(!product || ty.dtype == DType::Bf16, "{name}: {} takes {ty}", node.op.mnemonic());
+            }
+            let maps = matches!(
+                node.op,
+                Op::Normalize { .. } | Op::Unary { .. } | Op::MaxPool(_) | Op::UnaryGrad { .. }
+            );
+            for ty in node.results.iter().filter(|ty| maps && ty.shape.rank() == 4) {
+                assert_eq!(ty.dtype, DType::Bf16, "{name}: {}", node.op.mnemonic());
+            }
+        }
+    }
+}
