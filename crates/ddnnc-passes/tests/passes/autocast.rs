@@ -184,6 +184,40 @@ fn constants_and_broadcasts_are_made_of_every_type_that_is_asked_for() {
 }
 
 #[test]
+fn what_is_f32_stays_so_in_another_shape() {
+    check_cast(
+        r#"graph "g" {
+  v0 = input name="x" : f32[2,2,3,3]
+  v1 = input name="row" : f32[2,8]
+  v2 = parameter name="w" frozen=false : f32[8,8]
+  v3 = matmul(v1, v2) transpose_a=false transpose_b=true : f32[2,8]
+  v4 = reshape(v3) shape=[2,2,2,2] : f32[2,2,2,2]
+  v5 = conv2d_grad_weight(v0, v4) stride=[1,1] pad=[0,0] dilation=[1,1] groups=1 kernel=[2,2] : f32[2,2,2,2]
+  v6 = reshape(v5) shape=[4,4] : f32[4,4]
+  n7 = output(v4) name="map"
+  n8 = output(v6) name="grad.w"
+}
+"#,
+        r#"graph "g" {
+  v0 = input name="x" : f32[2,2,3,3]
+  v1 = input name="row" : f32[2,8]
+  v2 = parameter name="w" frozen=false : f32[8,8]
+  v3 = cast(v1) dtype="bf16" : bf16[2,8]
+  v4 = cast(v2) dtype="bf16" : bf16[8,8]
+  v5 = matmul(v3, v4) transpose_a=false transpose_b=true : f32[2,8]
+  v6 = reshape(v5) shape=[2,2,2,2] : f32[2,2,2,2]
+  v7 = cast(v0) dtype="bf16" : bf16[2,2,3,3]
+  v8 = cast(v6) dtype="bf16" : bf16[2,2,2,2]
+  v9 = conv2d_grad_weight(v7, v8) stride=[1,1] pad=[0,0] dilation=[1,1] groups=1 kernel=[2,2] : f32[2,2,2,2]
+  v10 = reshape(v9) shape=[4,4] : f32[4,4]
+  n11 = output(v6) name="map"
+  n12 = output(v10) name="grad.w"
+}
+"#,
+    );
+}
+
+#[test]
 fn casts_that_are_there_stay() {
     // The way by bf16 rounds: what reads behind it must not read what is before.
     check_cast(
