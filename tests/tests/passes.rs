@@ -60,7 +60,9 @@ fn feeds(graph: &Graph, model: &Model) -> IndexMap<String, Tensor> {
     let mut feeds = IndexMap::new();
     for id in graph.nodes() {
         let node = graph.node(id);
-        let (Op::Input { name } | Op::Parameter { name, .. } | Op::State { name }) = &node.op else { continue };
+        let (Op::Input { name } | Op::Parameter { name, .. } | Op::State { name }) = &node.op else {
+            continue;
+        };
         let ty = node.results[0].clone();
         let n = ty.elements();
         let data = if *name == model.input.0 {

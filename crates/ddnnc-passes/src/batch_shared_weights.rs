@@ -100,5 +100,9 @@ fn absorb_sums(clusters: &mut Clusters) {
             clusters.of[id.index()] = cluster;
         }
     }
-    debug_assert!(graph.nodes().all(|id| !is_convolution(&graph.node(id).op) || clusters.of[id.index()] < clusters.count));
+    debug_assert!(
+        graph
+            .nodes()
+            .all(|id| !is_convolution(&graph.node(id).op) || clusters.of[id.index()] < clusters.count)
+    );
 }

@@ -260,7 +260,9 @@ impl Clusters {
             for before in self.graph.order_predecessors(id) {
                 for &b in &hosts[before.index()] {
                     for &a in &hosts[id.index()] {
-                        if a != b && let (Some(b), Some(a)) = (node_of[b], node_of[a]) {
+                        if a != b
+                            && let (Some(b), Some(a)) = (node_of[b], node_of[a])
+                        {
                             new.add_order(b, a);
                         }
                     }
@@ -327,7 +329,8 @@ impl Clusters {
         }
         let mut origin = graph.node(main_of(graph, members)).origin.clone();
         members.iter().for_each(|&id| origin.merge(&graph.node(id).origin));
-        let operands: Vec<Value> = operands.into_iter().map(|v| rebuild.value(v)).collect::<Result<_, _>>()?;
+        let operands: Vec<Value> =
+            operands.into_iter().map(|v| rebuild.value(v)).collect::<Result<_, _>>()?;
         let made = rebuild.add(Op::Fused(std::sync::Arc::new(group)), &operands, origin)?;
         for (result, v) in results.into_iter().enumerate() {
             rebuild.set_value(v, Value { node: made, result: result as u16 });
@@ -391,7 +394,9 @@ fn kind_of(graph: &Graph, nodes: &[NodeId]) -> GroupKind {
         GroupKind::Update
     } else if nodes.iter().any(|id| is_convolution(op(id))) {
         GroupKind::Convolution
-    } else if nodes.iter().any(|id| graph.node(*id).results[0].shape.rank() == 4) && nodes.iter().all(pointwise) {
+    } else if nodes.iter().any(|id| graph.node(*id).results[0].shape.rank() == 4)
+        && nodes.iter().all(pointwise)
+    {
         GroupKind::Pointwise
     } else {
         GroupKind::Sequence

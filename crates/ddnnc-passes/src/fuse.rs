@@ -193,7 +193,8 @@ impl Fuse {
                 if self.clusters.free[i] { last_reader[i] } else { self.position[self.clusters.of[i]] }
             };
             let last = users.iter().map(|&(user, _)| reads(user)).max().unwrap_or(0);
-            let waits = graph.successors(id).into_iter().filter(|s| graph.order_predecessors(*s).contains(&id));
+            let waits =
+                graph.successors(id).into_iter().filter(|s| graph.order_predecessors(*s).contains(&id));
             let in_time = waits.map(|s| self.position[self.clusters.of[s.index()]]).all(|p| p > last);
             last_reader[id.index()] = last;
             self.clusters.free[id.index()] = all && in_time && !users.is_empty();
@@ -214,9 +215,10 @@ impl Fuse {
     /// Settles a free node whose chain was cut: it stays free where it now reads one large value.
     fn new_leaf(&self, id: NodeId) -> bool {
         let graph = &self.clusters.graph;
-        let mut large = graph.operands(id).into_iter().filter(|v| {
-            is_large(graph.ty(*v)) && !self.clusters.free[v.node.index()]
-        });
+        let mut large = graph
+            .operands(id)
+            .into_iter()
+            .filter(|v| is_large(graph.ty(*v)) && !self.clusters.free[v.node.index()]);
         let first = large.next();
         first.is_none_or(|l| large.all(|v| v == l) && graph.users(l).len() > 1)
             && graph.operands(id).iter().all(|v| !self.clusters.free[v.node.index()] || first.is_none())
@@ -247,7 +249,8 @@ impl Fuse {
                 let node = graph.node(id);
                 let large = operands.iter().any(|&v| is_large(graph.ty(v)))
                     || node.results.first().is_some_and(is_large);
-                let elementwise = large && (is_pointwise(&node.op) || is_reduction(&node.op, &types(graph, &operands)));
+                let elementwise =
+                    large && (is_pointwise(&node.op) || is_reduction(&node.op, &types(graph, &operands)));
                 (elementwise, node.op.mnemonic(), node.origin.path.clone())
             };
             let vector = {
@@ -315,9 +318,8 @@ impl Fuse {
     fn holds_weight_gradient(&self, cluster: usize, id: NodeId) -> bool {
         !self.clusters.free[id.index()]
             && self.kind[cluster] == Kind::Convolution
-            && self.part[id.index()].is_some_and(|p| {
-                matches!(self.clusters.graph.node(p).op, Op::Conv2dGradWeight { .. })
-            })
+            && self.part[id.index()]
+                .is_some_and(|p| matches!(self.clusters.graph.node(p).op, Op::Conv2dGradWeight { .. }))
     }
 
     /// The position before which a value is there.
@@ -350,9 +352,10 @@ impl Fuse {
             let operands = graph.operands(id);
             operands.iter().all(|v| {
                 needed.binary_search(&v.node).is_ok() || !outside(v.node) || self.ready(*v) <= position
-            }) && graph.order_predecessors(id).into_iter().all(|p| {
-                needed.binary_search(&p).is_ok() || !outside(p) || self.node_ready(p) <= position
-            })
+            }) && graph
+                .order_predecessors(id)
+                .into_iter()
+                .all(|p| needed.binary_search(&p).is_ok() || !outside(p) || self.node_ready(p) <= position)
         })
     }
 
@@ -463,9 +466,10 @@ impl Fuse {
             if !is_update(&graph.node(id).op) {
                 continue;
             }
-            let chained = graph.successors(id).into_iter().all(|s| {
-                matches!(graph.node(s).op, Op::Store { .. }) || inside[s.index()]
-            });
+            let chained = graph
+                .successors(id)
+                .into_iter()
+                .all(|s| matches!(graph.node(s).op, Op::Store { .. }) || inside[s.index()]);
             if is_last(id) || chained {
                 inside[id.index()] = true;
                 let cluster = *joined.get_or_insert(self.clusters.of[id.index()]);
@@ -504,7 +508,9 @@ impl Fuse {
             let before = self.clusters.before(cluster, &members);
             level[cluster] = before
                 .into_iter()
-                .map(|b| level[b] + usize::from(smallness && !is_small[b] && !self.is_plain_source(&members[b])))
+                .map(|b| {
+                    level[b] + usize::from(smallness && !is_small[b] && !self.is_plain_source(&members[b]))
+                })
                 .max()
                 .unwrap_or(0);
             if smallness {
@@ -535,7 +541,9 @@ impl Fuse {
                 && graph.successors(id).len() == distinct(&users)
                 && users.iter().all(|(user, _)| {
                     let i = user.index();
-                    !self.clusters.free[i] && !graph.node(*user).op.is_sink() && computes[self.clusters.of[i]] > 1
+                    !self.clusters.free[i]
+                        && !graph.node(*user).op.is_sink()
+                        && computes[self.clusters.of[i]] > 1
                 });
             if free && !users.is_empty() {
                 self.clusters.free[id.index()] = true;

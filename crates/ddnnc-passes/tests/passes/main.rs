@@ -1,5 +1,7 @@
 //! Tests of the passes, one module per pass, over hand-made and random graphs.
 
+mod assign_layout;
+mod autocast;
 mod build;
 mod canonical;
 mod dead_code;
