@@ -2,9 +2,11 @@
 
 mod assign_layout;
 mod autocast;
+mod batch_shared_weights;
 mod build;
 mod canonical;
 mod dead_code;
+mod fuse;
 mod pipeline;
 mod plan_memory;
 mod program_bytes;

@@ -25,6 +25,8 @@ fn random_graph(steps: &[Step], outputs: &[prop::sample::Index], optimizer: Opti
         let (x, y) = (*p.get(&maps), *q.get(&maps));
         let (v, w) = (*p.get(&vectors), *q.get(&vectors));
         let (r, t) = (*p.get(&rows), *q.get(&rows));
+        // Operators of several nets, which use the same weights.
+        b.net(["full", "medium", "small"][q.index(3)]);
         match kind % 26 {
             0 => maps.push(b.op(Op::Unary { kind: UnaryKind::ALL[i % 8] }, &[x])),
             1 => maps.push(b.add(x, y)),
@@ -163,7 +165,7 @@ fn check_planned(graph: &Graph) -> (usize, usize) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 250, max_shrink_iters: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 500, max_shrink_iters: 400, ..ProptestConfig::default() })]
 
     #[test]
     fn passes_keep_the_meaning(steps in steps(), outputs in outputs(), optimizer in optimizers()) {
