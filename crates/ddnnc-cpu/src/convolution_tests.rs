@@ -232,6 +232,22 @@ impl Case {
                         assert!(bits(&more) == bits(&out[i]), "{what}: what emit changed is kept, part {i}");
                     }
                 }
+                if first.is_none() {
+                    let mut parts: Vec<Part<'_>> = sources
+                        .iter()
+                        .zip(&mut out)
+                        .map(|(source, out)| Part {
+                            images: source.images,
+                            x: &source.rows,
+                            out: Some(&mut out[..]),
+                        })
+                        .collect();
+                    Machine::testing(level, threads, need, |machine| match direction {
+                        Direction::Forward => forward(machine, &g, weights, &mut parts, None),
+                        Direction::Input => grad_input(machine, &g, weights, &mut parts, None),
+                    });
+                    assert!(bits(&out.concat()) == bits(&emitted.concat()), "{what}: without emitting");
+                }
                 let first = first.get_or_insert_with(|| emitted.clone());
                 assert!(bits(&first.concat()) == bits(&emitted.concat()), "{what}: other bits");
             }

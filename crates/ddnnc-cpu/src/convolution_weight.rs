@@ -24,6 +24,9 @@ const PARTIALS: usize = 1 << 22;
 /// Positions for which another piece is worth its addition.
 const PIECE_POSITIONS: usize = 1024;
 
+/// Rows of x that are computed at a time where a task takes some of their channels.
+const LOADED: usize = 16;
+
 /// Rows that may be read past the last output channel, to fill a vector.
 const SLACK: usize = 16;
 
@@ -113,7 +116,7 @@ impl Cut {
     }
 
     /// f32 that a worker needs for windows of `channels` channels and rows of dy, with the number of these three: the
-    /// windows, one line of x, the rows of dy.
+    /// windows, some rows of x, the rows of dy.
     pub fn scratch(&self, g: &Geometry, images: impl Iterator<Item = usize>, channels: usize) -> [usize; 3] {
         let mut most = [0; 3];
         for images in images.filter(|&n| n > 0) {
@@ -125,7 +128,7 @@ impl Cut {
                 .map(|from| plan.window(from..end.min(from + plan.lines), channels))
                 .max();
             most[0] = most[0].max(window.unwrap_or(0));
-            most[1] = most[1].max(plan.source[1] * g.inputs);
+            most[1] = LOADED * g.inputs;
             most[2] = most[2].max(plan.task_rows() * g.outputs + SLACK);
         }
         most

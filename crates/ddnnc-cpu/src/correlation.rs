@@ -101,8 +101,8 @@ pub fn run(
         let begin = block * blocks.width;
         let pack = Pack { g, backward, group, rows: begin..rows.min(begin + blocks.width), width: blocks.width };
         machine.level.run(|| match w {
-            Weights::F32(w) => pack.run(out, |i| w[i]),
-            Weights::Bf16(w) => pack.run(out, |i| f32::from_bits(u32::from(w[i]) << 16)),
+            Weights::F32(w) => pack.run(out, w, |w| w),
+            Weights::Bf16(w) => pack.run(out, w, |w| f32::from_bits(u32::from(w) << 16)),
         });
     });
     let sums = Sums { tiles, blocks, panels: shared, piece, groups, channels, rows };
@@ -121,7 +121,7 @@ struct Pack<'a> {
 
 impl Pack<'_> {
     #[inline(always)]
-    fn run(&self, out: &mut [f32], weight: impl Fn(usize) -> f32) {
+    fn run<T: Copy>(&self, out: &mut [f32], w: &[T], number: impl Fn(T) -> f32) {
         let taps = self.g.taps();
         let inner = self.g.inputs / self.g.conv.groups * taps;
         let channels = depth(self.g, self.backward);
@@ -133,6 +133,19 @@ impl Pack<'_> {
         for first in (0..self.rows.len()).step_by(8) {
             let rows = 8.min(self.rows.len() - first);
             for some in (0..channels).step_by(16) {
+                if !self.backward && rows == 8 {
+                    // All taps of a few channels follow one another in memory.
+                    let len = taps * 16.min(channels - some);
+                    let lines: [&[T]; 8] =
+                        std::array::from_fn(|i| &w[from + (first + i) * inner + some * taps..][..len]);
+                    for k in 0..len {
+                        let to = (k % taps * channels + some + k / taps) * self.width + first;
+                        for (out, line) in out[to..to + 8].iter_mut().zip(lines) {
+                            *out = number(line[k]);
+                        }
+                    }
+                    continue;
+                }
                 for (phase, before) in plan.phases() {
                     for t in 0..phase[0].taps * phase[1].taps {
                         let tap = [phase[0].tap(t / phase[1].taps), phase[1].tap(t % phase[1].taps)];
@@ -141,7 +154,7 @@ impl Pack<'_> {
                             let from = from + channel * channel_step;
                             let to = ((before + t) * channels + channel) * self.width + first;
                             for (row, out) in out[to..to + rows].iter_mut().enumerate() {
-                                *out = weight(from + row * row_step);
+                                *out = number(w[from + row * row_step]);
                             }
                         }
                     }

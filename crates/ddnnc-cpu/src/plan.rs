@@ -16,6 +16,9 @@ const RESULTS: usize = 1 << 15;
 /// The fewest and the most result positions that a task aims at: fewer use packed weights too seldom.
 const POSITIONS: [usize; 2] = [64, 512];
 
+/// Weights past which a task aims at twice the fewest positions: they come from beyond the second cache each time.
+const LARGE: usize = 1 << 18;
+
 /// Tasks that a launch should have, as long as they have at least half the fewest positions.
 const TASKS: usize = 16;
 
@@ -198,7 +201,10 @@ impl Plan {
     fn cut(&self) -> usize {
         let [height, width] = self.result;
         let all = self.images * height * width;
-        let [few, many] = POSITIONS;
+        let [mut few, many] = POSITIONS;
+        if self.from * self.to / self.conv.groups * self.kernel[0] * self.kernel[1] > LARGE {
+            few *= 2;
+        }
         let target = (RESULTS / self.to.max(1)).clamp(few, many).min((all / TASKS).max(few / 2));
         let lines = (target / width.max(1)).max(1);
         if lines >= height {
@@ -297,7 +303,7 @@ impl Plan {
 
     /// The data of a run of result lines: channels `channels` of `x`, in `scratch` if need be.
     ///
-    /// `line` is memory for one line of the source with all channels, where `channels` are not all.
+    /// `line` is memory for one or more source rows with all channels, needed where `channels` are not all.
     #[expect(clippy::too_many_arguments, reason = "the operands of a copy")]
     pub fn data<'a>(
         &self,
@@ -355,36 +361,48 @@ impl Plan {
         out[below..].fill(0.0);
         let out = &mut out[above..below];
         let source = |h: usize| (segment.image * height + h) * width + first;
-        let whole = some == self.from;
-        if whole && count == width && count * some == pitch && self.reads_every_line() {
-            return match x.direct() {
-                Some(all) => out.copy_from_slice(&all[source(top) * some..][..out.len()]),
-                None => x.load(machine, source(top), (bottom - top) * width, worker, out),
-            };
+        if count * some == pitch && count == width && self.reads_every_line() {
+            return self.copy(machine, x, source(top)..source(bottom), channels, worker, out, line);
         }
         for (i, out) in out.chunks_exact_mut(pitch).enumerate() {
             let h = top + i;
-            if !self.reads_line((h as isize - low) as usize) {
-                continue;
+            if self.reads_line((h as isize - low) as usize) {
+                out[..begin].fill(0.0);
+                out[end..].fill(0.0);
+                let rows = source(h)..source(h) + count;
+                self.copy(machine, x, rows, channels.clone(), worker, &mut out[begin..end], line);
             }
-            out[..begin].fill(0.0);
-            out[end..].fill(0.0);
-            let out = &mut out[begin..end];
-            match (x.direct(), whole) {
-                (Some(all), true) => out.copy_from_slice(&all[source(h) * some..][..count * some]),
-                (None, true) => x.load(machine, source(h), count, worker, out),
-                (direct, false) => {
-                    let line = match direct {
-                        Some(all) => &all[source(h) * self.from..][..count * self.from],
-                        None => {
-                            let line = &mut line[..count * self.from];
-                            x.load(machine, source(h), count, worker, line);
-                            line
-                        }
-                    };
-                    for (out, row) in out.chunks_exact_mut(some).zip(line.chunks_exact(self.from)) {
-                        out.copy_from_slice(&row[channels.clone()]);
-                    }
+        }
+    }
+
+    /// Copies some channels of source rows.
+    #[expect(clippy::too_many_arguments, reason = "the operands of a copy")]
+    fn copy(
+        &self,
+        machine: &Machine<'_>,
+        x: &dyn Rows,
+        rows: Range<usize>,
+        channels: Range<usize>,
+        worker: usize,
+        out: &mut [f32],
+        line: &mut [f32],
+    ) {
+        let (all, some) = (self.from, channels.len());
+        let pick = |out: &mut [f32], rows: &[f32]| {
+            for (out, row) in out.chunks_exact_mut(some).zip(rows.chunks_exact(all)) {
+                out.copy_from_slice(&row[channels.clone()]);
+            }
+        };
+        match x.direct() {
+            Some(x) if some == all => out.copy_from_slice(&x[rows.start * all..rows.end * all]),
+            Some(x) => pick(out, &x[rows.start * all..rows.end * all]),
+            None if some == all => x.load(machine, rows.start, rows.len(), worker, out),
+            None => {
+                let most = line.len() / all;
+                for (i, out) in out.chunks_mut(most * some).enumerate() {
+                    let count = out.len() / some;
+                    x.load(machine, rows.start + i * most, count, worker, &mut line[..count * all]);
+                    pick(out, &line[..count * all]);
                 }
             }
         }

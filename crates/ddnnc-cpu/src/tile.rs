@@ -217,8 +217,11 @@ unsafe fn tile<S: Vector, const V: usize, const N: usize>(a: &Args<'_>) {
                 }
             }
         }
-        for (sums, &at) in sums.iter().zip(a.out_at) {
-            for (v, &sum) in sums.iter().enumerate() {
+        // Counted by constants, so that the sums are registers and not an array.
+        for j in 0..N {
+            let Some(&at) = a.out_at.get(j) else { continue };
+            for v in 0..V {
+                let sum = sums[j][v];
                 let to = a.out.wrapping_add(at + v * S::LANES);
                 if (v + 1) * S::LANES <= a.rows {
                     (if a.add { sum.plus(S::load(to)) } else { sum }).store(to);
@@ -332,11 +335,13 @@ mod x86 {
     /// # Safety
     ///
     /// As [`tile`].
-    #[target_feature(enable = "avx512f")]
+    #[target_feature(enable = "avx2,fma,avx512f")]
     pub(super) unsafe fn avx512(a: &Args<'_>) {
         // SAFETY: promised.
         unsafe {
             match (a.rows.div_ceil(16), a.data_at.len() > 3) {
+                (1, false) if a.rows <= 8 => tile::<__m256, 1, 3>(a),
+                (1, true) if a.rows <= 8 => tile::<__m256, 1, 8>(a),
                 (1, false) => tile::<__m512, 1, 3>(a),
                 (1, true) => tile::<__m512, 1, 8>(a),
                 (2, false) => tile::<__m512, 2, 3>(a),
