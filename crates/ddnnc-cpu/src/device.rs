@@ -222,3 +222,31 @@ impl Executable for CpuExecutable {
         Ok(())
     }
 }
+
+#[cfg(test)]
+impl Machine<'_> {
+    /// Calls `f` with a machine of that level and so many threads, whose workspace is `need` and holds no numbers.
+    pub fn testing<R>(
+        level: Level,
+        threads: usize,
+        need: launch::Need,
+        f: impl FnOnce(&mut Machine<'_>) -> R,
+    ) -> R {
+        let pool = Pool::new(threads).expect("threads start");
+        let region = |_| {
+            let mut region = Region::new(need.scratch * 4, 0).expect("memory");
+            region.floats().fill(f32::NAN);
+            Mutex::new(region)
+        };
+        let scratch: Vec<Mutex<Region>> = (0..threads).map(region).collect();
+        let (mut shared, mut partials) = (vec![f32::NAN; need.shared], vec![f64::NAN; need.partials]);
+        f(&mut Machine {
+            pool: &pool,
+            level,
+            gemm: Gemm::new(level),
+            scratch: &scratch,
+            shared: &mut shared,
+            partials: &mut partials,
+        })
+    }
+}

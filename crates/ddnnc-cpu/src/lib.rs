@@ -15,7 +15,19 @@
 mod channels;
 mod columns;
 mod conv;
+#[cfg_attr(not(test), expect(dead_code, reason = "the launches still compute in NCHW"))]
+mod convolution;
+#[cfg_attr(not(test), expect(dead_code, reason = "the launches still compute in NCHW"))]
+mod convolution_input;
+#[cfg(test)]
+mod convolution_tests;
+#[cfg_attr(not(test), expect(dead_code, reason = "the launches still compute in NCHW"))]
+mod convolution_weight;
+#[cfg_attr(not(test), expect(dead_code, reason = "the launches still compute in NCHW"))]
+mod correlation;
 mod depthwise;
+#[cfg_attr(not(test), expect(dead_code, reason = "the launches still compute in NCHW"))]
+mod depthwise_rows;
 mod device;
 mod elementwise;
 mod gemm;
@@ -23,11 +35,15 @@ mod launch;
 mod loss;
 mod matmul;
 mod memory;
+#[cfg_attr(not(test), expect(dead_code, reason = "the launches still compute in NCHW"))]
+mod plan;
 mod pool;
 mod pooling;
 mod sample;
 mod shape;
 mod simd;
+#[cfg_attr(not(test), expect(dead_code, reason = "the launches still compute in NCHW"))]
+mod tile;
 mod update;
 
 pub use device::{CpuDevice, CpuExecutable};
