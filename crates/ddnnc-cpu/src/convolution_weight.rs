@@ -166,7 +166,7 @@ pub fn grad_weight_need(g: &Geometry, images: &[usize]) -> Need {
     }
     let cut = Cut::new(g, images.iter().sum(), true);
     let scratch = cut.scratch(g, images.iter().copied(), cut.channels * g.conv.groups).iter().sum();
-    Need { scratch, shared: cut.pieces * cut.blocks * partial(g, &cut), partials: 0 }
+    Need { scratch, shared: cut.pieces * cut.blocks * partial(g, &cut), ..Need::default() }
 }
 
 /// Elements of a task's sums.

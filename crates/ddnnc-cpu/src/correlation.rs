@@ -22,7 +22,7 @@ pub fn need(g: &Geometry, backward: bool, images: &[usize]) -> Need {
     let groups = g.conv.groups;
     let to = if backward { g.inputs } else { g.outputs };
     let shared = groups * Blocks::most(to / groups) * g.taps() * depth(g, backward);
-    Need { scratch: scratch(g, backward, images), shared, partials: 0 }
+    Need { scratch: scratch(g, backward, images), shared, ..Need::default() }
 }
 
 /// f32 that a worker needs for windows and results.

@@ -36,12 +36,12 @@ pub fn grad_input(
 
 /// Workspace of [`forward`].
 pub fn forward_need(g: &Geometry, images: &[usize]) -> Need {
-    Need { scratch: scratch(g, false, images), shared: g.taps() * g.inputs, partials: 0 }
+    Need { scratch: scratch(g, false, images), shared: g.taps() * g.inputs, ..Need::default() }
 }
 
 /// Workspace of [`grad_input`].
 pub fn grad_input_need(g: &Geometry, images: &[usize]) -> Need {
-    Need { scratch: scratch(g, true, images), shared: g.taps() * g.inputs, partials: 0 }
+    Need { scratch: scratch(g, true, images), shared: g.taps() * g.inputs, ..Need::default() }
 }
 
 /// Tasks of [`forward`].
@@ -123,7 +123,7 @@ fn position(out: &mut [f32], [row, column]: [Axis; 2], data: Data<'_>, at: usize
 pub fn grad_weight_need(g: &Geometry, images: &[usize]) -> Need {
     let cut = Cut::new(g, images.iter().sum(), false);
     let scratch = cut.scratch(g, images.iter().copied(), g.inputs).iter().sum();
-    Need { scratch, shared: cut.pieces * g.taps() * g.inputs, partials: 0 }
+    Need { scratch, shared: cut.pieces * g.taps() * g.inputs, ..Need::default() }
 }
 
 /// dw = the sum over all parts, of which at least one has an image.

@@ -12,38 +12,33 @@
 //! program and of one launch), `pool` (sharing a result among tasks), `simd` (functions compiled for more of the
 //! processor) and `gemm` (the micro-kernels of the `gemm` project); the kernels themselves are safe code on slices. This crate knows neither the language nor the training loop.
 
-mod channels;
-mod columns;
-mod conv;
-#[cfg_attr(not(test), expect(dead_code, reason = "the launches still compute in NCHW"))]
 mod convolution;
-#[cfg_attr(not(test), expect(dead_code, reason = "the launches still compute in NCHW"))]
+mod convolution_group;
 mod convolution_input;
 #[cfg(test)]
 mod convolution_tests;
-#[cfg_attr(not(test), expect(dead_code, reason = "the launches still compute in NCHW"))]
 mod convolution_weight;
-#[cfg_attr(not(test), expect(dead_code, reason = "the launches still compute in NCHW"))]
 mod correlation;
-mod depthwise;
-#[cfg_attr(not(test), expect(dead_code, reason = "the launches still compute in NCHW"))]
 mod depthwise_rows;
 mod device;
-mod elementwise;
 mod gemm;
+mod kernel;
 mod launch;
 mod loss;
 mod matmul;
 mod memory;
-#[cfg_attr(not(test), expect(dead_code, reason = "the launches still compute in NCHW"))]
 mod plan;
+mod pointwise;
+mod pointwise_compile;
+mod pointwise_finish;
+mod pointwise_kernels;
+mod pointwise_program;
+mod pointwise_tables;
 mod pool;
 mod pooling;
 mod sample;
 mod shape;
 mod simd;
-#[cfg_attr(not(test), expect(dead_code, reason = "the launches still compute in NCHW"))]
 mod tile;
-mod update;
 
 pub use device::{CpuDevice, CpuExecutable};

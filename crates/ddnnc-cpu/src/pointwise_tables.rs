@@ -20,10 +20,16 @@ impl Vector {
     /// Its element of channel c.
     fn at(&self, memory: Memory<'_>, c: usize) -> f32 {
         match self.slot {
-            // SAFETY: vectors are operands, which nothing writes before the tasks run; the element type is matched.
-            Some(slot) if slot.dtype == DType::Bf16 => widen(unsafe { memory.view::<u16>(slot) }[c]),
-            // SAFETY: as above.
-            Some(slot) => unsafe { memory.view::<f32>(slot) }[c],
+            Some(slot) if slot.dtype == DType::Bf16 => {
+                // SAFETY: vectors are operands, which nothing writes before the tasks run; the element type is matched.
+                let all: &[u16] = unsafe { memory.view(slot) };
+                widen(all[c])
+            }
+            Some(slot) => {
+                // SAFETY: as above.
+                let all: &[f32] = unsafe { memory.view(slot) };
+                all[c]
+            }
             None => self.number,
         }
     }
