@@ -1,6 +1,8 @@
 //! Programs of one launch, and random operands.
 #![allow(dead_code)]
 
+pub mod group;
+
 use ddnnc_cpu::CpuDevice;
 use ddnnc_ir::reference::{Tensor, evaluate_op, to_bf16};
 use ddnnc_ir::{DType, Layout, Op, ValueType, infer};
@@ -35,7 +37,12 @@ impl Case {
     /// Operands that the operator accepts: variances positive, labels in range, t at least one.
     pub fn draw(&self, seed: u64) -> Vec<Tensor> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let special = match &self.op {
+            Op::Fused(group) => group::special(group),
+            _ => Default::default(),
+        };
         let positive: &[usize] = match self.op {
+            Op::Fused(_) => &special.0,
             Op::Normalize { .. } | Op::NormalizeGradReduce { .. } | Op::NormalizeGradInput { .. } => &[2],
             Op::NormalizeGradFixed { .. } => &[0],
             Op::AdamwUpdate { .. } => &[3],
@@ -44,7 +51,7 @@ impl Case {
         let wide = matches!(self.op, Op::Unary { .. } | Op::UnaryGrad { .. });
         let coarse = matches!(self.op, Op::MaxPool(_) | Op::MaxPoolGrad(_));
         let mut draw = |i: usize, ty: &ValueType| {
-            let classes = self.operands[0].dims().get(1).copied().unwrap_or(1);
+            let classes = self.operands[0].dims().get(1).copied().unwrap_or(1).max(1);
             let mut one = || match ty.dtype {
                 DType::I64 => rng.random_range(0..classes) as f64,
                 DType::F32 if positive.contains(&i) => f64::from(rng.random_range(0.3f32..2.0)),
@@ -55,7 +62,7 @@ impl Case {
                 DType::F32 | DType::Bf16 => f64::from(rng.random_range(-2.0f32..2.0)),
             };
             let mut data: Vec<f64> = (0..ty.elements()).map(|_| one()).collect();
-            if matches!(self.op, Op::AdamwUpdate { .. }) && i == 5 {
+            if matches!(self.op, Op::AdamwUpdate { .. }) && i == 5 || special.1.contains(&i) {
                 data[0] = 3.0;
             }
             // Derivatives from a result see results.
