@@ -244,16 +244,22 @@ impl Chunk<'_> {
                 let columns = tiles.columns(rows);
                 let (mut sources, mut results, mut n) = ([0; COLUMNS], [0; COLUMNS], 0);
                 for tap in 0..g.taps() {
-                    let at = base
-                        + tap / g.kernel[1] * taps[0]
-                        + tap % g.kernel[1] * taps[1]
-                        + group * inner;
+                    let at = base + tap / g.kernel[1] * taps[0] + tap % g.kernel[1] * taps[1] + group * inner;
                     let to = (group * g.taps() + tap) * self.channels * outer + first;
                     for c in 0..inner {
                         (sources[n], results[n]) = (at + c, to + c * outer);
                         n += 1;
                         if n == columns {
-                            tiles.run(rows, &walk, panel, data.elements, &sources[..n], out, &results[..n], add);
+                            tiles.run(
+                                rows,
+                                &walk,
+                                panel,
+                                data.elements,
+                                &sources[..n],
+                                out,
+                                &results[..n],
+                                add,
+                            );
                             n = 0;
                         }
                     }

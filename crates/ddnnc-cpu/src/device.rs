@@ -69,7 +69,8 @@ impl CpuDevice {
             kernels.push(kernel);
         }
         let bytes = |count: usize, size: usize| count.saturating_mul(size);
-        let worker = bytes(need.scratch, 4).saturating_add(bytes(need.tile, 4)).saturating_add(bytes(need.sums, 8));
+        let worker =
+            bytes(need.scratch, 4).saturating_add(bytes(need.tile, 4)).saturating_add(bytes(need.sums, 8));
         let needed = program
             .peak_bytes()
             .saturating_add(worker.saturating_mul(self.threads()))
@@ -233,7 +234,9 @@ impl Executable for CpuExecutable {
     }
 
     fn run(&mut self) -> Result<(), DeviceError> {
-        let CpuExecutable { kernels, device, arena, persistent, scratch, tiles, shared, partials, work, .. } = self;
+        let CpuExecutable {
+            kernels, device, arena, persistent, scratch, tiles, shared, partials, work, ..
+        } = self;
         let mut machine = Machine {
             pool: &device.pool,
             level: device.level,

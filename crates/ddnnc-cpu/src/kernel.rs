@@ -27,7 +27,10 @@ enum Moves {
     /// Of one operand each, into the result or out of the operand.
     Spans(Vec<Span>),
     Reduce(Box<Runs>, f64),
-    Broadcast { dims: Vec<usize>, steps: Vec<usize> },
+    Broadcast {
+        dims: Vec<usize>,
+        steps: Vec<usize>,
+    },
     /// Matrices of so many rows and columns.
     Transpose([usize; 2]),
     Copy,

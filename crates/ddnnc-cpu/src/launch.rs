@@ -5,7 +5,9 @@ use crate::device::Machine;
 use crate::kernel::Plain;
 use crate::memory::{Base, Memory, Plan, Slot};
 use crate::pointwise::Pointwise;
-use ddnnc_ir::{Group, GroupKind, Local, Op, Step, ValueType, is_convolution, is_pointwise, is_reduction, is_update};
+use ddnnc_ir::{
+    Group, GroupKind, Local, Op, Step, ValueType, is_convolution, is_pointwise, is_reduction, is_update,
+};
 use ddnnc_passes::{BufferId, DeviceError, Launch, Place, Program};
 
 /// Workspace that launches need, in elements.

@@ -216,7 +216,8 @@ impl Pointwise {
 
     /// Workspace beside the launch's own memory.
     pub fn need(&self) -> Need {
-        let most = |f: &dyn Fn(&Program) -> usize| self.loops.iter().map(|l| f(&l.program)).max().unwrap_or(0);
+        let most =
+            |f: &dyn Fn(&Program) -> usize| self.loops.iter().map(|l| f(&l.program)).max().unwrap_or(0);
         Need {
             tile: most(&Program::scratch),
             sums: most(&|p| p.sums),
@@ -230,7 +231,8 @@ impl Pointwise {
         for &(from, to) in &self.snapshots {
             // SAFETY: the copy lies apart from every operand, and no task runs yet; any bits are a byte.
             unsafe {
-                let bytes = |s: Slot| Slot { elements: s.elements * s.dtype.size() / 2, dtype: DType::Bf16, ..s };
+                let bytes =
+                    |s: Slot| Slot { elements: s.elements * s.dtype.size() / 2, dtype: DType::Bf16, ..s };
                 memory.view_mut::<u16>(bytes(to)).copy_from_slice(memory.view::<u16>(bytes(from)));
             }
         }
@@ -285,14 +287,20 @@ fn rows_per_task(program: &Program) -> usize {
 }
 
 /// Copies of operands that lie on a result which a program writes while others, or other rows, may still be read.
-fn snapshot(body: &Body<'_>, compiled: &mut [Compiled], plan: &mut Plan) -> Result<Vec<(Slot, Slot)>, String> {
+fn snapshot(
+    body: &Body<'_>,
+    compiled: &mut [Compiled],
+    plan: &mut Plan,
+) -> Result<Vec<(Slot, Slot)>, String> {
     let mut made = Vec::new();
     for (i, slot) in body.slots.iter().enumerate().filter(|(i, _)| body.aliased[*i]) {
         // Who writes there, and whether as one element per row.
         let writers: Vec<(usize, bool, Slot)> = compiled
             .iter()
             .enumerate()
-            .flat_map(|(number, c)| c.writes.iter().map(move |&(s, per_row)| (number, per_row, c.program.slots[s])))
+            .flat_map(|(number, c)| {
+                c.writes.iter().map(move |&(s, per_row)| (number, per_row, c.program.slots[s]))
+            })
             .filter(|w| w.2.overlaps(slot))
             .collect();
         let safe = |number: usize, view: View| {

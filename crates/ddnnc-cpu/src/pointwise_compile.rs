@@ -100,7 +100,12 @@ pub fn from_row_sums(steps: &[Step], local: Local) -> bool {
 
 impl<'a, 'p> Compiler<'a, 'p> {
     /// For steps on values of that domain.
-    pub fn new(body: Body<'a>, domain: Domain, plan: &'p mut Plan, fills: &'p mut Vec<Fill>) -> Compiler<'a, 'p> {
+    pub fn new(
+        body: Body<'a>,
+        domain: Domain,
+        plan: &'p mut Plan,
+        fills: &'p mut Vec<Fill>,
+    ) -> Compiler<'a, 'p> {
         Compiler {
             body,
             domain,
@@ -195,7 +200,8 @@ impl<'a, 'p> Compiler<'a, 'p> {
             }
             Op::NormalizeGradReduce { .. } => {
                 let dy = self.value(step.operands[3], View::Whole)?;
-                let mean = self.table(FillKind::Repeat, [self.vector(step.operands[1])?, Vector::NONE, Vector::NONE]);
+                let mean = self
+                    .table(FillKind::Repeat, [self.vector(step.operands[1])?, Vector::NONE, Vector::NONE]);
                 self.emit(Code::Products { accumulator, mean }, false, false, &[source, dy], 0);
                 (Gather::Products, 2)
             }
@@ -279,7 +285,8 @@ impl<'a, 'p> Compiler<'a, 'p> {
         let per_row = view.per_row();
         let half = |r: usize| step.results[r].dtype == DType::Bf16;
         let round = half(0);
-        let operand = |i: usize| step.operands.get(i).copied().ok_or_else(|| "an operand is missing".to_owned());
+        let operand =
+            |i: usize| step.operands.get(i).copied().ok_or_else(|| "an operand is missing".to_owned());
         let unfit = || format!("{} of a value that repeats", step.op.mnemonic());
         match &step.op {
             Op::StopGradient => self.value(operand(0)?, view),
@@ -373,7 +380,8 @@ impl<'a, 'p> Compiler<'a, 'p> {
                 let count = if buffered { 3 } else { 2 };
                 let x = (0..count).map(|i| self.value(operand(i)?, view)).collect::<Result<Vec<_>, _>>()?;
                 let rate = self.raw(operand(count)?)?;
-                let made = self.emit(Code::Sgd { constants, rate }, false, false, &x, if buffered { 2 } else { 1 });
+                let made =
+                    self.emit(Code::Sgd { constants, rate }, false, false, &x, if buffered { 2 } else { 1 });
                 self.several(index, result, view, &made)
             }
             Op::AdamwUpdate { beta1, beta2, eps, weight_decay } => {

@@ -52,7 +52,13 @@ pub struct Finish {
 
 impl Finish {
     /// Where a value lies: at its result, or in the launch's own memory.
-    fn place(&mut self, body: &Body<'_>, results: &[(Local, Slot)], local: Local, plan: &mut Plan) -> Result<Slot, String> {
+    fn place(
+        &mut self,
+        body: &Body<'_>,
+        results: &[(Local, Slot)],
+        local: Local,
+        plan: &mut Plan,
+    ) -> Result<Slot, String> {
         if let Local::Operand(i) = local {
             return Ok(body.slots[i as usize]);
         }

@@ -119,12 +119,7 @@ pub fn binary(kind: BinaryKind, out: &mut [f32], a: &[f32], b: &[f32]) {
 
 /// out = scale · (dy − bias − (x − mean) · along); the four tables repeat with the period of their length.
 #[inline(always)]
-pub fn normalize_grad_input(
-    out: &mut [f32],
-    x: &[f32],
-    dy: &[f32],
-    [mean, scale, bias, along]: [&[f32]; 4],
-) {
+pub fn normalize_grad_input(out: &mut [f32], x: &[f32], dy: &[f32], [mean, scale, bias, along]: [&[f32]; 4]) {
     let period = mean.len();
     for ((out, x), dy) in out.chunks_mut(period).zip(x.chunks(period)).zip(dy.chunks(period)) {
         let n = out.len();

@@ -294,7 +294,10 @@ impl Program {
 
 /// (mean, sum of squares about it) of two samples together, each given as (count, mean, sum of squares): Chan, Golub &
 /// LeVeque 1983.
-pub fn merge_moments((n, mean, squares): (f64, f64, f64), (m, mean2, squares2): (f64, f64, f64)) -> (f64, f64) {
+pub fn merge_moments(
+    (n, mean, squares): (f64, f64, f64),
+    (m, mean2, squares2): (f64, f64, f64),
+) -> (f64, f64) {
     let (all, delta) = (n + m, mean2 - mean);
     (mean + delta * m / all, squares + squares2 + delta * delta * n * m / all)
 }
@@ -319,9 +322,7 @@ impl Tile<'_> {
                 // SAFETY: the scratch holds that many registers.
                 unsafe { self.registers.add(r * self.program.register_len()) }
             }
-            Loc::Memory(slot) => {
-                self.memory.pointer::<f32>(self.program.slots[slot], self.first * width, n)
-            }
+            Loc::Memory(slot) => self.memory.pointer::<f32>(self.program.slots[slot], self.first * width, n),
             Loc::Rows => {
                 assert!(!self.lent.is_null(), "the caller lends rows");
                 self.lent
@@ -347,7 +348,10 @@ impl Tile<'_> {
 
     /// The vector that an instruction writes.
     #[inline(always)]
-    #[expect(clippy::mut_from_ref, reason = "an instruction's results are apart from all else that it touches")]
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "an instruction's results are apart from all else that it touches"
+    )]
     fn write(&self, inst: &Inst, i: usize) -> &mut [f32] {
         let Some(loc) = inst.dst[i] else { return &mut [] };
         let (start, n) = self.address(loc, inst.per_row);
@@ -477,7 +481,9 @@ impl Tile<'_> {
                     // The first row stands for the mean, so that the squares do not cancel.
                     let row = &x[..self.program.domain.channels];
                     shift.chunks_exact_mut(row.len()).for_each(|s| {
-                        s.iter_mut().zip(row).for_each(|(s, &x)| *s = if x.is_finite() { x.into() } else { 0.0 });
+                        s.iter_mut()
+                            .zip(row)
+                            .for_each(|(s, &x)| *s = if x.is_finite() { x.into() } else { 0.0 });
                     });
                 }
                 kernels::add_moments(x, shift, total, squares);

@@ -6,7 +6,6 @@ use crate::pointwise_kernels::sum;
 /// Elements of a task, in quarters.
 const PIECE: usize = 1 << 14;
 
-
 /// Runs `f(x, other, result)` for every sample of `len` elements.
 fn each(
     machine: &Machine<'_>,

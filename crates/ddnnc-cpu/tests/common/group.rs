@@ -11,8 +11,13 @@ pub struct Builder {
 
 impl Builder {
     pub fn new(kind: GroupKind) -> Builder {
-        let group =
-            Group { kind, name: "group".to_owned(), operands: Vec::new(), steps: Vec::new(), results: Vec::new() };
+        let group = Group {
+            kind,
+            name: "group".to_owned(),
+            operands: Vec::new(),
+            steps: Vec::new(),
+            results: Vec::new(),
+        };
         Builder { group }
     }
 

@@ -1,7 +1,9 @@
 //! Programs of one launch, and random operands.
 #![allow(dead_code)]
 
+pub mod fixed_groups;
 pub mod group;
+pub mod random_group;
 
 use ddnnc_cpu::CpuDevice;
 use ddnnc_ir::reference::{Tensor, evaluate_op, to_bf16};
@@ -270,7 +272,8 @@ fn versions(case: &Case) -> Vec<Case> {
     }
     all.retain(|case| {
         let types: Vec<&ValueType> = case.operands.iter().collect();
-        matches!(case.op, Op::Store { .. } | Op::Constant { .. }) || infer::result_types(&case.op, &types).is_ok()
+        matches!(case.op, Op::Store { .. } | Op::Constant { .. })
+            || infer::result_types(&case.op, &types).is_ok()
     });
     all
 }
