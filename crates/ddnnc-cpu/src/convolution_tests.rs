@@ -264,8 +264,11 @@ impl Case {
             let dw = self.evaluate(op, &[&x.tensor, &dy.tensor], self.weight_type());
             expected.iter_mut().zip(dw.data).for_each(|(e, d)| *e += d);
         }
-        let parts: Vec<GradPart<'_>> =
-            x.iter().zip(&dy).map(|(x, dy)| GradPart { images: x.images, x: &x.rows, dy: &dy.rows }).collect();
+        let parts: Vec<GradPart<'_>> = x
+            .iter()
+            .zip(&dy)
+            .map(|(x, dy)| GradPart { images: x.images, x: &x.rows, dy: &dy.rows })
+            .collect();
         for &level in levels {
             let mut first = None;
             for threads in 1..=3 {

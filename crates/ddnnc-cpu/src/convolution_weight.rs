@@ -100,7 +100,7 @@ impl Cut {
         for (part, images) in parts.enumerate() {
             let plan = self.plan(g, images);
             let height = plan.result[0];
-            let per_image = if images == 0 { 0 } else { plan.images * height / images };
+            let per_image = (plan.images * height).checked_div(images).unwrap_or(0);
             let line = |image: usize| image.saturating_sub(before).min(images) * per_image;
             let (mut at, end) = (line(from), line(to));
             while at < end {
@@ -244,16 +244,22 @@ impl Chunk<'_> {
                 let columns = tiles.columns(rows);
                 let (mut sources, mut results, mut n) = ([0; COLUMNS], [0; COLUMNS], 0);
                 for tap in 0..g.taps() {
-                    let at = base
-                        + tap / g.kernel[1] * taps[0]
-                        + tap % g.kernel[1] * taps[1]
-                        + group * inner;
+                    let at = base + tap / g.kernel[1] * taps[0] + tap % g.kernel[1] * taps[1] + group * inner;
                     let to = (group * g.taps() + tap) * self.channels * outer + first;
                     for c in 0..inner {
                         (sources[n], results[n]) = (at + c, to + c * outer);
                         n += 1;
                         if n == columns {
-                            tiles.run(rows, &walk, panel, data.elements, &sources[..n], out, &results[..n], add);
+                            tiles.run(
+                                rows,
+                                &walk,
+                                panel,
+                                data.elements,
+                                &sources[..n],
+                                out,
+                                &results[..n],
+                                add,
+                            );
                             n = 0;
                         }
                     }

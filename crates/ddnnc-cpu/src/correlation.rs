@@ -99,7 +99,8 @@ pub fn run(
     machine.pool.split(shared, piece, |panel, out, _| {
         let (group, block) = (panel / blocks.count, panel % blocks.count);
         let begin = block * blocks.width;
-        let pack = Pack { g, backward, group, rows: begin..rows.min(begin + blocks.width), width: blocks.width };
+        let pack =
+            Pack { g, backward, group, rows: begin..rows.min(begin + blocks.width), width: blocks.width };
         machine.level.run(|| match w {
             Weights::F32(w) => pack.run(out, w, |w| w),
             Weights::Bf16(w) => pack.run(out, w, |w| f32::from_bits(u32::from(w) << 16)),
@@ -202,7 +203,16 @@ impl Sums<'_> {
                         (sources[n], results[n]) = (at + from + data_at, row * plan.to + to);
                         n += 1;
                         if n == columns {
-                            self.tiles.run(rows, &walk, panel, elements, &sources[..n], out, &results[..n], i > 0);
+                            self.tiles.run(
+                                rows,
+                                &walk,
+                                panel,
+                                elements,
+                                &sources[..n],
+                                out,
+                                &results[..n],
+                                i > 0,
+                            );
                             n = 0;
                         }
                     });
@@ -294,11 +304,7 @@ impl Depths {
             let first = i * together;
             let rows = together.min(self.rows - first);
             let walk = if self.runs {
-                Walk {
-                    counts: [1, rows, line],
-                    panel: [0, line * width, width],
-                    data: [0, self.steps[0], 1],
-                }
+                Walk { counts: [1, rows, line], panel: [0, line * width, width], data: [0, self.steps[0], 1] }
             } else {
                 Walk {
                     counts: [rows, self.columns, self.channels],

@@ -166,9 +166,8 @@ fn chunk(plan: &Plan, x: Data<'_>, dy: &[f32], lines: Range<usize>, out: &mut [f
                     + row.begin(line, segment.rows[0]) * x.pitch
                     + column.begin(0, x.left) * channels;
                 for t in 0..row.taps * column.taps {
-                    let at = at
-                        + t / column.taps * row.step * x.pitch
-                        + t % column.taps * column.step * channels;
+                    let at =
+                        at + t / column.taps * row.step * x.pitch + t % column.taps * column.step * channels;
                     let out = &mut out[t * channels..][..channels];
                     let terms = |first: usize, sums: &mut [f32]| {
                         for p in 0..column.positions {

@@ -10,7 +10,8 @@
 //!
 //! `unsafe` stands in `memory` (views of the arena), `device` and `launch` (which make those views of the buffers of a
 //! program and of one launch), `pool` (sharing a result among tasks), `simd` (functions compiled for more of the
-//! processor) and `gemm` (the micro-kernels of the `gemm` project); the kernels themselves are safe code on slices. This crate knows neither the language nor the training loop.
+//! processor), `gemm` (the micro-kernels of the `gemm` project) and `tile` (the micro-kernels of convolutions); the kernels
+//! themselves are safe code on slices. This crate knows neither the language nor the training loop.
 
 mod channels;
 mod columns;
@@ -23,10 +24,8 @@ mod convolution_input;
 mod convolution_tests;
 #[cfg_attr(not(test), expect(dead_code, reason = "the launches still compute in NCHW"))]
 mod convolution_weight;
-#[cfg_attr(not(test), expect(dead_code, reason = "the launches still compute in NCHW"))]
 mod correlation;
 mod depthwise;
-#[cfg_attr(not(test), expect(dead_code, reason = "the launches still compute in NCHW"))]
 mod depthwise_rows;
 mod device;
 mod elementwise;
@@ -35,14 +34,12 @@ mod launch;
 mod loss;
 mod matmul;
 mod memory;
-#[cfg_attr(not(test), expect(dead_code, reason = "the launches still compute in NCHW"))]
 mod plan;
 mod pool;
 mod pooling;
 mod sample;
 mod shape;
 mod simd;
-#[cfg_attr(not(test), expect(dead_code, reason = "the launches still compute in NCHW"))]
 mod tile;
 mod update;
 

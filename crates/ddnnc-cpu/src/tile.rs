@@ -23,7 +23,10 @@ pub struct Walk {
 impl Walk {
     /// The largest offset that the steps reach; nothing where there is no term.
     fn last(&self, steps: &[usize; 3]) -> Option<usize> {
-        self.counts.iter().zip(steps).try_fold(0, |sum, (count, step)| Some(sum + count.checked_sub(1)? * step))
+        self.counts
+            .iter()
+            .zip(steps)
+            .try_fold(0, |sum, (count, step)| Some(sum + count.checked_sub(1)? * step))
     }
 }
 
@@ -142,7 +145,10 @@ impl Tiles {
         assert!(rows <= self.width && columns == out_at.len() && columns <= self.columns(rows));
         if let (Some(p), Some(d)) = (walk.last(&walk.panel), walk.last(&walk.data)) {
             let read = data_at.iter().fold(0, |m, &at| m.max(at)) + d;
-            assert!(p + rows.next_multiple_of(self.lanes) <= panel.len(), "the panel is read in whole vectors");
+            assert!(
+                p + rows.next_multiple_of(self.lanes) <= panel.len(),
+                "the panel is read in whole vectors"
+            );
             assert!(read < data.len(), "the data are whole");
         }
         let written = out_at.iter().fold(0, |m, &at| m.max(at));
@@ -191,6 +197,7 @@ trait Vector: Copy {
 ///
 /// What the walk reads and the columns write lies inside the operands; the processor has the features of S.
 #[inline(always)]
+#[expect(clippy::needless_range_loop, reason = "indices that are constants keep the sums in registers")]
 unsafe fn tile<S: Vector, const V: usize, const N: usize>(a: &Args<'_>) {
     let n = a.data_at.len();
     let [outer, inner, depth] = a.walk.counts;
