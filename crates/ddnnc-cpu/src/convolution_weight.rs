@@ -241,7 +241,7 @@ impl Chunk<'_> {
             for first in (0..outer).step_by(blocks.width.max(1)) {
                 let rows = blocks.width.min(outer - first);
                 let panel = &self.dy[group * outer + first..];
-                let columns = tiles.columns(rows);
+                let sum = tiles.sum(rows, &walk, panel, data.elements, add);
                 let (mut sources, mut results, mut n) = ([0; COLUMNS], [0; COLUMNS], 0);
                 for tap in 0..g.taps() {
                     let at = base + tap / g.kernel[1] * taps[0] + tap % g.kernel[1] * taps[1] + group * inner;
@@ -249,22 +249,13 @@ impl Chunk<'_> {
                     for c in 0..inner {
                         (sources[n], results[n]) = (at + c, to + c * outer);
                         n += 1;
-                        if n == columns {
-                            tiles.run(
-                                rows,
-                                &walk,
-                                panel,
-                                data.elements,
-                                &sources[..n],
-                                out,
-                                &results[..n],
-                                add,
-                            );
+                        if n == sum.columns {
+                            sum.run(&sources[..n], out, &results[..n]);
                             n = 0;
                         }
                     }
                 }
-                tiles.run(rows, &walk, panel, data.elements, &sources[..n], out, &results[..n], add);
+                sum.run(&sources[..n], out, &results[..n]);
             }
         }
     }
