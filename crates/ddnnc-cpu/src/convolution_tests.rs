@@ -199,7 +199,7 @@ impl Case {
             let mut first: Option<Vec<Vec<f32>>> = None;
             for threads in 1..=3 {
                 // Whether a part has a place for its result changes with the part and the number of threads.
-                let kept = |part: usize| (part + threads) % 2 == 0;
+                let kept = |part: usize| (part + threads).is_multiple_of(2);
                 let mut out: Vec<Vec<f32>> = expected.iter().map(|e| vec![f32::NAN; e.len()]).collect();
                 let emit = Collect {
                     channels,

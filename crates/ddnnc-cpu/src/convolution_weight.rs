@@ -27,6 +27,9 @@ const PIECE_POSITIONS: usize = 1024;
 /// Rows of x that are computed at a time where a task takes some of their channels.
 const LOADED: usize = 16;
 
+/// Output channels of the widest panel.
+const WIDTH: usize = 64;
+
 /// Rows that may be read past the last output channel, to fill a vector.
 const SLACK: usize = 16;
 
@@ -100,7 +103,7 @@ impl Cut {
         for (part, images) in parts.enumerate() {
             let plan = self.plan(g, images);
             let height = plan.result[0];
-            let per_image = if images == 0 { 0 } else { plan.images * height / images };
+            let per_image = (plan.images * height).checked_div(images).unwrap_or(0);
             let line = |image: usize| image.saturating_sub(before).min(images) * per_image;
             let (mut at, end) = (line(from), line(to));
             while at < end {
@@ -115,10 +118,10 @@ impl Cut {
         }
     }
 
-    /// f32 that a worker needs for windows of `channels` channels and rows of dy, with the number of these three: the
-    /// windows, some rows of x, the rows of dy.
-    pub fn scratch(&self, g: &Geometry, images: impl Iterator<Item = usize>, channels: usize) -> [usize; 3] {
-        let mut most = [0; 3];
+    /// f32 that a worker needs: for windows of `channels` channels, for some rows of x, for rows of dy, and for a panel of
+    /// those.
+    pub fn scratch(&self, g: &Geometry, images: impl Iterator<Item = usize>, channels: usize) -> [usize; 4] {
+        let mut most = [0; 4];
         for images in images.filter(|&n| n > 0) {
             let plan = self.plan(g, images);
             // Chunks of one image, or of whole images, which are alike.
@@ -130,12 +133,13 @@ impl Cut {
             most[0] = most[0].max(window.unwrap_or(0));
             most[1] = LOADED * g.inputs;
             most[2] = most[2].max(plan.task_rows() * g.outputs + SLACK);
+            most[3] = most[3].max(plan.task_rows() * WIDTH);
         }
         most
     }
 }
 
-/// The rows of dy for a chunk, and whether vectors of `lanes` channels never reach past their end.
+/// Rows of dy; where not `whole` they may be read [`SLACK`] elements past their end.
 pub fn dy_rows<'a>(
     machine: &Machine<'_>,
     dy: &'a dyn Rows,
@@ -200,7 +204,8 @@ pub fn grad_weight(machine: &mut Machine<'_>, g: &Geometry, parts: &[GradPart<'_
         };
         machine.with_scratch(worker, |scratch| {
             let (window, scratch) = scratch.split_at_mut(sizes[0]);
-            let (line, dy) = scratch.split_at_mut(sizes[1]);
+            let (line, scratch) = scratch.split_at_mut(sizes[1]);
+            let (dy, panel) = scratch.split_at_mut(sizes[2]);
             let mut add = false;
             cut.each_chunk(g, parts.iter().map(|p| p.images), piece, |part, plan, lines| {
                 let part = &parts[part];
@@ -209,7 +214,7 @@ pub fn grad_weight(machine: &mut Machine<'_>, g: &Geometry, parts: &[GradPart<'_
                 let (x, range) = (part.x, channels.clone());
                 let data = plan.data(&machine, x, lines.clone(), range, worker, window, line);
                 let chunk = Chunk { g, plan, data, dy, lines, channels: cut.channels, some: channels.len() };
-                chunk.sum(&tiles, out, add);
+                chunk.sum(&tiles, panel, out, add);
                 add = true;
             });
         });
@@ -231,17 +236,30 @@ struct Chunk<'a> {
 }
 
 impl Chunk<'_> {
-    fn sum(&self, tiles: &Tiles, out: &mut [f32], add: bool) {
+    fn sum(&self, tiles: &Tiles, packed: &mut [f32], out: &mut [f32], add: bool) {
         let (g, data) = (self.g, &self.data);
-        let Some((walk, base, taps)) = self.walk() else { return };
+        let Some((mut walk, base, taps)) = self.walk() else { return };
         let outer = g.outputs / g.conv.groups;
         let inner = self.some / g.conv.groups;
         let blocks = tiles.blocks(outer);
+        // The rows of one of many blocks lie far apart, where they would push each other out of the first cache.
+        let pack = blocks.count > 1;
+        if pack {
+            walk.panel = walk.panel.map(|step| step / g.outputs * blocks.width);
+        }
         for group in 0..g.conv.groups {
             for first in (0..outer).step_by(blocks.width.max(1)) {
                 let rows = blocks.width.min(outer - first);
-                let panel = &self.dy[group * outer + first..];
-                let columns = tiles.columns(rows);
+                let mut panel = &self.dy[group * outer + first..];
+                if pack {
+                    let positions = self.lines.len() * self.plan.result[1];
+                    let to = packed.chunks_exact_mut(blocks.width).take(positions);
+                    for (to, from) in to.zip(panel.chunks(g.outputs)) {
+                        to[..rows].copy_from_slice(&from[..rows]);
+                    }
+                    panel = packed;
+                }
+                let sum = tiles.sum(rows, &walk, panel, data.elements, add);
                 let (mut sources, mut results, mut n) = ([0; COLUMNS], [0; COLUMNS], 0);
                 for tap in 0..g.taps() {
                     let at = base + tap / g.kernel[1] * taps[0] + tap % g.kernel[1] * taps[1] + group * inner;
@@ -249,22 +267,13 @@ impl Chunk<'_> {
                     for c in 0..inner {
                         (sources[n], results[n]) = (at + c, to + c * outer);
                         n += 1;
-                        if n == columns {
-                            tiles.run(
-                                rows,
-                                &walk,
-                                panel,
-                                data.elements,
-                                &sources[..n],
-                                out,
-                                &results[..n],
-                                add,
-                            );
+                        if n == sum.columns {
+                            sum.run(&sources[..n], out, &results[..n]);
                             n = 0;
                         }
                     }
                 }
-                tiles.run(rows, &walk, panel, data.elements, &sources[..n], out, &results[..n], add);
+                sum.run(&sources[..n], out, &results[..n]);
             }
         }
     }

@@ -139,10 +139,12 @@ impl Pack<'_> {
                     let len = taps * 16.min(channels - some);
                     let lines: [&[T]; 8] =
                         std::array::from_fn(|i| &w[from + (first + i) * inner + some * taps..][..len]);
-                    for k in 0..len {
-                        let to = (k % taps * channels + some + k / taps) * self.width + first;
-                        for (out, line) in out[to..to + 8].iter_mut().zip(lines) {
-                            *out = number(line[k]);
+                    for channel in 0..len / taps {
+                        for tap in 0..taps {
+                            let to = (tap * channels + some + channel) * self.width + first;
+                            for (out, line) in out[to..to + 8].iter_mut().zip(lines) {
+                                *out = number(line[channel * taps + tap]);
+                            }
                         }
                     }
                     continue;
@@ -194,29 +196,19 @@ impl Sums<'_> {
                 let rows = self.blocks.width.min(self.rows - first);
                 let panel = &self.panels[panel * self.piece + before * self.channels * self.blocks.width..];
                 let (from, to) = (group * self.channels, group * self.rows + first);
-                let columns = self.tiles.columns(rows);
                 for i in 0..depths.count {
                     let (walk, panel_at, data_at) = depths.get(i, self.blocks.width);
-                    let (panel, elements) = (&panel[panel_at..], data.elements);
+                    let sum = self.tiles.sum(rows, &walk, &panel[panel_at..], data.elements, i > 0);
                     let (mut sources, mut results, mut n) = ([0; COLUMNS], [0; COLUMNS], 0);
                     each_position(plan, phase, data, lines.clone(), |at, row| {
                         (sources[n], results[n]) = (at + from + data_at, row * plan.to + to);
                         n += 1;
-                        if n == columns {
-                            self.tiles.run(
-                                rows,
-                                &walk,
-                                panel,
-                                elements,
-                                &sources[..n],
-                                out,
-                                &results[..n],
-                                i > 0,
-                            );
+                        if n == sum.columns {
+                            sum.run(&sources[..n], out, &results[..n]);
                             n = 0;
                         }
                     });
-                    self.tiles.run(rows, &walk, panel, elements, &sources[..n], out, &results[..n], i > 0);
+                    sum.run(&sources[..n], out, &results[..n]);
                 }
             }
         }

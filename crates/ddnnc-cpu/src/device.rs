@@ -250,3 +250,30 @@ impl Executable for CpuExecutable {
         kernels.iter().try_for_each(|kernel| kernel.run(&mut machine, memory))
     }
 }
+
+#[cfg(test)]
+impl Machine<'_> {
+    /// Calls `f` with a machine of that level and so many threads, whose workspace is `need` and holds no numbers.
+    pub fn testing<R>(level: Level, threads: usize, need: Need, f: impl FnOnce(&mut Machine<'_>) -> R) -> R {
+        let pool = Pool::new(threads).expect("threads start");
+        let region = |bytes: usize| {
+            let mut region = Region::new(bytes, 0).expect("memory");
+            region.floats().fill(f32::NAN);
+            region
+        };
+        let scratch: Vec<Mutex<Region>> =
+            (0..threads).map(|_| Mutex::new(region(need.scratch * 4))).collect();
+        let tiles: Vec<Mutex<(Region, Region)>> =
+            (0..threads).map(|_| Mutex::new((region(need.tile * 4), region(need.sums * 8)))).collect();
+        let (mut shared, mut partials) = (vec![f32::NAN; need.shared], vec![f64::NAN; need.partials]);
+        f(&mut Machine {
+            pool: &pool,
+            level,
+            gemm: Gemm::new(level),
+            scratch: &scratch,
+            tiles: &tiles,
+            shared: &mut shared,
+            partials: &mut partials,
+        })
+    }
+}

@@ -1,4 +1,4 @@
-//! The CPU device: native f32 kernels, threads, arena.
+//! The CPU device: native kernels for f32 and bf16, threads, arena.
 //!
 //! A loaded program owns three kinds of memory: the arena and the persistent region of its plan, and a workspace sized
 //! when it is loaded. Running a step, writing inputs and reading outputs allocate nothing.
@@ -8,9 +8,15 @@
 //!
 //! Values that are not a number stay so: `relu`, `relu6` and maximum pooling pass them on.
 //!
-//! `unsafe` stands in `memory` (views of the arena), `device` and `launch` (which make those views of the buffers of a
-//! program and of one launch), `pool` (sharing a result among tasks), `simd` (functions compiled for more of the
-//! processor) and `gemm` (the micro-kernels of the `gemm` project); the kernels themselves are safe code on slices. This crate knows neither the language nor the training loop.
+//! A channels-last value `[N,C,H,W]` is a matrix of rows of C channels, and so is `[N,C]`: elementwise operators, sums
+//! over rows and groups of them run as tile programs on such rows (`pointwise`), convolutions read and write them.
+//! Row-major values of four dimensions have kernels for what is elementwise or moves elements only.
+//!
+//! `unsafe` stands in `memory` (views of the arena), `device`, `kernel`, `convolution_group` and the `pointwise` files
+//! (which make those views of the buffers of a program and of one launch), `pool` (sharing a result among tasks), `simd`
+//! (functions compiled for more of the processor), `gemm` (the micro-kernels of the `gemm` project) and `tile` (the
+//! micro-kernels of convolutions); the other kernels are safe code on slices. This crate knows neither the language nor
+//! the training loop.
 
 mod convolution;
 mod convolution_group;

@@ -67,6 +67,21 @@ impl Blocks {
     }
 }
 
+/// Sums of one panel with columns of the data.
+#[derive(Clone, Copy, Debug)]
+pub struct Sum<'a> {
+    level: Level,
+    rows: usize,
+    walk: &'a Walk,
+    panel: &'a [f32],
+    data: &'a [f32],
+    /// Columns begin before this, so that all that they read is inside the data.
+    below: usize,
+    add: bool,
+    /// Columns of a full tile.
+    pub columns: usize,
+}
+
 /// One tile as the kernels see it.
 struct Args<'a> {
     rows: usize,
@@ -98,7 +113,7 @@ impl Tiles {
     }
 
     /// Columns of a full tile of `rows` rows.
-    pub fn columns(&self, rows: usize) -> usize {
+    fn columns(&self, rows: usize) -> usize {
         match self.level {
             Level::Portable => 4,
             #[cfg(target_arch = "x86_64")]
@@ -120,50 +135,56 @@ impl Tiles {
         }
     }
 
-    /// out(row, j) at `out_at[j] + row` (+)= the sum over the walk of panel at `steps + row` times data at
-    /// `data_at[j] + steps`, for `rows` rows; what `out` held is added to where `add`.
+    /// The sums over the walk of panel at `steps + row` times data at `steps`, for `rows` rows; what a result held is
+    /// added to where `add`.
     ///
     /// # Panics
     ///
-    /// Where an operand does not hold that many entries, or there are more columns than a full tile has.
-    #[expect(clippy::too_many_arguments, reason = "the operands of a sum")]
-    pub fn run(
+    /// Where the panel, read in whole vectors, does not hold the entries of the walk, or has too many rows.
+    pub fn sum<'a>(
         &self,
         rows: usize,
-        walk: &Walk,
-        panel: &[f32],
-        data: &[f32],
-        data_at: &[usize],
-        out: &mut [f32],
-        out_at: &[usize],
+        walk: &'a Walk,
+        panel: &'a [f32],
+        data: &'a [f32],
         add: bool,
-    ) {
-        if rows == 0 || data_at.is_empty() {
+    ) -> Sum<'a> {
+        assert!(rows <= self.width, "rows are cut into panels");
+        if let Some(last) = walk.last(&walk.panel) {
+            assert!(last + rows.next_multiple_of(self.lanes) <= panel.len(), "the panel is whole");
+        }
+        let below = walk.last(&walk.data).map_or(data.len() + 1, |last| data.len().saturating_sub(last));
+        Sum { level: self.level, rows, walk, panel, data, below, add, columns: self.columns(rows) }
+    }
+}
+
+impl Sum<'_> {
+    /// Result (row, j) at `out_at[j] + row` is the sum with the data from `data_at[j]` on.
+    ///
+    /// # Panics
+    ///
+    /// Where data or result do not hold that many entries, or there are more columns than a full tile has.
+    #[inline]
+    pub fn run(&self, data_at: &[usize], out: &mut [f32], out_at: &[usize]) {
+        if self.rows == 0 || data_at.is_empty() {
             return;
         }
-        let columns = data_at.len();
-        assert!(rows <= self.width && columns == out_at.len() && columns <= self.columns(rows));
-        if let (Some(p), Some(d)) = (walk.last(&walk.panel), walk.last(&walk.data)) {
-            let read = data_at.iter().fold(0, |m, &at| m.max(at)) + d;
-            assert!(
-                p + rows.next_multiple_of(self.lanes) <= panel.len(),
-                "the panel is read in whole vectors"
-            );
-            assert!(read < data.len(), "the data are whole");
-        }
-        let written = out_at.iter().fold(0, |m, &at| m.max(at));
-        assert!(written + rows <= out.len(), "the result has room");
+        assert!(data_at.len() == out_at.len() && data_at.len() <= self.columns, "the columns of a tile");
+        assert!(data_at.iter().all(|&at| at < self.below), "the data are whole");
+        let room = out.len().saturating_sub(self.rows);
+        assert!(self.rows <= out.len() && out_at.iter().all(|&at| at <= room), "the result has room");
         let args = Args {
-            rows,
-            walk,
-            panel: panel.as_ptr(),
-            data: data.as_ptr(),
+            rows: self.rows,
+            walk: self.walk,
+            panel: self.panel.as_ptr(),
+            data: self.data.as_ptr(),
             data_at,
             out: out.as_mut_ptr(),
             out_at,
-            add,
+            add: self.add,
         };
-        // SAFETY: the assertions above hold every access inside the slices; levels are those that the processor has.
+        // SAFETY: the assertions above and those of `Tiles::sum` hold every access inside the slices; levels are those
+        // that the processor has.
         unsafe {
             match self.level {
                 Level::Portable => portable(&args),
@@ -197,6 +218,7 @@ trait Vector: Copy {
 ///
 /// What the walk reads and the columns write lies inside the operands; the processor has the features of S.
 #[inline(always)]
+#[expect(clippy::needless_range_loop, reason = "indices that are constants keep the sums in registers")]
 unsafe fn tile<S: Vector, const V: usize, const N: usize>(a: &Args<'_>) {
     let n = a.data_at.len();
     let [outer, inner, depth] = a.walk.counts;
