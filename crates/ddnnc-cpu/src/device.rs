@@ -1,8 +1,8 @@
 //! The device, and programs loaded on it.
 
 use crate::gemm::Gemm;
-use crate::launch;
-use crate::memory::Region;
+use crate::launch::{self, Kernel, Need};
+use crate::memory::{Memory, Plan, Region};
 use crate::pool::Pool;
 use crate::simd::Level;
 use ddnnc_ir::DType;
@@ -59,32 +59,39 @@ impl CpuDevice {
     /// [`DeviceError::Failed`] for a program that is not valid, [`DeviceError::OutOfMemory`].
     pub fn load_cpu(&self, program: &Program) -> Result<CpuExecutable, DeviceError> {
         program.validate().map_err(|e| DeviceError::Failed(e.to_string()))?;
-        // The kernels read whatever they are given as f32.
-        if program.buffers.iter().any(|b| b.ty.dtype == DType::Bf16) {
-            return Err(DeviceError::Failed(
-                "the CPU device does not run bf16: use `precision = f32`".to_owned(),
-            ));
+        let (mut need, mut work) = (Need::default(), 0);
+        let mut kernels = Vec::with_capacity(program.launches.len());
+        for launch in &program.launches {
+            let mut plan = Plan::default();
+            let kernel = launch::prepare(program, launch, &mut plan)?;
+            need.include(kernel.need());
+            work = work.max(plan.bytes);
+            kernels.push(kernel);
         }
-        let mut need = launch::Need::default();
-        for l in &program.launches {
-            need.include(launch::need(program, l)?);
-        }
-        let worker = need.scratch.saturating_mul(4);
+        let bytes = |count: usize, size: usize| count.saturating_mul(size);
+        let worker =
+            bytes(need.scratch, 4).saturating_add(bytes(need.tile, 4)).saturating_add(bytes(need.sums, 8));
         let needed = program
             .peak_bytes()
             .saturating_add(worker.saturating_mul(self.threads()))
-            .saturating_add(need.shared.saturating_mul(4))
-            .saturating_add(need.partials.saturating_mul(8));
+            .saturating_add(bytes(need.shared, 4))
+            .saturating_add(bytes(need.partials, 8))
+            .saturating_add(work);
         let region = |bytes: usize| Region::new(bytes, needed);
-        let scratch = (0..self.threads()).map(|_| Ok(Mutex::new(region(worker)?)));
+        let scratch = (0..self.threads()).map(|_| Ok(Mutex::new(region(bytes(need.scratch, 4))?)));
+        let tiles = (0..self.threads())
+            .map(|_| Ok(Mutex::new((region(bytes(need.tile, 4))?, region(bytes(need.sums, 8))?))));
         Ok(CpuExecutable {
             program: program.clone(),
+            kernels,
             device: self.clone(),
             arena: region(program.arena_bytes)?,
             persistent: region(program.persistent_bytes)?,
             scratch: scratch.collect::<Result<_, DeviceError>>()?,
-            shared: region(need.shared.saturating_mul(4))?,
-            partials: region(need.partials.saturating_mul(8))?,
+            tiles: tiles.collect::<Result<_, DeviceError>>()?,
+            shared: region(bytes(need.shared, 4))?,
+            partials: region(bytes(need.partials, 8))?,
+            work: region(work)?,
         })
     }
 }
@@ -114,6 +121,8 @@ pub struct Machine<'a> {
     /// Its products.
     pub gemm: Gemm,
     scratch: &'a [Mutex<Region>],
+    /// Registers and running sums of tile programs.
+    tiles: &'a [Mutex<(Region, Region)>],
     shared: &'a mut [f32],
     partials: &'a mut [f64],
 }
@@ -126,16 +135,25 @@ impl Machine<'_> {
         f(region.floats())
     }
 
-    /// Takes `n` elements that all tasks of a launch share.
-    pub fn with_shared(&mut self, n: usize) -> (Machine<'_>, &mut [f32]) {
-        let Machine { pool, level, gemm, scratch, .. } = *self;
-        (Machine { pool, level, gemm, scratch, shared: &mut [], partials: &mut [] }, &mut self.shared[..n])
+    /// Lends a worker's registers and running sums of tile programs, apart from its scratch memory.
+    pub fn with_tile_scratch<R>(&self, worker: usize, f: impl FnOnce(&mut [f32], &mut [f64]) -> R) -> R {
+        let mut regions = self.tiles[worker].lock().unwrap_or_else(PoisonError::into_inner);
+        let (registers, sums) = &mut *regions;
+        f(registers.floats(), sums.doubles())
     }
 
-    /// Takes `n` partial sums.
+    /// Takes `n` elements that all tasks of a launch share; none are left.
+    pub fn with_shared(&mut self, n: usize) -> (Machine<'_>, &mut [f32]) {
+        let Machine { pool, level, gemm, scratch, tiles, .. } = *self;
+        let machine = Machine { pool, level, gemm, scratch, tiles, shared: &mut [], partials: &mut [] };
+        (machine, &mut self.shared[..n])
+    }
+
+    /// Takes `n` partial sums; none are left, and what tasks share is as before.
     pub fn with_partials(&mut self, n: usize) -> (Machine<'_>, &mut [f64]) {
-        let Machine { pool, level, gemm, scratch, .. } = *self;
-        (Machine { pool, level, gemm, scratch, shared: &mut [], partials: &mut [] }, &mut self.partials[..n])
+        let Machine { pool, level, gemm, scratch, tiles, .. } = *self;
+        let shared = &mut *self.shared;
+        (Machine { pool, level, gemm, scratch, tiles, shared, partials: &mut [] }, &mut self.partials[..n])
     }
 }
 
@@ -143,12 +161,15 @@ impl Machine<'_> {
 #[derive(Debug)]
 pub struct CpuExecutable {
     program: Program,
+    kernels: Vec<Kernel>,
     device: CpuDevice,
     arena: Region,
     persistent: Region,
     scratch: Vec<Mutex<Region>>,
+    tiles: Vec<Mutex<(Region, Region)>>,
     shared: Region,
     partials: Region,
+    work: Region,
 }
 
 impl CpuExecutable {
@@ -164,8 +185,8 @@ impl CpuExecutable {
             return Err(DeviceError::UnknownName { name: name.to_owned() });
         };
         let buffer = self.program.buffer(b);
-        if buffer.ty.dtype != dtype || buffer.ty.elements() != len {
-            let got = format!("{len} elements of {}", dtype.as_str());
+        if buffer.ty.dtype != dtype || buffer.ty.elements() != len || !buffer.ty.is_row_major() {
+            let got = format!("{len} elements of {}, row-major", dtype.as_str());
             return Err(DeviceError::Mismatch {
                 name: name.to_owned(),
                 expected: buffer.ty.to_string(),
@@ -213,18 +234,46 @@ impl Executable for CpuExecutable {
     }
 
     fn run(&mut self) -> Result<(), DeviceError> {
-        let CpuExecutable { program, device, arena, persistent, scratch, shared, partials } = self;
+        let CpuExecutable {
+            kernels, device, arena, persistent, scratch, tiles, shared, partials, work, ..
+        } = self;
         let mut machine = Machine {
             pool: &device.pool,
             level: device.level,
             gemm: Gemm::new(device.level),
             scratch,
+            tiles,
             shared: shared.floats(),
             partials: partials.doubles(),
         };
-        for l in &program.launches {
-            launch::run(&mut machine, program, l, arena, persistent)?;
-        }
-        Ok(())
+        let memory = Memory { arena, persistent, work };
+        kernels.iter().try_for_each(|kernel| kernel.run(&mut machine, memory))
+    }
+}
+
+#[cfg(test)]
+impl Machine<'_> {
+    /// Calls `f` with a machine of that level and so many threads, whose workspace is `need` and holds no numbers.
+    pub fn testing<R>(level: Level, threads: usize, need: Need, f: impl FnOnce(&mut Machine<'_>) -> R) -> R {
+        let pool = Pool::new(threads).expect("threads start");
+        let region = |bytes: usize| {
+            let mut region = Region::new(bytes, 0).expect("memory");
+            region.floats().fill(f32::NAN);
+            region
+        };
+        let scratch: Vec<Mutex<Region>> =
+            (0..threads).map(|_| Mutex::new(region(need.scratch * 4))).collect();
+        let tiles: Vec<Mutex<(Region, Region)>> =
+            (0..threads).map(|_| Mutex::new((region(need.tile * 4), region(need.sums * 8)))).collect();
+        let (mut shared, mut partials) = (vec![f32::NAN; need.shared], vec![f64::NAN; need.partials]);
+        f(&mut Machine {
+            pool: &pool,
+            level,
+            gemm: Gemm::new(level),
+            scratch: &scratch,
+            tiles: &tiles,
+            shared: &mut shared,
+            partials: &mut partials,
+        })
     }
 }

@@ -1,4 +1,4 @@
-//! The CPU device: native f32 kernels, threads, arena.
+//! The CPU device: native kernels for f32 and bf16, threads, arena.
 //!
 //! A loaded program owns three kinds of memory: the arena and the persistent region of its plan, and a workspace sized
 //! when it is loaded. Running a step, writing inputs and reading outputs allocate nothing.
@@ -8,26 +8,43 @@
 //!
 //! Values that are not a number stay so: `relu`, `relu6` and maximum pooling pass them on.
 //!
-//! `unsafe` stands in `memory` (views of the arena), `device` and `launch` (which make those views of the buffers of a
-//! program and of one launch), `pool` (sharing a result among tasks), `simd` (functions compiled for more of the
-//! processor) and `gemm` (the micro-kernels of the `gemm` project); the kernels themselves are safe code on slices. This crate knows neither the language nor the training loop.
+//! A channels-last value `[N,C,H,W]` is a matrix of rows of C channels, and so is `[N,C]`: elementwise operators, sums
+//! over rows and groups of them run as tile programs on such rows (`pointwise`), convolutions read and write them.
+//! Row-major values of four dimensions have kernels for what is elementwise or moves elements only.
+//!
+//! `unsafe` stands in `memory` (views of the arena), `device`, `kernel`, `convolution_group` and the `pointwise` files
+//! (which make those views of the buffers of a program and of one launch), `pool` (sharing a result among tasks), `simd`
+//! (functions compiled for more of the processor), `gemm` (the micro-kernels of the `gemm` project) and `tile` (the
+//! micro-kernels of convolutions); the other kernels are safe code on slices. This crate knows neither the language nor
+//! the training loop.
 
-mod channels;
-mod columns;
-mod conv;
-mod depthwise;
+mod convolution;
+mod convolution_group;
+mod convolution_input;
+#[cfg(test)]
+mod convolution_tests;
+mod convolution_weight;
+mod correlation;
+mod depthwise_rows;
 mod device;
-mod elementwise;
 mod gemm;
+mod kernel;
 mod launch;
 mod loss;
 mod matmul;
 mod memory;
+mod plan;
+mod pointwise;
+mod pointwise_compile;
+mod pointwise_finish;
+mod pointwise_kernels;
+mod pointwise_program;
+mod pointwise_tables;
 mod pool;
 mod pooling;
 mod sample;
 mod shape;
 mod simd;
-mod update;
+mod tile;
 
 pub use device::{CpuDevice, CpuExecutable};

@@ -1,10 +1,12 @@
 //! Losses and their gradients: means over the batch; the rows' shares are added in order.
 
-use crate::channels::sum;
 use crate::device::Machine;
-use crate::elementwise::{Arg, PIECE, map2};
+use crate::pointwise_kernels::{map2, sum};
 use crate::sample::log_sum_exp;
 use ddnnc_passes::DeviceError;
+
+/// Elements of a task.
+const PIECE: usize = 1 << 14;
 
 /// Checks that every label is below `classes`.
 pub fn check_labels(labels: &[i64], classes: usize) -> Result<(), DeviceError> {
@@ -164,5 +166,9 @@ pub fn mean_squared_error(machine: &mut Machine<'_>, a: &[f32], b: &[f32]) -> f3
 /// out = dl · 2(a − b)/n.
 pub fn mean_squared_error_grad(machine: &Machine<'_>, out: &mut [f32], a: &[f32], b: &[f32], dl: f32) {
     let factor = (2.0 * f64::from(dl) / a.len() as f64) as f32;
-    map2(machine, out, Arg::Apart(a), Arg::Apart(b), |a, b| factor * (a - b));
+    machine.pool.split(out, PIECE, |task, out, _| {
+        let piece = task * PIECE..task * PIECE + out.len();
+        let (a, b) = (&a[piece.clone()], &b[piece]);
+        machine.level.run(|| map2(out, a, b, |a, b| factor * (a - b)));
+    });
 }

@@ -1,5 +1,6 @@
 //! Aligned memory of a fixed size, and views of the buffers in it.
 
+use ddnnc_ir::{DType, ValueType};
 use ddnnc_passes::{ALIGNMENT, DeviceError};
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
@@ -43,6 +44,7 @@ impl Region {
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().cast(), self.layout.size() / 8) }
     }
 
+    /// The address of `len` elements from `offset` bytes on.
     fn at<T>(&self, offset: usize, len: usize) -> *mut T {
         let bytes = len.saturating_mul(size_of::<T>());
         let fits = offset.checked_add(bytes).is_some_and(|end| end <= self.layout.size());
@@ -58,7 +60,7 @@ impl Region {
     ///
     /// # Safety
     ///
-    /// Nothing writes there while the slice lives; T is f32 or i64.
+    /// Nothing writes there while the slice lives; T is a number.
     pub unsafe fn view<T>(&self, offset: usize, len: usize) -> &[T] {
         // SAFETY: `at` checked the range and the alignment, every bit pattern is a T, the rest is promised.
         unsafe { std::slice::from_raw_parts(self.at(offset, len), len) }
@@ -68,7 +70,7 @@ impl Region {
     ///
     /// # Safety
     ///
-    /// Nothing else reads or writes there while the slice lives; T is f32 or i64.
+    /// Nothing else reads or writes there while the slice lives; T is a number.
     #[expect(clippy::mut_from_ref, reason = "the exclusive use is the caller's promise")]
     pub unsafe fn view_mut<T>(&self, offset: usize, len: usize) -> &mut [T] {
         // SAFETY: `at` checked the range and the alignment, every bit pattern is a T, the rest is promised.
@@ -80,5 +82,109 @@ impl Drop for Region {
     fn drop(&mut self) {
         // SAFETY: allocated in `new` with this layout.
         unsafe { dealloc(self.start.as_ptr(), self.layout) }
+    }
+}
+
+/// Which memory a slot lies in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Base {
+    /// What lives within a step.
+    Arena,
+    /// What outlives it.
+    Persistent,
+    /// What lives within a launch.
+    Work,
+}
+
+/// Where a value lies while a launch runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// The memory.
+    pub base: Base,
+    /// Bytes from its start.
+    pub offset: usize,
+    /// How many elements.
+    pub elements: usize,
+    /// Of which type.
+    pub dtype: DType,
+}
+
+impl Slot {
+    fn end(&self) -> usize {
+        self.offset + self.elements * self.dtype.size()
+    }
+
+    /// Whether two slots share a byte.
+    pub fn overlaps(&self, other: &Slot) -> bool {
+        self.base == other.base && self.offset < other.end() && other.offset < self.end()
+    }
+}
+
+/// The memory of a program while it runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory<'a> {
+    /// What lives within a step.
+    pub arena: &'a Region,
+    /// What outlives it.
+    pub persistent: &'a Region,
+    /// What lives within a launch.
+    pub work: &'a Region,
+}
+
+impl<'a> Memory<'a> {
+    fn region(&self, base: Base) -> &'a Region {
+        match base {
+            Base::Arena => self.arena,
+            Base::Persistent => self.persistent,
+            Base::Work => self.work,
+        }
+    }
+
+    /// The elements of a slot, to read.
+    ///
+    /// # Safety
+    ///
+    /// Nothing writes there while the slice lives; T is the slot's element type.
+    pub unsafe fn view<T>(&self, slot: Slot) -> &'a [T] {
+        // SAFETY: promised.
+        unsafe { self.region(slot.base).view(slot.offset, slot.elements) }
+    }
+
+    /// The elements of a slot, to write.
+    ///
+    /// # Safety
+    ///
+    /// Nothing else reads or writes there while the slice lives; T is the slot's element type.
+    pub unsafe fn view_mut<T>(&self, slot: Slot) -> &'a mut [T] {
+        // SAFETY: promised.
+        unsafe { self.region(slot.base).view_mut(slot.offset, slot.elements) }
+    }
+
+    /// The address of a slot's elements `first..first + count`.
+    pub fn pointer<T>(&self, slot: Slot, first: usize, count: usize) -> *mut T {
+        assert!(first + count <= slot.elements && size_of::<T>() == slot.dtype.size(), "a range of the slot");
+        // SAFETY: the range lies inside the slot, and the slot inside its region, as `at` checks.
+        unsafe { self.region(slot.base).at::<T>(slot.offset, slot.elements).add(first) }
+    }
+}
+
+/// Memory for what lives within a launch, handed out from its start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Plan {
+    /// Bytes handed out.
+    pub bytes: usize,
+}
+
+impl Plan {
+    /// A slot for that many elements.
+    pub fn slot(&mut self, dtype: DType, elements: usize) -> Slot {
+        let offset = self.bytes;
+        self.bytes += (elements * dtype.size()).next_multiple_of(ALIGNMENT);
+        Slot { base: Base::Work, offset, elements, dtype }
+    }
+
+    /// A slot for a value of that type.
+    pub fn value(&mut self, ty: &ValueType) -> Slot {
+        self.slot(ty.dtype, ty.elements())
     }
 }

@@ -167,38 +167,6 @@ impl Pool {
             body(task, unsafe { out.get(task) }, worker);
         });
     }
-
-    /// As [`Pool::split`], with two results cut alike.
-    pub fn split2<T: Send>(
-        &self,
-        (a, b): (&mut [T], &mut [T]),
-        piece: usize,
-        body: impl Fn(usize, &mut [T], &mut [T]) + Sync,
-    ) {
-        let piece = piece.max(1);
-        let tasks = a.len().div_ceil(piece);
-        let (a, b) = (Pieces::new(a, piece), Pieces::new(b, piece));
-        self.run(tasks, &|task, _| {
-            // SAFETY: each task is run once, so each piece is borrowed once.
-            unsafe { body(task, a.get(task), b.get(task)) };
-        });
-    }
-
-    /// As [`Pool::split`], with three results cut alike.
-    pub fn split3<T: Send>(
-        &self,
-        (a, b, c): (&mut [T], &mut [T], &mut [T]),
-        piece: usize,
-        body: impl Fn(usize, &mut [T], &mut [T], &mut [T]) + Sync,
-    ) {
-        let piece = piece.max(1);
-        let tasks = a.len().div_ceil(piece);
-        let (a, b, c) = (Pieces::new(a, piece), Pieces::new(b, piece), Pieces::new(c, piece));
-        self.run(tasks, &|task, _| {
-            // SAFETY: each task is run once, so each piece is borrowed once.
-            unsafe { body(task, a.get(task), b.get(task), c.get(task)) };
-        });
-    }
 }
 
 impl Drop for Pool {

@@ -1,8 +1,10 @@
 //! Operators per sample and per row: everything but axis 0 together.
 
-use crate::channels::sum;
 use crate::device::Machine;
-use crate::elementwise::PIECE;
+use crate::pointwise_kernels::sum;
+
+/// Elements of a task, in quarters.
+const PIECE: usize = 1 << 14;
 
 /// Runs `f(x, other, result)` for every sample of `len` elements.
 fn each(

@@ -1,71 +1,136 @@
-//! Operators that move, repeat and add up elements.
+//! Operators that move, repeat and add up elements. Extents and axes are those of memory, outermost first.
 
-use crate::channels::sum;
 use crate::device::Machine;
-use crate::elementwise::{BLOCK, PIECE};
+use crate::pointwise_kernels::{sum, widen};
+use ddnnc_ir::{Layout, ValueType};
 use ddnnc_passes::DeviceError;
+
+/// Elements of a task.
+const PIECE: usize = 1 << 14;
+
+/// Elements of a block of sums.
+const BLOCK: usize = 64;
+
+/// An element of a float value.
+pub trait Element: Copy + Default + Send + Sync {
+    /// As f32.
+    fn value(self) -> f32;
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    fn value(self) -> f32 {
+        self
+    }
+}
+
+impl Element for u16 {
+    #[inline(always)]
+    fn value(self) -> f32 {
+        widen(self)
+    }
+}
+
+/// The extents of a value in the order of memory.
+pub fn extents(ty: &ValueType) -> Vec<usize> {
+    let d = ty.dims();
+    match ty.layout {
+        Layout::ChannelsLast if d.len() == 4 => vec![d[0], d[2], d[3], d[1]],
+        _ => d.to_vec(),
+    }
+}
+
+/// The place in memory's order of an axis of a value.
+pub fn axis(ty: &ValueType, axis: usize) -> usize {
+    match ty.layout {
+        Layout::ChannelsLast if ty.dims().len() == 4 => [0, 3, 1, 2][axis],
+        _ => axis,
+    }
+}
 
 /// Elements before and after an axis.
 fn around(dims: &[usize], axis: usize) -> (usize, usize) {
     (dims[..axis].iter().product(), dims[axis + 1..].iter().product())
 }
 
-/// Writes into the run at `start` of each of the runs of `total` entries of `inner` elements.
-fn insert(out: &mut [f32], x: &[f32], len: usize, start: usize, total: usize) {
-    if len == 0 {
-        return;
+/// Entries along an axis: of a whole of `total`, those at `start`.
+#[derive(Clone, Copy, Debug)]
+pub struct Span {
+    /// First entry.
+    pub start: usize,
+    /// Entries, of `inner` elements each.
+    pub len: usize,
+    /// Entries of the whole.
+    pub total: usize,
+    /// Elements of an entry.
+    pub inner: usize,
+}
+
+impl Span {
+    /// Entries `start..start + len` of an axis of a value of these extents.
+    pub fn new(dims: &[usize], axis: usize, start: usize, len: usize) -> Span {
+        Span { start, len, total: dims[axis], inner: around(dims, axis).1 }
     }
-    for (out, x) in out.chunks_exact_mut(total).zip(x.chunks_exact(len)) {
-        out[start..start + len].copy_from_slice(x);
+
+    /// Runs in a task: as many as make about a piece.
+    fn runs(&self) -> usize {
+        (PIECE / (self.total * self.inner).max(1)).max(1)
     }
 }
 
-/// One operand of a concatenation, at entry `start` of `axis`.
-pub fn concat_one(
-    out: &mut [f32],
-    out_dims: &[usize],
-    x: &[f32],
-    x_dims: &[usize],
-    axis: usize,
-    start: usize,
-) {
-    let (_, inner) = around(out_dims, axis);
-    insert(out, x, x_dims[axis] * inner, start * inner, (out_dims[axis] * inner).max(1));
-}
-
-/// out = `len` entries from `start` along `axis`.
-pub fn slice(
-    machine: &Machine<'_>,
-    out: &mut [f32],
-    x: &[f32],
-    dims: &[usize],
-    axis: usize,
-    start: usize,
-    len: usize,
-) {
-    let (_, inner) = around(dims, axis);
-    let (run, total) = (len * inner, dims[axis] * inner);
-    machine
-        .pool
-        .split(out, run, |task, out, _| out.copy_from_slice(&x[task * total + start * inner..][..out.len()]));
-}
-
-/// out = zeros with x at `start` along `axis`.
-pub fn pad(
-    machine: &Machine<'_>,
-    out: &mut [f32],
-    x: &[f32],
-    dims: &[usize],
-    axis: usize,
-    start: usize,
-    total: usize,
-) {
-    let (_, inner) = around(dims, axis);
-    let (run, start) = (dims[axis] * inner, start * inner);
-    machine.pool.split(out, total * inner, |task, out, _| {
-        out.fill(0.0);
-        out[start..start + run].copy_from_slice(&x[task * run..][..run]);
+/// Writes one operand of a concatenation to its span.
+pub fn insert<T: Element>(machine: &Machine<'_>, span: Span, out: &mut [T], x: &[T]) {
+    let (whole, part) = (span.total * span.inner, span.len * span.inner);
+    let runs = span.runs();
+    machine.pool.split(out, runs * whole, |task, out, _| {
+        for (i, out) in out.chunks_exact_mut(whole.max(1)).enumerate() {
+            out[span.start * span.inner..][..part].copy_from_slice(&x[(task * runs + i) * part..][..part]);
+        }
     });
+}
+
+/// out = the span of x.
+pub fn slice<T: Element>(machine: &Machine<'_>, span: Span, out: &mut [T], x: &[T]) {
+    let (whole, part) = (span.total * span.inner, span.len * span.inner);
+    let runs = span.runs();
+    machine.pool.split(out, runs * part, |task, out, _| {
+        for (i, out) in out.chunks_exact_mut(part.max(1)).enumerate() {
+            out.copy_from_slice(&x[(task * runs + i) * whole + span.start * span.inner..][..part]);
+        }
+    });
+}
+
+/// out = zeros with x at the span.
+pub fn pad<T: Element>(machine: &Machine<'_>, span: Span, out: &mut [T], x: &[T]) {
+    let (whole, part) = (span.total * span.inner, span.len * span.inner);
+    let runs = span.runs();
+    machine.pool.split(out, runs * whole, |task, out, _| {
+        for (i, out) in out.chunks_exact_mut(whole.max(1)).enumerate() {
+            out.fill(T::default());
+            out[span.start * span.inner..][..part].copy_from_slice(&x[(task * runs + i) * part..][..part]);
+        }
+    });
+}
+
+/// out = x, matrix for matrix transposed: x holds matrices of `rows` rows of `columns` elements.
+pub fn transpose<T: Element>(machine: &Machine<'_>, rows: usize, columns: usize, out: &mut [T], x: &[T]) {
+    let size = rows * columns;
+    machine.pool.split(out, size, |task, out, _| {
+        let x = &x[task * size..][..size];
+        for first in (0..rows).step_by(16) {
+            let some = 16.min(rows - first);
+            for (column, out) in out.chunks_exact_mut(rows).enumerate() {
+                for (i, out) in out[first..first + some].iter_mut().enumerate() {
+                    *out = x[(first + i) * columns + column];
+                }
+            }
+        }
+    });
+}
+
+/// out = x.
+pub fn copy<T: Element>(machine: &Machine<'_>, out: &mut [T], x: &[T]) {
+    machine.pool.split(out, PIECE, |task, out, _| out.copy_from_slice(&x[task * PIECE..][..out.len()]));
 }
 
 /// The most runs of axes that alternate between two kinds.
@@ -143,7 +208,7 @@ fn locate(runs: &[(usize, usize)], mut index: usize) -> usize {
 }
 
 /// out = factor · Σ over the marked axes of x.
-pub fn reduce(machine: &Machine<'_>, runs: &Runs, out: &mut [f32], x: &[f32], factor: f64) {
+pub fn reduce<T: Element>(machine: &Machine<'_>, runs: &Runs, out: &mut [f32], x: &[T], factor: f64) {
     let count: usize = runs.marked().iter().map(|r| r.0).product();
     let piece = (PIECE / count.max(1)).next_multiple_of(BLOCK);
     if x.is_empty() {
@@ -162,7 +227,7 @@ pub fn reduce(machine: &Machine<'_>, runs: &Runs, out: &mut [f32], x: &[f32], fa
 
 /// The innermost run vanishes: contiguous sums.
 #[inline(always)]
-fn reduce_inside(runs: &Runs, out: &mut [f32], first: usize, x: &[f32], factor: f64) {
+fn reduce_inside<T: Element>(runs: &Runs, out: &mut [f32], first: usize, x: &[T], factor: f64) {
     let (outer, len) = match runs.marked().split_last() {
         Some((inner, outer)) => (outer, inner.0),
         None => (&[][..], 1),
@@ -173,7 +238,7 @@ fn reduce_inside(runs: &Runs, out: &mut [f32], first: usize, x: &[f32], factor: 
         let mut total = 0.0;
         for round in 0..rounds {
             let x = &x[base + locate(outer, round)..][..len];
-            total += sum(len, |i| f64::from(x[i]));
+            total += sum(len, |i| f64::from(x[i].value()));
         }
         *out = (total * factor) as f32;
     }
@@ -181,7 +246,14 @@ fn reduce_inside(runs: &Runs, out: &mut [f32], first: usize, x: &[f32], factor: 
 
 /// The innermost run stays: sums of blocks side by side.
 #[inline(always)]
-fn reduce_outside(runs: &Runs, out: &mut [f32], first: usize, count: usize, x: &[f32], factor: f64) {
+fn reduce_outside<T: Element>(
+    runs: &Runs,
+    out: &mut [f32],
+    first: usize,
+    count: usize,
+    x: &[T],
+    factor: f64,
+) {
     let extent = runs.other().last().map_or(1, |r| r.0);
     let mut at = 0;
     while at < out.len() {
@@ -191,55 +263,30 @@ fn reduce_outside(runs: &Runs, out: &mut [f32], first: usize, count: usize, x: &
         let mut totals = [0.0f64; BLOCK];
         for round in 0..count {
             let x = &x[base + locate(runs.marked(), round)..][..n];
-            totals[..n].iter_mut().zip(x).for_each(|(t, &x)| *t += f64::from(x));
+            totals[..n].iter_mut().zip(x).for_each(|(t, &x)| *t += f64::from(x.value()));
         }
         out[at..at + n].iter_mut().zip(&totals).for_each(|(o, t)| *o = (t * factor) as f32);
         at += n;
     }
 }
 
-/// out, of extents `dims`, = x, whose axes are `axes` of the result, repeated along the others.
-pub fn broadcast(machine: &Machine<'_>, dims: &[usize], axes: &[usize], out: &mut [f32], x: &[f32]) {
-    // The elements after the last axis of x repeat; before them, x's own last axis runs along.
-    let inner: usize = match axes.last() {
-        Some(&axis) => dims[axis + 1..].iter().product(),
-        None => out.len(),
+/// out, of extents `dims` in memory's order, = x: entry i of axis a of the result moves by `steps[a]` in x.
+pub fn broadcast<T: Element>(machine: &Machine<'_>, dims: &[usize], steps: &[usize], out: &mut [T], x: &[T]) {
+    let (Some((&len, outer)), Some((&step, outer_steps))) = (dims.split_last(), steps.split_last()) else {
+        return out.copy_from_slice(&x[..out.len()]);
     };
-    if inner == 0 || x.is_empty() {
-        return;
-    }
-    // Neighbouring axes of x at the end of the marked ones are one contiguous run of x.
-    let mut run = 1;
-    let mut next = axes.last().map_or(0, |a| a + 1);
-    for &axis in axes.iter().rev() {
-        if axis + 1 != next {
-            break;
-        }
-        run *= dims[axis];
-        next = axis;
-    }
-    let index_of = |entry: usize| {
-        // Entry counts the extents up to the last axis of x.
-        let (mut rest, mut at, mut step) = (entry, 0, 1);
-        let Some(&last) = axes.last() else { return 0 };
-        for axis in (0..=last).rev() {
-            let i = rest % dims[axis];
-            rest /= dims[axis];
-            if axes.binary_search(&axis).is_ok() {
-                at += i * step;
-                step *= dims[axis];
+    let runs = (PIECE / len.max(1)).max(1);
+    machine.pool.split(out, runs * len, |task, out, _| {
+        for (i, out) in out.chunks_exact_mut(len.max(1)).enumerate() {
+            let (mut rest, mut from) = (task * runs + i, 0);
+            for (&extent, &step) in outer.iter().zip(outer_steps).rev() {
+                from += rest % extent * step;
+                rest /= extent;
             }
-        }
-        at
-    };
-    let per_task = (PIECE / (run * inner)).max(1);
-    machine.pool.split(out, per_task * run * inner, |task, out, _| {
-        for (i, out) in out.chunks_exact_mut(run * inner).enumerate() {
-            let x = &x[index_of((task * per_task + i) * run)..][..run];
-            if inner == 1 {
-                out.copy_from_slice(x);
-            } else {
-                out.chunks_exact_mut(inner).zip(x).for_each(|(out, &x)| out.fill(x));
+            match step {
+                0 => out.fill(x[from]),
+                1 => out.copy_from_slice(&x[from..from + len]),
+                _ => out.iter_mut().enumerate().for_each(|(k, out)| *out = x[from + k * step]),
             }
         }
     });

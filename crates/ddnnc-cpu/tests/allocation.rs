@@ -3,8 +3,10 @@
 mod common;
 
 use common::cases;
+use common::fixed_groups::{convolution_groups, losses, overwritten, updates};
+use common::random_group::random_group;
 use ddnnc_cpu::CpuDevice;
-use ddnnc_ir::{DType, Op};
+use ddnnc_ir::{DType, ValueType};
 use ddnnc_passes::{Device, Executable, Program};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -36,20 +38,26 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// One program with every case's launch in it.
+/// One program with the launch of every case and of groups in it.
 fn everything() -> Program {
-    let mut whole = common::case(Op::Constant { value: 1.0 }, &[]).program(&[]);
-    for (i, case) in cases().iter().enumerate() {
-        let mut launch = case.program(&[]).launches.remove(0);
-        launch.operands = case.operands.iter().map(|ty| common::add(&mut whole, ty, None)).collect();
+    let mut whole = common::empty();
+    let mut all = cases();
+    for dtype in [DType::F32, DType::Bf16] {
+        all.extend(convolution_groups(dtype).into_iter().map(|(_, case)| case));
+    }
+    all.extend([updates(), losses(), overwritten()]);
+    all.extend((0..20).map(random_group));
+    for (i, case) in all.iter().enumerate() {
+        let mut launch =
+            case.program(&[]).launches.into_iter().find(|l| l.op == case.op).expect("the launch");
+        let input = |(k, ty): (usize, &ValueType)| common::add_input(&mut whole, &format!("{i}.x{k}"), ty);
+        launch.operands = case.operands.iter().enumerate().map(input).collect();
         launch.results = case.results().iter().map(|ty| common::add(&mut whole, ty, None)).collect();
-        for (k, &b) in launch.operands.iter().enumerate() {
-            whole.inputs.insert(format!("{i}.x{k}"), b);
-        }
-        for (k, &b) in launch.results.iter().enumerate() {
-            whole.outputs.insert(format!("{i}.y{k}"), b);
-        }
+        let results = launch.results.clone();
         whole.launches.push(launch);
+        for (k, b) in results.into_iter().enumerate() {
+            common::add_output(&mut whole, &format!("{i}.y{k}"), b);
+        }
     }
     whole
 }

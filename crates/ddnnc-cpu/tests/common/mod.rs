@@ -1,9 +1,13 @@
 //! Programs of one launch, and random operands.
 #![allow(dead_code)]
 
+pub mod fixed_groups;
+pub mod group;
+pub mod random_group;
+
 use ddnnc_cpu::CpuDevice;
-use ddnnc_ir::reference::{Tensor, evaluate_op};
-use ddnnc_ir::{DType, Op, ValueType, infer};
+use ddnnc_ir::reference::{Tensor, evaluate_op, to_bf16};
+use ddnnc_ir::{DType, Layout, Op, ValueType, infer};
 use ddnnc_passes::{ALIGNMENT, Buffer, BufferId, Device, DeviceError, Launch, Place, Program};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -35,7 +39,12 @@ impl Case {
     /// Operands that the operator accepts: variances positive, labels in range, t at least one.
     pub fn draw(&self, seed: u64) -> Vec<Tensor> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let special = match &self.op {
+            Op::Fused(group) => group::special(group),
+            _ => Default::default(),
+        };
         let positive: &[usize] = match self.op {
+            Op::Fused(_) => &special.0,
             Op::Normalize { .. } | Op::NormalizeGradReduce { .. } | Op::NormalizeGradInput { .. } => &[2],
             Op::NormalizeGradFixed { .. } => &[0],
             Op::AdamwUpdate { .. } => &[3],
@@ -44,7 +53,7 @@ impl Case {
         let wide = matches!(self.op, Op::Unary { .. } | Op::UnaryGrad { .. });
         let coarse = matches!(self.op, Op::MaxPool(_) | Op::MaxPoolGrad(_));
         let mut draw = |i: usize, ty: &ValueType| {
-            let classes = self.operands[0].dims().get(1).copied().unwrap_or(1);
+            let classes = self.operands[0].dims().get(1).copied().unwrap_or(1).max(1);
             let mut one = || match ty.dtype {
                 DType::I64 => rng.random_range(0..classes) as f64,
                 DType::F32 if positive.contains(&i) => f64::from(rng.random_range(0.3f32..2.0)),
@@ -55,7 +64,7 @@ impl Case {
                 DType::F32 | DType::Bf16 => f64::from(rng.random_range(-2.0f32..2.0)),
             };
             let mut data: Vec<f64> = (0..ty.elements()).map(|_| one()).collect();
-            if matches!(self.op, Op::AdamwUpdate { .. }) && i == 5 {
+            if matches!(self.op, Op::AdamwUpdate { .. }) && i == 5 || special.1.contains(&i) {
                 data[0] = 3.0;
             }
             // Derivatives from a result see results.
@@ -68,6 +77,9 @@ impl Case {
                     .data
                     .clone();
                 data.iter_mut().for_each(|v| *v = f64::from(*v as f32));
+            }
+            if ty.dtype == DType::Bf16 {
+                data.iter_mut().for_each(|v| *v = to_bf16(*v));
             }
             Tensor { ty: ty.clone(), data }
         };
@@ -84,18 +96,10 @@ impl Case {
         results.into_iter().map(|t| t.data).collect()
     }
 
-    /// The program of this one launch; result r lies on operand `over[r]`.
+    /// The program of this one launch, whose operands and results are converted from and to row-major f32 where they
+    /// are something else; result r lies on operand `over[r]`.
     pub fn program(&self, over: &[Option<usize>]) -> Program {
-        let mut program = Program {
-            name: "one".to_owned(),
-            buffers: Vec::new(),
-            launches: Vec::new(),
-            inputs: Default::default(),
-            outputs: Default::default(),
-            persistent: Default::default(),
-            arena_bytes: 0,
-            persistent_bytes: 0,
-        };
+        let mut program = empty();
         let mut launch = Launch {
             op: self.op.clone(),
             operands: Vec::new(),
@@ -103,17 +107,19 @@ impl Case {
             path: "here".to_owned(),
         };
         for (i, ty) in self.operands.iter().enumerate() {
-            let id = add(&mut program, ty, None);
-            program.inputs.insert(format!("x{i}"), id);
+            let id = add_input(&mut program, &format!("x{i}"), ty);
             launch.operands.push(id);
         }
         for (r, ty) in self.results().iter().enumerate() {
             let place = over.get(r).copied().flatten().map(|i| program.buffer(launch.operands[i]).place);
             let id = add(&mut program, ty, place);
-            program.outputs.insert(format!("y{r}"), id);
             launch.results.push(id);
         }
+        let results = launch.results.clone();
         program.launches.push(launch);
+        for (r, id) in results.into_iter().enumerate() {
+            add_output(&mut program, &format!("y{r}"), id);
+        }
         program
     }
 
@@ -150,6 +156,133 @@ impl Case {
     }
 }
 
+/// The distance of neighbouring bf16 numbers at x, and at 1 for smaller ones.
+pub fn bf16_ulp(x: f64) -> f64 {
+    (x.abs().max(1.0).log2().floor() - 7.0).exp2()
+}
+
+/// A program of nothing.
+pub fn empty() -> Program {
+    Program {
+        name: "one".to_owned(),
+        buffers: Vec::new(),
+        launches: Vec::new(),
+        inputs: Default::default(),
+        outputs: Default::default(),
+        persistent: Default::default(),
+        arena_bytes: 0,
+        persistent_bytes: 0,
+    }
+}
+
+/// Adds a launch of one operand and one result of that type.
+fn then(program: &mut Program, op: Op, from: BufferId, ty: &ValueType) -> BufferId {
+    let id = add(program, ty, None);
+    program.launches.push(Launch { op, operands: vec![from], results: vec![id], path: String::new() });
+    id
+}
+
+/// Adds an input of that name, row-major and f32 unless it is i64, and its conversion to the type.
+pub fn add_input(program: &mut Program, name: &str, ty: &ValueType) -> BufferId {
+    let mut at = match ty.dtype {
+        DType::I64 => ty.clone(),
+        _ => ValueType::f32(ty.shape.clone()),
+    };
+    let mut id = add(program, &at, None);
+    program.inputs.insert(name.to_owned(), id);
+    if at.dtype != ty.dtype {
+        at.dtype = ty.dtype;
+        id = then(program, Op::Cast { dtype: ty.dtype }, id, &at);
+    }
+    if at.layout != ty.layout {
+        id = then(program, Op::ConvertLayout { layout: ty.layout }, id, ty);
+    }
+    id
+}
+
+/// Adds an output of that name: the conversion of a value to row-major f32.
+pub fn add_output(program: &mut Program, name: &str, mut id: BufferId) {
+    let mut at = program.buffer(id).ty.clone();
+    if at.layout != Layout::RowMajor {
+        at.layout = Layout::RowMajor;
+        id = then(program, Op::ConvertLayout { layout: Layout::RowMajor }, id, &at);
+    }
+    if at.dtype == DType::Bf16 {
+        at.dtype = DType::F32;
+        id = then(program, Op::Cast { dtype: DType::F32 }, id, &at);
+    }
+    program.outputs.insert(name.to_owned(), id);
+}
+
+/// The operands that may be bf16.
+fn reals(op: &Op, count: usize) -> Vec<usize> {
+    match op {
+        Op::BiasAdd | Op::Normalize { .. } | Op::Dropout { .. } => vec![0],
+        Op::NormalizeGradReduce { .. } => vec![0, 3],
+        Op::NormalizeGradInput { .. } => vec![0, 4],
+        Op::NormalizeGradFixed { .. } => vec![2],
+        _ => (0..count).collect(),
+    }
+}
+
+/// The case row-major and channels-last, f32 and bf16, as far as the operator and the device take it.
+fn versions(case: &Case) -> Vec<Case> {
+    let mut all = vec![case.clone()];
+    let mut rows = case.clone();
+    let weight = matches!(case.op, Op::Conv2d(_) | Op::Conv2dGradInput { .. });
+    for (i, ty) in rows.operands.iter_mut().enumerate() {
+        if ty.shape.rank() == 4 && !(weight && i == 1) {
+            ty.layout = Layout::ChannelsLast;
+        }
+    }
+    if let Op::Broadcast { shape, layout, .. } = &mut rows.op
+        && shape.rank() == 4
+    {
+        *layout = Layout::ChannelsLast;
+        rows.operands[0].layout = Layout::RowMajor;
+    }
+    if rows.operands != case.operands || rows.op != case.op {
+        // Maps row-major are for moves, sums and what is elementwise; the rest takes channels-last ones.
+        let channels = matches!(
+            case.op,
+            Op::BiasAdd
+                | Op::ChannelStats
+                | Op::Normalize { .. }
+                | Op::NormalizeGradReduce { .. }
+                | Op::NormalizeGradInput { .. }
+                | Op::NormalizeGradFixed { .. }
+                | Op::Conv2d(_)
+                | Op::Conv2dGradInput { .. }
+                | Op::Conv2dGradWeight { .. }
+                | Op::MaxPool(_)
+                | Op::MaxPoolGrad(_)
+                | Op::AvgPool(_)
+                | Op::AvgPoolGrad { .. }
+        );
+        if channels {
+            all.clear();
+        }
+        all.push(rows);
+    }
+    for mut half in all.clone() {
+        for i in reals(&half.op, half.operands.len()) {
+            half.operands[i].dtype = DType::Bf16;
+        }
+        all.push(half);
+    }
+    all.retain(|case| {
+        let types: Vec<&ValueType> = case.operands.iter().collect();
+        matches!(case.op, Op::Store { .. } | Op::Constant { .. })
+            || infer::result_types(&case.op, &types).is_ok()
+    });
+    all
+}
+
+/// Cases of every operator that is launched, at several shapes, in every representation.
+pub fn cases() -> Vec<Case> {
+    plain_cases().iter().flat_map(versions).collect()
+}
+
 /// Adds a buffer, at a place of its own unless one is given.
 pub fn add(program: &mut Program, ty: &ValueType, place: Option<Place>) -> BufferId {
     let id = BufferId(program.buffers.len() as u32);
@@ -166,9 +299,9 @@ fn conv(stride: [usize; 2], pad: [usize; 2], dilation: [usize; 2], groups: usize
     ddnnc_ir::Conv { stride, pad, dilation, groups }
 }
 
-/// Cases of every operator that is launched, at several shapes.
-pub fn cases() -> Vec<Case> {
-    use ddnnc_ir::{BinaryKind, Layout, Pool, ReduceKind, Shape, UnaryKind};
+/// Cases of every operator that is launched, row-major and f32.
+fn plain_cases() -> Vec<Case> {
+    use ddnnc_ir::{BinaryKind, Pool, ReduceKind, Shape, UnaryKind};
     let mut cases =
         vec![case(Op::Constant { value: 0.1 }, &[]), case(Op::Store { name: "s".to_owned() }, &[&[7, 9]])];
     let shapes: [&[usize]; 5] = [&[1], &[63], &[2, 3, 5, 7], &[4, 64], &[3, 8191]];
@@ -282,6 +415,19 @@ pub fn cases() -> Vec<Case> {
             ));
         }
     }
+    for dims in [[2usize, 3, 5, 7], [3, 40, 17, 1], [2, 1, 4, 4], [5, 19, 1, 1]] {
+        for layout in [Layout::RowMajor, Layout::ChannelsLast] {
+            cases.push(case(Op::ConvertLayout { layout }, &[&dims]));
+        }
+        for dtype in [DType::F32, DType::Bf16] {
+            cases.push(case(Op::Cast { dtype }, &[&dims]));
+        }
+        for axis in 0..4 {
+            cases.push(case(Op::Concat { axis }, &[&dims, &dims]));
+            cases.push(case(Op::Slice { axis, start: dims[axis] / 2, len: 1 }, &[&dims]));
+            cases.push(case(Op::Pad { axis, start: 2, total: dims[axis] + 3 }, &[&dims]));
+        }
+    }
     let samples: [&[usize]; 3] = [&[1, 2], &[3, 4, 5], &[9, 1000]];
     for dims in samples {
         cases.push(case(Op::Standardize { eps: 1e-5 }, &[dims]));
@@ -321,9 +467,7 @@ pub fn cases() -> Vec<Case> {
 pub fn number(op: &Op) -> Option<usize> {
     Some(match op {
         Op::Input { .. } | Op::Parameter { .. } | Op::State { .. } | Op::Output { .. } => return None,
-        Op::StopGradient | Op::Reshape { .. } | Op::Fused(_) | Op::Cast { .. } | Op::ConvertLayout { .. } => {
-            return None;
-        }
+        Op::StopGradient | Op::Reshape { .. } | Op::Fused(_) => return None,
         Op::Constant { .. } => 0,
         Op::Store { .. } => 1,
         Op::Unary { .. } => 2,
@@ -368,8 +512,10 @@ pub fn number(op: &Op) -> Option<usize> {
         Op::MeanSquaredErrorGrad => 41,
         Op::SgdUpdate { .. } => 42,
         Op::AdamwUpdate { .. } => 43,
+        Op::Cast { .. } => 44,
+        Op::ConvertLayout { .. } => 45,
     })
 }
 
 /// How many operators are launched.
-pub const LAUNCHED: usize = 44;
+pub const LAUNCHED: usize = 46;

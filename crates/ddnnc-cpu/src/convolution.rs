@@ -1,0 +1,124 @@
+//! Convolutions of channels-last rows: the types that all three directions share, and the forward direction.
+//!
+//! An activation `[N, C, H, W]` lies as rows: row (n · H + h) · W + w holds the C channels of one position. Weights are
+//! row-major `[O, C/groups, kh, kw]`. A kernel reads its operands through [`Rows`], which may compute them on the way,
+//! and hands finished rows to an [`Emit`] while they are in cache.
+
+use crate::correlation;
+use crate::depthwise_rows;
+use crate::device::Machine;
+use crate::launch::Need;
+use crate::plan::Plan;
+use ddnnc_ir::Conv;
+
+/// Rows of one operand as f32: straight from memory, or computed on demand.
+pub trait Rows: Sync {
+    /// Elements of a row.
+    fn channels(&self) -> usize;
+
+    /// All rows as they lie in memory, where nothing has to be computed.
+    fn direct(&self) -> Option<&[f32]>;
+
+    /// Writes rows `first..first + count` to `out`, which holds `count · channels` elements.
+    fn load(&self, machine: &Machine<'_>, first: usize, count: usize, worker: usize, out: &mut [f32]);
+}
+
+/// A run of finished result rows.
+#[derive(Clone, Copy, Debug)]
+pub struct Run {
+    /// The task that finished them: dense over the launch, fixed by shapes alone.
+    pub task: usize,
+    /// The part they belong to.
+    pub part: usize,
+    /// The first row, counted within the part.
+    pub first: usize,
+    /// The worker that runs the task.
+    pub worker: usize,
+}
+
+/// What becomes of result rows while they are in cache; all channels of each row are complete, and it may change them.
+pub trait Emit: Sync {
+    /// Takes a run; each row of each part comes once.
+    fn emit(&self, machine: &Machine<'_>, run: Run, rows: &mut [f32]);
+}
+
+/// One sub-net's share of a launch: sub-nets that share the weight are parts of one launch.
+pub struct Part<'a> {
+    /// Images in the batch.
+    pub images: usize,
+    /// Rows of the operand beside the weight.
+    pub x: &'a dyn Rows,
+    /// Result rows; `None` where the rows exist for [`Emit`] alone, in scratch.
+    pub out: Option<&'a mut [f32]>,
+}
+
+/// Geometry of y = conv(x, w); pairs are (rows, columns).
+#[derive(Clone, Copy, Debug)]
+pub struct Geometry {
+    /// Stride, padding, dilation, groups.
+    pub conv: Conv,
+    /// (H, W) of x.
+    pub input: [usize; 2],
+    /// (H', W') of y.
+    pub output: [usize; 2],
+    /// (kh, kw).
+    pub kernel: [usize; 2],
+    /// Channels of x.
+    pub inputs: usize,
+    /// Channels of y.
+    pub outputs: usize,
+}
+
+impl Geometry {
+    /// Taps of the kernel.
+    pub fn taps(&self) -> usize {
+        self.kernel[0] * self.kernel[1]
+    }
+
+    /// Whether every channel is a group of its own.
+    pub fn is_depthwise(&self) -> bool {
+        let groups = self.conv.groups;
+        groups > 1 && groups == self.inputs && groups == self.outputs
+    }
+}
+
+/// Weight elements, row-major `[O, C/groups, kh, kw]`.
+#[derive(Clone, Copy, Debug)]
+pub enum Weights<'a> {
+    /// As f32.
+    F32(&'a [f32]),
+    /// As the upper halves of f32.
+    Bf16(&'a [u16]),
+}
+
+/// y = conv(x, w): the parts' `x` are rows of x, `out` rows of y.
+///
+/// Needs the workspace that [`forward_need`] says.
+pub fn forward(
+    machine: &mut Machine<'_>,
+    g: &Geometry,
+    w: Weights<'_>,
+    parts: &mut [Part<'_>],
+    emit: Option<&dyn Emit>,
+) {
+    if g.is_depthwise() {
+        return depthwise_rows::forward(machine, g, w, parts, emit);
+    }
+    correlation::run(machine, g, false, w, parts, emit);
+}
+
+/// Workspace of [`forward`] for parts of so many images.
+pub fn forward_need(g: &Geometry, images: &[usize]) -> Need {
+    if g.is_depthwise() {
+        return depthwise_rows::forward_need(g, images);
+    }
+    correlation::need(g, false, images)
+}
+
+/// Tasks of [`forward`], each of which emits its rows as one run.
+pub fn forward_tasks(g: &Geometry, images: &[usize]) -> usize {
+    if g.is_depthwise() {
+        return depthwise_rows::forward_tasks(g, images);
+    }
+    images.iter().map(|&n| Plan::new(g, false, n).tasks()).sum()
+}

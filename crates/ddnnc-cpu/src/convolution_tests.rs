@@ -1,0 +1,414 @@
+//! Every direction against the reference evaluator: at every level of the processor, on one, two and three threads, with
+//! several parts, operands direct and computed, results kept and only emitted.
+
+use crate::convolution::{Emit, Geometry, Part, Rows, Run, Weights, forward, forward_need, forward_tasks};
+use crate::convolution_input::{grad_input, grad_input_need, grad_input_tasks};
+use crate::convolution_weight::{GradPart, grad_weight, grad_weight_need};
+use crate::device::Machine;
+use crate::simd::Level;
+use ddnnc_ir::reference::{Tensor, evaluate_op};
+use ddnnc_ir::{Conv, Op, ValueType};
+use proptest::prelude::*;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use std::sync::Mutex;
+
+/// Rows that lie in memory as they are, as twice the numbers, or as bf16.
+enum Stored {
+    Direct(usize, Vec<f32>),
+    Doubled(usize, Vec<f32>),
+    Bf16(usize, Vec<u16>),
+}
+
+fn to_bf16(x: f32) -> u16 {
+    (x.to_bits() >> 16) as u16
+}
+
+fn from_bf16(x: u16) -> f32 {
+    f32::from_bits(u32::from(x) << 16)
+}
+
+impl Rows for Stored {
+    fn channels(&self) -> usize {
+        match self {
+            Stored::Direct(c, _) | Stored::Doubled(c, _) | Stored::Bf16(c, _) => *c,
+        }
+    }
+
+    fn direct(&self) -> Option<&[f32]> {
+        match self {
+            Stored::Direct(_, all) => Some(all),
+            _ => None,
+        }
+    }
+
+    fn load(&self, machine: &Machine<'_>, first: usize, count: usize, worker: usize, out: &mut [f32]) {
+        assert!(worker < machine.pool.threads());
+        let c = self.channels();
+        assert_eq!(out.len(), count * c);
+        let range = first * c..(first + count) * c;
+        match self {
+            Stored::Direct(_, all) => out.copy_from_slice(&all[range]),
+            Stored::Doubled(_, all) => out.iter_mut().zip(&all[range]).for_each(|(o, x)| *o = 0.5 * x),
+            Stored::Bf16(_, all) => out.iter_mut().zip(&all[range]).for_each(|(o, x)| *o = from_bf16(*x)),
+        }
+    }
+}
+
+/// An activation as a tensor `[N, C, H, W]` and as rows.
+struct Activation {
+    images: usize,
+    tensor: Tensor,
+    rows: Stored,
+}
+
+/// Numbers that bf16 holds exactly, so that every way of storing them has the same reference.
+fn number(rng: &mut ChaCha8Rng) -> f32 {
+    from_bf16(to_bf16(rng.random_range(-2.0f32..2.0)))
+}
+
+fn rows_of(dims: [usize; 4], nchw: &[f64]) -> Vec<f64> {
+    let [n, c, h, w] = dims;
+    (0..n * h * w * c)
+        .map(|i| {
+            let (row, channel) = (i / c, i % c);
+            nchw[(row / (h * w) * c + channel) * h * w + row % (h * w)]
+        })
+        .collect()
+}
+
+impl Activation {
+    fn draw(dims: [usize; 4], how: usize, rng: &mut ChaCha8Rng) -> Activation {
+        let ty = ValueType::f32(dims);
+        let data: Vec<f64> = (0..ty.elements()).map(|_| f64::from(number(rng))).collect();
+        let rows: Vec<f32> = rows_of(dims, &data).iter().map(|&x| x as f32).collect();
+        let rows = match how % 3 {
+            0 => Stored::Direct(dims[1], rows),
+            1 => Stored::Doubled(dims[1], rows.iter().map(|x| 2.0 * x).collect()),
+            _ => Stored::Bf16(dims[1], rows.iter().map(|&x| to_bf16(x)).collect()),
+        };
+        Activation { images: dims[0], tensor: Tensor { ty, data }, rows }
+    }
+}
+
+/// Keeps what is emitted, checks that each row comes once, and adds one to every element.
+struct Collect {
+    channels: usize,
+    /// Rows by part; not yet emitted where empty.
+    rows: Mutex<Vec<Vec<Vec<f32>>>>,
+    tasks: Mutex<Vec<usize>>,
+}
+
+impl Emit for Collect {
+    fn emit(&self, machine: &Machine<'_>, run: Run, rows: &mut [f32]) {
+        assert!(run.worker < machine.pool.threads());
+        assert_eq!(rows.len() % self.channels, 0);
+        let mut all = self.rows.lock().unwrap();
+        for (i, row) in rows.chunks_exact(self.channels).enumerate() {
+            let kept = &mut all[run.part][run.first + i];
+            assert!(kept.is_empty(), "row {} of part {} was emitted before", run.first + i, run.part);
+            kept.extend(row);
+        }
+        self.tasks.lock().unwrap()[run.task] += 1;
+        rows.iter_mut().for_each(|x| *x += 1.0);
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Direction {
+    Forward,
+    Input,
+}
+
+#[expect(clippy::neg_cmp_op_on_partial_ord, reason = "a comparison with not a number must count as wrong")]
+fn compare(expected: &[f64], found: &[f32], what: &str) {
+    assert_eq!(expected.len(), found.len(), "{what}");
+    let scale = expected.iter().fold(1.0f64, |m, x| m.max(x.abs()));
+    let wrong = |(e, f): (&f64, &f32)| !((e - f64::from(*f)).abs() <= 2e-6 * scale);
+    let count = expected.iter().zip(found).filter(|&p| wrong(p)).count();
+    let first = expected.iter().zip(found).position(wrong).map(|i| (i, expected[i], found[i]));
+    assert_eq!(count, 0, "{what}: first wrong (index, expected, found) {first:?}");
+}
+
+fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|x| x.to_bits()).collect()
+}
+
+/// A convolution, and the images of its parts.
+#[derive(Clone, Debug)]
+struct Case {
+    g: Geometry,
+    images: Vec<usize>,
+}
+
+fn case(conv: Conv, input: [usize; 2], kernel: [usize; 2], channels: [usize; 2], images: &[usize]) -> Case {
+    let output = conv.output(input, kernel).expect("the kernel fits");
+    let [inputs, outputs] = channels;
+    Case { g: Geometry { conv, input, output, kernel, inputs, outputs }, images: images.to_vec() }
+}
+
+impl Case {
+    fn weight_type(&self) -> ValueType {
+        let g = &self.g;
+        ValueType::f32([g.outputs, g.inputs / g.conv.groups, g.kernel[0], g.kernel[1]])
+    }
+
+    fn activations(&self, dy: bool, rng: &mut ChaCha8Rng) -> Vec<Activation> {
+        let g = &self.g;
+        let (c, [h, w]) = if dy { (g.outputs, g.output) } else { (g.inputs, g.input) };
+        let draw = |(i, &n): (usize, &usize)| Activation::draw([n, c, h, w], i + usize::from(dy), rng);
+        self.images.iter().enumerate().map(draw).collect()
+    }
+
+    fn evaluate(&self, op: Op, operands: &[&Tensor], result: ValueType) -> Tensor {
+        evaluate_op(&op, operands, &[result]).expect("the reference evaluates").remove(0)
+    }
+
+    /// Forward or input gradient.
+    fn rows(&self, direction: Direction, levels: &[Level], seed: u64) {
+        let g = self.g;
+        let rng = &mut ChaCha8Rng::seed_from_u64(seed);
+        let w = Tensor {
+            data: (0..self.weight_type().elements()).map(|_| f64::from(number(rng))).collect(),
+            ty: self.weight_type(),
+        };
+        let floats: Vec<f32> = w.data.iter().map(|&x| x as f32).collect();
+        let halves: Vec<u16> = floats.iter().map(|&x| to_bf16(x)).collect();
+        let sources = self.activations(direction == Direction::Input, rng);
+        let (channels, [height, width]) = match direction {
+            Direction::Forward => (g.outputs, g.output),
+            Direction::Input => (g.inputs, g.input),
+        };
+        let expected: Vec<Vec<f64>> = sources
+            .iter()
+            .map(|source| {
+                let dims = [source.images, channels, height, width];
+                let op = match direction {
+                    Direction::Forward => Op::Conv2d(g.conv),
+                    Direction::Input => Op::Conv2dGradInput { conv: g.conv, input: g.input },
+                };
+                let y = self.evaluate(op, &[&source.tensor, &w], ValueType::f32(dims));
+                rows_of(dims, &y.data)
+            })
+            .collect();
+        let (need, tasks) = match direction {
+            Direction::Forward => (forward_need(&g, &self.images), forward_tasks(&g, &self.images)),
+            Direction::Input => (grad_input_need(&g, &self.images), grad_input_tasks(&g, &self.images)),
+        };
+        for &level in levels {
+            let mut first: Option<Vec<Vec<f32>>> = None;
+            for threads in 1..=3 {
+                // Whether a part has a place for its result changes with the part and the number of threads.
+                let kept = |part: usize| (part + threads).is_multiple_of(2);
+                let mut out: Vec<Vec<f32>> = expected.iter().map(|e| vec![f32::NAN; e.len()]).collect();
+                let emit = Collect {
+                    channels,
+                    rows: Mutex::new(expected.iter().map(|e| vec![Vec::new(); e.len() / channels]).collect()),
+                    tasks: Mutex::new(vec![0; tasks]),
+                };
+                let weights = if threads == 2 { Weights::Bf16(&halves) } else { Weights::F32(&floats) };
+                let mut parts: Vec<Part<'_>> = sources
+                    .iter()
+                    .zip(&mut out)
+                    .enumerate()
+                    .map(|(i, (source, out))| Part {
+                        images: source.images,
+                        x: &source.rows,
+                        out: kept(i).then_some(&mut out[..]),
+                    })
+                    .collect();
+                Machine::testing(level, threads, need, |machine| match direction {
+                    Direction::Forward => forward(machine, &g, weights, &mut parts, Some(&emit)),
+                    Direction::Input => grad_input(machine, &g, weights, &mut parts, Some(&emit)),
+                });
+                let what = format!("{direction:?} {self:?} {level:?} {threads} threads seed {seed}");
+                assert!(emit.tasks.lock().unwrap().iter().all(|&n| n == 1), "{what}: tasks that emit");
+                let emitted: Vec<Vec<f32>> =
+                    emit.rows.into_inner().unwrap().into_iter().map(|rows| rows.concat()).collect();
+                for (i, (expected, emitted)) in expected.iter().zip(&emitted).enumerate() {
+                    compare(expected, emitted, &format!("{what} part {i}"));
+                    if kept(i) {
+                        let more: Vec<f32> = emitted.iter().map(|x| x + 1.0).collect();
+                        assert!(bits(&more) == bits(&out[i]), "{what}: what emit changed is kept, part {i}");
+                    }
+                }
+                if first.is_none() {
+                    let mut parts: Vec<Part<'_>> = sources
+                        .iter()
+                        .zip(&mut out)
+                        .map(|(source, out)| Part {
+                            images: source.images,
+                            x: &source.rows,
+                            out: Some(&mut out[..]),
+                        })
+                        .collect();
+                    Machine::testing(level, threads, need, |machine| match direction {
+                        Direction::Forward => forward(machine, &g, weights, &mut parts, None),
+                        Direction::Input => grad_input(machine, &g, weights, &mut parts, None),
+                    });
+                    assert!(bits(&out.concat()) == bits(&emitted.concat()), "{what}: without emitting");
+                }
+                let first = first.get_or_insert_with(|| emitted.clone());
+                assert!(bits(&first.concat()) == bits(&emitted.concat()), "{what}: other bits");
+            }
+        }
+    }
+
+    fn weight(&self, levels: &[Level], seed: u64) {
+        let g = self.g;
+        let rng = &mut ChaCha8Rng::seed_from_u64(seed);
+        let (x, dy) = (self.activations(false, rng), self.activations(true, rng));
+        let mut expected = vec![0.0; self.weight_type().elements()];
+        for (x, dy) in x.iter().zip(&dy) {
+            let op = Op::Conv2dGradWeight { conv: g.conv, kernel: g.kernel };
+            let dw = self.evaluate(op, &[&x.tensor, &dy.tensor], self.weight_type());
+            expected.iter_mut().zip(dw.data).for_each(|(e, d)| *e += d);
+        }
+        let parts: Vec<GradPart<'_>> = x
+            .iter()
+            .zip(&dy)
+            .map(|(x, dy)| GradPart { images: x.images, x: &x.rows, dy: &dy.rows })
+            .collect();
+        for &level in levels {
+            let mut first = None;
+            for threads in 1..=3 {
+                let mut dw = vec![f32::NAN; expected.len()];
+                let need = grad_weight_need(&g, &self.images);
+                Machine::testing(level, threads, need, |machine| grad_weight(machine, &g, &parts, &mut dw));
+                let what = format!("weight {self:?} {level:?} {threads} threads seed {seed}");
+                compare(&expected, &dw, &what);
+                let first = first.get_or_insert_with(|| dw.clone());
+                assert!(bits(first) == bits(&dw), "{what}: other bits");
+            }
+        }
+    }
+
+    fn check(&self, levels: &[Level], seed: u64) {
+        self.rows(Direction::Forward, levels, seed);
+        self.rows(Direction::Input, levels, seed + 1);
+        self.weight(levels, seed + 2);
+    }
+}
+
+fn levels() -> Vec<Level> {
+    Level::available().collect()
+}
+
+fn conv(stride: usize, pad: usize) -> Conv {
+    Conv { stride: [stride; 2], pad: [pad; 2], dilation: [1; 2], groups: 1 }
+}
+
+/// Extents along one axis: input, kernel, stride, padding, dilation; those where the kernel does not fit are made to.
+fn axis() -> impl Strategy<Value = [usize; 5]> {
+    (1usize..13, 1usize..5, 1usize..4, 0usize..5, 1usize..4).prop_map(
+        |(input, kernel, stride, pad, dilation)| {
+            let taps = (kernel - 1) * dilation + 1;
+            [input, kernel, stride, pad.max(taps.saturating_sub(input).div_ceil(2)), dilation]
+        },
+    )
+}
+
+/// Groups, and channels of a group.
+fn channels() -> impl Strategy<Value = [usize; 3]> {
+    prop_oneof![
+        (1usize..70, 1usize..70).prop_map(|(c, o)| [1, c, o]),
+        (2usize..5, 1usize..20, 1usize..20).prop_map(|(g, c, o)| [g, c, o]),
+        (2usize..80).prop_map(|g| [g, 1, 1]),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 80, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_geometries_agree_with_the_reference(
+        rows in axis(),
+        columns in axis(),
+        [groups, c, o] in channels(),
+        images in prop::collection::vec(0usize..4, 1..4),
+        seed in any::<u32>(),
+    ) {
+        let pair = |i: usize| [rows[i], columns[i]];
+        let conv = Conv { stride: pair(2), pad: pair(3), dilation: pair(4), groups };
+        case(conv, pair(0), pair(1), [groups * c, groups * o], &images).check(&levels(), u64::from(seed));
+    }
+}
+
+#[test]
+fn shapes_of_small_residual_networks_agree_with_the_reference() {
+    for (i, (side, stride, kernel, c, o)) in [
+        (32, 1, 3, 3, 16),
+        (32, 1, 3, 16, 16),
+        (32, 2, 3, 16, 32),
+        (32, 2, 1, 16, 32),
+        (16, 1, 3, 32, 32),
+        (16, 2, 3, 32, 64),
+        (8, 1, 3, 64, 64),
+        (28, 1, 3, 1, 8),
+        (28, 2, 3, 8, 24),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let conv = conv(stride, kernel / 2);
+        case(conv, [side; 2], [kernel; 2], [c, o], &[2, 1, 3]).check(&levels(), 10 + 3 * i as u64);
+    }
+}
+
+#[test]
+fn shapes_of_large_residual_networks_agree_with_the_reference() {
+    for (i, (side, stride, kernel, c, o)) in [
+        (56, 2, 7, 3, 64),
+        (28, 1, 1, 64, 256),
+        (14, 1, 1, 256, 64),
+        (14, 2, 1, 256, 512),
+        (14, 2, 3, 128, 128),
+        (14, 1, 3, 256, 256),
+        (7, 1, 3, 512, 512),
+        (4, 1, 3, 512, 512),
+        (7, 1, 1, 512, 2048),
+        (4, 2, 1, 1024, 2048),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let conv = conv(stride, kernel / 2);
+        case(conv, [side; 2], [kernel; 2], [c, o], &[1, 2]).check(&levels()[..], 50 + 3 * i as u64);
+    }
+}
+
+#[test]
+fn uncommon_geometries_agree_with_the_reference() {
+    let cases = [
+        // A kernel larger than the map, dilation with long sums, groups with long sums, cropping in the input gradient.
+        case(conv(1, 4), [3, 2], [7, 7], [5, 6], &[2, 1]),
+        case(Conv { dilation: [2, 3], ..conv(1, 3) }, [12, 11], [3, 3], [300, 20], &[1, 2]),
+        case(Conv { groups: 2, ..conv(1, 1) }, [6, 6], [3, 3], [600, 34], &[2]),
+        case(Conv { groups: 32, ..conv(2, 1) }, [14, 14], [3, 3], [128, 128], &[2, 1]),
+        case(Conv { pad: [3, 5], ..conv(1, 0) }, [6, 5], [2, 1], [8, 9], &[1, 3]),
+        case(conv(5, 0), [11, 9], [2, 3], [7, 40], &[2, 2]),
+        case(conv(3, 0), [2, 7], [1, 3], [7, 4], &[3]),
+        // Depthwise: whole vectors of channels and the rest.
+        case(Conv { groups: 70, ..conv(1, 1) }, [14, 14], [3, 3], [70, 70], &[9, 2]),
+        case(Conv { groups: 96, dilation: [2, 1], ..conv(2, 2) }, [13, 10], [3, 5], [96, 96], &[3, 2]),
+        // No images in some parts, or in any.
+        case(conv(1, 1), [5, 5], [3, 3], [4, 4], &[0, 2, 0]),
+        case(conv(2, 1), [5, 5], [3, 3], [4, 4], &[0]),
+        // More images than a task has.
+        case(conv(1, 1), [4, 4], [3, 3], [24, 40], &[70, 33]),
+        case(conv(2, 0), [3, 3], [3, 3], [24, 40], &[150]),
+    ];
+    for (i, case) in cases.iter().enumerate() {
+        case.check(&levels(), 200 + 3 * i as u64);
+    }
+}
+
+#[test]
+fn sums_over_no_channels_are_zero() {
+    for stride in [1, 2] {
+        let case = case(conv(stride, 1), [4, 4], [3, 3], [0, 3], &[2]);
+        case.rows(Direction::Forward, &levels(), 1);
+        let case = Case { g: Geometry { inputs: 3, outputs: 0, ..case.g }, ..case };
+        case.rows(Direction::Input, &levels(), 2);
+    }
+}

@@ -1,0 +1,318 @@
+//! Forward convolution and input gradient of channels-last rows, as sums over packed weights.
+//!
+//! The weights are packed once per launch into panels: rows are result channels, depth runs over (tap row, tap column,
+//! source channel) of one phase. A task computes its tiles panel by panel, so that a piece of a panel is in cache while
+//! all positions of the task use it.
+
+use crate::convolution::{Emit, Geometry, Part, Run, Weights};
+use crate::device::Machine;
+use crate::launch::Need;
+use crate::plan::{Axis, Data, Plan};
+use crate::tile::{Blocks, COLUMNS, Tiles, Walk};
+use std::ops::Range;
+
+/// Terms of a sum that are added up in registers in one go, if a row of taps has no more.
+const LIMIT: usize = 640;
+
+/// Terms of a sum that are added up in registers in one go otherwise.
+const DEPTH: usize = 512;
+
+/// Workspace of a launch.
+pub fn need(g: &Geometry, backward: bool, images: &[usize]) -> Need {
+    let groups = g.conv.groups;
+    let to = if backward { g.inputs } else { g.outputs };
+    let shared = groups * Blocks::most(to / groups) * g.taps() * depth(g, backward);
+    Need { scratch: scratch(g, backward, images), shared, ..Need::default() }
+}
+
+/// f32 that a worker needs for windows and results.
+pub fn scratch(g: &Geometry, backward: bool, images: &[usize]) -> usize {
+    let part = |&images: &usize| {
+        let plan = Plan::new(g, backward, images);
+        let window = (0..plan.tasks()).map(|t| plan.window(plan.task_lines(t), plan.from)).max();
+        window.unwrap_or(0) + plan.task_rows() * plan.to
+    };
+    images.iter().map(part).max().unwrap_or(0)
+}
+
+/// Source channels of a group.
+fn depth(g: &Geometry, backward: bool) -> usize {
+    (if backward { g.outputs } else { g.inputs }) / g.conv.groups
+}
+
+/// Runs `compute(plan, data, lines, out)` for every task of every part, then emits.
+///
+/// `compute` writes every element of `out`, the result rows of `lines`.
+pub fn launch(
+    machine: &Machine<'_>,
+    g: &Geometry,
+    backward: bool,
+    parts: &mut [Part<'_>],
+    emit: Option<&dyn Emit>,
+    compute: impl Fn(&Plan, Data<'_>, Range<usize>, &mut [f32]) + Sync,
+) {
+    let mut base = 0;
+    for (index, part) in parts.iter_mut().enumerate() {
+        let plan = Plan::new(g, backward, part.images);
+        let x = part.x;
+        let size = plan.task_rows() * plan.to;
+        // The results of a task, or a place for them behind the windows.
+        let task = |task: usize, scratch: &mut [f32], out: Option<&mut [f32]>, worker: usize| {
+            let lines = plan.task_lines(task);
+            let window = plan.window(lines.clone(), plan.from);
+            let (window, rest) = scratch.split_at_mut(window);
+            let out = out.unwrap_or_else(|| &mut rest[..lines.len() * plan.result[1] * plan.to]);
+            let data = plan.data(machine, x, lines.clone(), 0..plan.from, worker, window, &mut []);
+            compute(&plan, data, lines.clone(), out);
+            if let Some(emit) = emit {
+                let first = lines.start * plan.result[1];
+                emit.emit(machine, Run { task: base + task, part: index, first, worker }, out);
+            }
+        };
+        match &mut part.out {
+            Some(out) => machine.pool.split(out, size, |t, out, worker| {
+                machine.with_scratch(worker, |scratch| task(t, scratch, Some(out), worker));
+            }),
+            None => machine.pool.run(plan.tasks(), &|t, worker| {
+                machine.with_scratch(worker, |scratch| task(t, scratch, None, worker));
+            }),
+        }
+        base += plan.tasks();
+    }
+}
+
+/// y = conv(x, w), or dx where `backward`.
+pub fn run(
+    machine: &mut Machine<'_>,
+    g: &Geometry,
+    backward: bool,
+    w: Weights<'_>,
+    parts: &mut [Part<'_>],
+    emit: Option<&dyn Emit>,
+) {
+    let tiles = Tiles::new(machine.level);
+    let groups = g.conv.groups;
+    let (channels, rows) = (depth(g, backward), if backward { g.inputs } else { g.outputs } / groups);
+    let blocks = tiles.blocks(rows);
+    let piece = g.taps() * channels * blocks.width;
+    let (machine, shared) = machine.with_shared(groups * blocks.count * piece);
+    machine.pool.split(shared, piece, |panel, out, _| {
+        let (group, block) = (panel / blocks.count, panel % blocks.count);
+        let begin = block * blocks.width;
+        let pack =
+            Pack { g, backward, group, rows: begin..rows.min(begin + blocks.width), width: blocks.width };
+        machine.level.run(|| match w {
+            Weights::F32(w) => pack.run(out, w, |w| w),
+            Weights::Bf16(w) => pack.run(out, w, |w| f32::from_bits(u32::from(w) << 16)),
+        });
+    });
+    let sums = Sums { tiles, blocks, panels: shared, piece, groups, channels, rows };
+    launch(&machine, g, backward, parts, emit, |plan, data, lines, out| sums.task(plan, data, lines, out));
+}
+
+/// The packing of one panel.
+struct Pack<'a> {
+    g: &'a Geometry,
+    backward: bool,
+    group: usize,
+    /// Result channels of the group.
+    rows: Range<usize>,
+    width: usize,
+}
+
+impl Pack<'_> {
+    #[inline(always)]
+    fn run<T: Copy>(&self, out: &mut [f32], w: &[T], number: impl Fn(T) -> f32) {
+        let taps = self.g.taps();
+        let inner = self.g.inputs / self.g.conv.groups * taps;
+        let channels = depth(self.g, self.backward);
+        let (row_step, channel_step) = if self.backward { (taps, inner) } else { (inner, taps) };
+        let from = self.group * (self.g.outputs / self.g.conv.groups) * inner + self.rows.start * row_step;
+        // The number of images does not matter to the taps.
+        let plan = Plan::new(self.g, self.backward, 1);
+        // A few rows and channels at a time, so that what is read stays in the first cache until it is used up.
+        for first in (0..self.rows.len()).step_by(8) {
+            let rows = 8.min(self.rows.len() - first);
+            for some in (0..channels).step_by(16) {
+                if !self.backward && rows == 8 {
+                    // All taps of a few channels follow one another in memory.
+                    let len = taps * 16.min(channels - some);
+                    let lines: [&[T]; 8] =
+                        std::array::from_fn(|i| &w[from + (first + i) * inner + some * taps..][..len]);
+                    for channel in 0..len / taps {
+                        for tap in 0..taps {
+                            let to = (tap * channels + some + channel) * self.width + first;
+                            for (out, line) in out[to..to + 8].iter_mut().zip(lines) {
+                                *out = number(line[channel * taps + tap]);
+                            }
+                        }
+                    }
+                    continue;
+                }
+                for (phase, before) in plan.phases() {
+                    for t in 0..phase[0].taps * phase[1].taps {
+                        let tap = [phase[0].tap(t / phase[1].taps), phase[1].tap(t % phase[1].taps)];
+                        let from = from + first * row_step + tap[0] * self.g.kernel[1] + tap[1];
+                        for channel in some..channels.min(some + 16) {
+                            let from = from + channel * channel_step;
+                            let to = ((before + t) * channels + channel) * self.width + first;
+                            for (row, out) in out[to..to + rows].iter_mut().enumerate() {
+                                *out = number(w[from + row * row_step]);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The computation of tasks.
+struct Sums<'a> {
+    tiles: Tiles,
+    blocks: Blocks,
+    panels: &'a [f32],
+    /// Elements of a panel.
+    piece: usize,
+    groups: usize,
+    /// Source channels of a group.
+    channels: usize,
+    /// Result channels of a group.
+    rows: usize,
+}
+
+impl Sums<'_> {
+    fn task(&self, plan: &Plan, data: Data<'_>, lines: Range<usize>, out: &mut [f32]) {
+        for (phase, before) in plan.phases() {
+            let depths = Depths::new(phase, self.channels, self.groups == 1, &data);
+            if depths.count == 0 {
+                each_position(plan, phase, data, lines.clone(), |_, row| {
+                    out[row * plan.to..][..plan.to].fill(0.0);
+                });
+            }
+            for panel in 0..self.groups * self.blocks.count {
+                let (group, block) = (panel / self.blocks.count, panel % self.blocks.count);
+                let first = block * self.blocks.width;
+                let rows = self.blocks.width.min(self.rows - first);
+                let panel = &self.panels[panel * self.piece + before * self.channels * self.blocks.width..];
+                let (from, to) = (group * self.channels, group * self.rows + first);
+                for i in 0..depths.count {
+                    let (walk, panel_at, data_at) = depths.get(i, self.blocks.width);
+                    let sum = self.tiles.sum(rows, &walk, &panel[panel_at..], data.elements, i > 0);
+                    let (mut sources, mut results, mut n) = ([0; COLUMNS], [0; COLUMNS], 0);
+                    each_position(plan, phase, data, lines.clone(), |at, row| {
+                        (sources[n], results[n]) = (at + from + data_at, row * plan.to + to);
+                        n += 1;
+                        if n == sum.columns {
+                            sum.run(&sources[..n], out, &results[..n]);
+                            n = 0;
+                        }
+                    });
+                    sum.run(&sources[..n], out, &results[..n]);
+                }
+            }
+        }
+    }
+}
+
+/// Calls `f` for the positions of a phase, with where their data begin and their row in the result of the task.
+#[inline(always)]
+pub fn each_position(
+    plan: &Plan,
+    [row, column]: [Axis; 2],
+    data: Data<'_>,
+    lines: Range<usize>,
+    mut f: impl FnMut(usize, usize),
+) {
+    for segment in plan.segments(lines, data) {
+        for p in row.positions_in(segment.lines.clone()) {
+            let line = (row.first + p * row.apart) * plan.result[1];
+            let mut to = line.wrapping_add_signed(segment.row) + column.first;
+            let mut at = 0;
+            if row.taps * column.taps > 0 {
+                at = segment.at
+                    + row.begin(p, segment.rows[0]) * data.pitch
+                    + column.begin(0, data.left) * data.channels;
+            }
+            for _ in 0..column.positions {
+                f(at, to);
+                at += column.scale * data.channels;
+                to += column.apart;
+            }
+        }
+    }
+}
+
+/// The pieces in which the sum over the taps and channels of a phase is taken.
+struct Depths {
+    count: usize,
+    /// Taps.
+    rows: usize,
+    columns: usize,
+    /// Source channels.
+    channels: usize,
+    /// Data steps of taps.
+    steps: [usize; 2],
+    /// Whether the channels of a row of taps follow one another in the data.
+    runs: bool,
+    /// Rows of taps in a piece; `None` where a piece is at most one run.
+    together: Option<usize>,
+}
+
+impl Depths {
+    fn new([row, column]: [Axis; 2], channels: usize, whole: bool, data: &Data<'_>) -> Depths {
+        let (rows, columns) = (row.taps, column.taps);
+        let line = columns * channels;
+        let runs = whole && (column.step == 1 || columns == 1);
+        let steps = [row.step * data.pitch, column.step * data.channels];
+        let mut depths = Depths { count: 0, rows, columns, channels, steps, runs, together: None };
+        if rows * line == 0 {
+            return depths;
+        }
+        if line <= LIMIT {
+            let together = LIMIT / line;
+            depths.together = Some(together);
+            depths.count = rows.div_ceil(together);
+        } else {
+            let (runs, len) = depths.all_runs();
+            depths.count = runs * len.div_ceil(DEPTH);
+        }
+        depths
+    }
+
+    /// Runs of contiguous data, and their length.
+    fn all_runs(&self) -> (usize, usize) {
+        if self.runs {
+            (self.rows, self.columns * self.channels)
+        } else {
+            (self.rows * self.columns, self.channels)
+        }
+    }
+
+    /// Piece `i` for panels of that width: its walk, and where it begins in panel and data.
+    fn get(&self, i: usize, width: usize) -> (Walk, usize, usize) {
+        let line = self.columns * self.channels;
+        if let Some(together) = self.together {
+            let first = i * together;
+            let rows = together.min(self.rows - first);
+            let walk = if self.runs {
+                Walk { counts: [1, rows, line], panel: [0, line * width, width], data: [0, self.steps[0], 1] }
+            } else {
+                Walk {
+                    counts: [rows, self.columns, self.channels],
+                    panel: [line * width, self.channels * width, width],
+                    data: [self.steps[0], self.steps[1], 1],
+                }
+            };
+            return (walk, first * line * width, first * self.steps[0]);
+        }
+        let (_, len) = self.all_runs();
+        let pieces = len.div_ceil(DEPTH);
+        let piece = len.div_ceil(pieces);
+        let (run, from) = (i / pieces, i % pieces * piece);
+        let per_row = if self.runs { 1 } else { self.columns };
+        let at = run / per_row * self.steps[0] + run % per_row * self.steps[1] + from;
+        let walk = Walk { counts: [1, 1, piece.min(len - from)], panel: [0, 0, width], data: [0, 0, 1] };
+        (walk, (run * len + from) * width, at)
+    }
+}

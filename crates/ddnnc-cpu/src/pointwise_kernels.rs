@@ -1,0 +1,266 @@
+//! The inner loops of tile programs: plain slices of one length, so that they vectorise.
+
+use ddnnc_ir::{BinaryKind, UnaryKind};
+
+/// The nearest bf16, ties to even, as its 16 bits; not a number stays so.
+#[inline(always)]
+pub fn narrow(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let rounded = (bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16) as u16;
+    if x.is_nan() { (bits >> 16) as u16 | 0x40 } else { rounded }
+}
+
+/// The number of 16 bits of bf16.
+#[inline(always)]
+pub fn widen(x: u16) -> f32 {
+    f32::from_bits(u32::from(x) << 16)
+}
+
+/// Rounds every element to bf16 where it lies.
+#[inline(always)]
+pub fn round(x: &mut [f32]) {
+    x.iter_mut().for_each(|x| *x = widen(narrow(*x)));
+}
+
+/// out = f(a).
+#[inline(always)]
+pub fn map(out: &mut [f32], a: &[f32], f: impl Fn(f32) -> f32) {
+    out.iter_mut().zip(a).for_each(|(out, &a)| *out = f(a));
+}
+
+/// out = f(a, b).
+#[inline(always)]
+pub fn map2(out: &mut [f32], a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) {
+    let n = out.len();
+    let (a, b) = (&a[..n], &b[..n]);
+    for i in 0..n {
+        out[i] = f(a[i], b[i]);
+    }
+}
+
+/// out = f(a, u, v), where u and v repeat with the period of their length.
+#[inline(always)]
+pub fn map_periodic(out: &mut [f32], a: &[f32], u: &[f32], v: &[f32], f: impl Fn(f32, f32, f32) -> f32) {
+    let period = u.len();
+    for (out, a) in out.chunks_mut(period).zip(a.chunks(period)) {
+        let n = out.len();
+        let (a, u, v) = (&a[..n], &u[..n], &v[..n]);
+        for i in 0..n {
+            out[i] = f(a[i], u[i], v[i]);
+        }
+    }
+}
+
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+/// The distribution function of the standard normal distribution.
+fn phi(x: f32) -> f32 {
+    0.5 * (1.0 + libm::erff(x * std::f32::consts::FRAC_1_SQRT_2))
+}
+
+/// min(max(x, 0), top), where not a number stays so.
+#[inline(always)]
+fn clamp(x: f32, top: f32) -> f32 {
+    let x = if x < 0.0 { 0.0 } else { x };
+    if x > top { top } else { x }
+}
+
+/// out = f(x).
+#[inline(always)]
+pub fn unary(kind: UnaryKind, out: &mut [f32], x: &[f32]) {
+    match kind {
+        UnaryKind::Relu => map(out, x, |x| if x < 0.0 { 0.0 } else { x }),
+        UnaryKind::Relu6 => map(out, x, |x| clamp(x, 6.0)),
+        UnaryKind::Sigmoid => map(out, x, sigmoid),
+        UnaryKind::Tanh => map(out, x, f32::tanh),
+        UnaryKind::HardSwish => map(out, x, |x| x * clamp(x + 3.0, 6.0) * (1.0 / 6.0)),
+        UnaryKind::Silu => map(out, x, |x| x * sigmoid(x)),
+        UnaryKind::Gelu => map(out, x, |x| x * phi(x)),
+        UnaryKind::Square => map(out, x, |x| x * x),
+    }
+}
+
+/// out = dy · f'.
+#[inline(always)]
+pub fn unary_grad(kind: UnaryKind, out: &mut [f32], saved: &[f32], dy: &[f32]) {
+    match kind {
+        UnaryKind::Relu => map2(out, saved, dy, |s, dy| dy * if s > 0.0 { 1.0 } else { 0.0 }),
+        UnaryKind::Relu6 => map2(out, saved, dy, |s, dy| dy * f32::from(s > 0.0 && s < 6.0)),
+        UnaryKind::Sigmoid => map2(out, saved, dy, |s, dy| dy * (s * (1.0 - s))),
+        UnaryKind::Tanh => map2(out, saved, dy, |s, dy| dy * (1.0 - s * s)),
+        UnaryKind::HardSwish => map2(out, saved, dy, |s, dy| {
+            let slope = if s >= 3.0 { 1.0 } else { s * (1.0 / 3.0) + 0.5 };
+            dy * if s <= -3.0 { 0.0 } else { slope }
+        }),
+        UnaryKind::Silu => map2(out, saved, dy, |s, dy| {
+            let g = sigmoid(s);
+            dy * (g * (1.0 + s * (1.0 - g)))
+        }),
+        UnaryKind::Gelu => map2(out, saved, dy, |s, dy| {
+            // 1/√(2π)
+            let density = (-0.5 * s * s).exp() * 0.398_942_3;
+            dy * (phi(s) + s * density)
+        }),
+        UnaryKind::Square => map2(out, saved, dy, |s, dy| dy * (2.0 * s)),
+    }
+}
+
+/// out = a ∘ b.
+#[inline(always)]
+pub fn binary(kind: BinaryKind, out: &mut [f32], a: &[f32], b: &[f32]) {
+    match kind {
+        BinaryKind::Add => map2(out, a, b, |a, b| a + b),
+        BinaryKind::Sub => map2(out, a, b, |a, b| a - b),
+        BinaryKind::Mul => map2(out, a, b, |a, b| a * b),
+    }
+}
+
+/// out = scale · (dy − bias − (x − mean) · along); the four tables repeat with the period of their length.
+#[inline(always)]
+pub fn normalize_grad_input(out: &mut [f32], x: &[f32], dy: &[f32], [mean, scale, bias, along]: [&[f32]; 4]) {
+    let period = mean.len();
+    for ((out, x), dy) in out.chunks_mut(period).zip(x.chunks(period)).zip(dy.chunks(period)) {
+        let n = out.len();
+        let (x, dy, mean, scale) = (&x[..n], &dy[..n], &mean[..n], &scale[..n]);
+        let (bias, along) = (&bias[..n], &along[..n]);
+        for i in 0..n {
+            out[i] = scale[i] * (dy[i] - bias[i] - (x[i] - mean[i]) * along[i]);
+        }
+    }
+}
+
+/// The constants of an SGD update.
+#[derive(Clone, Copy, Debug)]
+pub struct Sgd {
+    /// Weight of the buffer; zero where there is none.
+    pub momentum: f32,
+    /// Look ahead.
+    pub nesterov: bool,
+    /// L2 penalty.
+    pub decay: f32,
+}
+
+/// out = w − lr · (g + decay · w).
+#[inline(always)]
+pub fn sgd_plain(sgd: Sgd, out: &mut [f32], w: &[f32], g: &[f32], lr: f32) {
+    map2(out, w, g, |w, g| w - lr * (g + sgd.decay * w));
+}
+
+/// w', b' = w − lr · step, momentum · b + g.
+#[inline(always)]
+pub fn sgd(sgd: Sgd, (out, out_b): (&mut [f32], &mut [f32]), [w, g, b]: [&[f32]; 3], lr: f32) {
+    let n = out.len();
+    let (out_b, w, g, b) = (&mut out_b[..n], &w[..n], &g[..n], &b[..n]);
+    let Sgd { momentum, nesterov, decay } = sgd;
+    if nesterov {
+        for i in 0..n {
+            let g = g[i] + decay * w[i];
+            let b = momentum * b[i] + g;
+            out_b[i] = b;
+            out[i] = w[i] - lr * (g + momentum * b);
+        }
+    } else {
+        for i in 0..n {
+            let b = momentum * b[i] + (g[i] + decay * w[i]);
+            out_b[i] = b;
+            out[i] = w[i] - lr * b;
+        }
+    }
+}
+
+/// The constants of an AdamW update.
+#[derive(Clone, Copy, Debug)]
+pub struct Adamw {
+    /// Decay of m.
+    pub beta1: f64,
+    /// Decay of v.
+    pub beta2: f64,
+    /// Added to √v̂.
+    pub eps: f64,
+    /// Decoupled decay.
+    pub weight_decay: f64,
+}
+
+/// w', m', v'; t counts from 1.
+#[inline(always)]
+pub fn adamw(
+    adamw: Adamw,
+    (out, out_m, out_v): (&mut [f32], &mut [f32], &mut [f32]),
+    [w, g, m, v]: [&[f32]; 4],
+    lr: f32,
+    t: f32,
+) {
+    let (lr, t) = (f64::from(lr), f64::from(t));
+    let (beta1, beta2, eps) = (adamw.beta1 as f32, adamw.beta2 as f32, adamw.eps as f32);
+    let (gain1, gain2) = ((1.0 - adamw.beta1) as f32, (1.0 - adamw.beta2) as f32);
+    let rate = (lr / (1.0 - adamw.beta1.powf(t))) as f32;
+    let bias2 = (1.0 / (1.0 - adamw.beta2.powf(t))) as f32;
+    let keep = (1.0 - lr * adamw.weight_decay) as f32;
+    let n = out.len();
+    let (out_m, out_v, w, g, m, v) = (&mut out_m[..n], &mut out_v[..n], &w[..n], &g[..n], &m[..n], &v[..n]);
+    for i in 0..n {
+        let new_m = beta1 * m[i] + gain1 * g[i];
+        let new_v = beta2 * v[i] + gain2 * g[i] * g[i];
+        out_m[i] = new_m;
+        out_v[i] = new_v;
+        out[i] = w[i] * keep - rate * new_m / ((new_v * bias2).sqrt() + eps);
+    }
+}
+
+/// total += x, total2 += x² about `shift`; all three repeat with the period of their length.
+#[inline(always)]
+pub fn add_moments(x: &[f32], shift: &[f64], total: &mut [f64], squares: &mut [f64]) {
+    for x in x.chunks(shift.len()) {
+        let n = x.len();
+        let (shift, total, squares) = (&shift[..n], &mut total[..n], &mut squares[..n]);
+        for i in 0..n {
+            let d = f64::from(x[i]) - shift[i];
+            total[i] += d;
+            squares[i] += d * d;
+        }
+    }
+}
+
+/// total += dy, along += dy · (x − mean).
+#[inline(always)]
+pub fn add_products(x: &[f32], dy: &[f32], mean: &[f32], along: &mut [f64], total: &mut [f64]) {
+    let period = mean.len();
+    for (x, dy) in x.chunks(period).zip(dy.chunks(period)) {
+        let n = x.len();
+        let (dy, mean, along, total) = (&dy[..n], &mean[..n], &mut along[..n], &mut total[..n]);
+        for i in 0..n {
+            let d = f64::from(dy[i]);
+            along[i] += d * (f64::from(x[i]) - f64::from(mean[i]));
+            total[i] += d;
+        }
+    }
+}
+
+/// total += x.
+#[inline(always)]
+pub fn add_up(x: &[f32], total: &mut [f64]) {
+    for x in x.chunks(total.len()) {
+        let total = &mut total[..x.len()];
+        for i in 0..x.len() {
+            total[i] += f64::from(x[i]);
+        }
+    }
+}
+
+/// Σ f(i) over a run, in eight lanes.
+#[inline(always)]
+pub fn sum(len: usize, f: impl Fn(usize) -> f64) -> f64 {
+    let mut lanes = [0.0f64; 8];
+    let whole = len / 8 * 8;
+    for i in (0..whole).step_by(8) {
+        for (j, lane) in lanes.iter_mut().enumerate() {
+            *lane += f(i + j);
+        }
+    }
+    for i in whole..len {
+        lanes[i - whole] += f(i);
+    }
+    lanes.iter().sum()
+}

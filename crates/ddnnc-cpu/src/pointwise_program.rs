@@ -1,0 +1,565 @@
+//! Tile programs: elementwise chains and reductions as vector instructions on tiles of whole rows.
+//!
+//! A program works on a matrix of rows of channels ([`Domain`]). Its temporaries are registers of one tile each in the
+//! worker's tile scratch. An operand on whose memory a result lies is copied to a register before anything else, so
+//! all operands of a tile are read before its results are written.
+
+use crate::device::Machine;
+use crate::memory::{Memory, Slot};
+use crate::pointwise_kernels as kernels;
+use crate::pointwise_kernels::{Adamw, Sgd, narrow, sum, widen};
+use ddnnc_ir::{BinaryKind, Layout, UnaryKind, ValueType, dropout_keeps};
+
+/// Elements of a tile, about: its temporaries fit the second cache, most often the first.
+const TILE: usize = 1 << 12;
+
+/// The shortest period of a repeated channel vector, so that loops over it are long enough to vectorise.
+const PERIOD: usize = 256;
+
+/// A value as a matrix: rows of channels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Domain {
+    /// Rows.
+    pub rows: usize,
+    /// Elements of a row.
+    pub channels: usize,
+    /// Rows of an image.
+    pub area: usize,
+}
+
+impl Domain {
+    /// How a value of that type lies: `[N,C,H,W]` channels-last as N·H·W rows of C, `[N,C]` as it is. Any other value
+    /// is one column of its elements, and has no channels unless they are one.
+    pub fn of(ty: &ValueType) -> Domain {
+        let elements = ty.elements();
+        let d = ty.dims();
+        if d.len() < 2 || elements == 0 {
+            return Domain { rows: elements, channels: 1, area: 1 };
+        }
+        let area: usize = d[2..].iter().product();
+        if ty.layout == Layout::ChannelsLast || area == 1 || d[1] == 1 {
+            return Domain { rows: d[0] * area, channels: d[1], area };
+        }
+        Domain { rows: elements, channels: 1, area: elements }
+    }
+
+    /// Rows in the period of a repeated channel vector.
+    fn repeats(&self) -> usize {
+        let least = PERIOD.div_ceil(self.channels);
+        // Whole vectors of sixteen, where that does not make the period much longer.
+        let whole = least.next_multiple_of(16 >> self.channels.trailing_zeros().min(4));
+        if whole * self.channels <= 4 * PERIOD { whole } else { least }
+    }
+
+    /// Length of a repeated channel vector.
+    pub fn period(&self) -> usize {
+        self.repeats() * self.channels
+    }
+
+    /// Rows of a tile.
+    pub fn tile_rows(&self) -> usize {
+        let repeats = self.repeats();
+        (TILE / self.channels / repeats).max(1) * repeats
+    }
+}
+
+/// Where a vector of an instruction lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loc {
+    /// A register.
+    Register(usize),
+    /// The tile's rows of that slot of the program, f32.
+    Memory(usize),
+    /// The rows that the caller lends.
+    Rows,
+}
+
+/// Where a repeated value's element for (row, channel) lies: `row / div · row_step + channel · channel_step`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// Rows that share an entry.
+    pub div: usize,
+    /// Step between entries.
+    pub row_step: usize,
+    /// Step between channels.
+    pub channel_step: usize,
+}
+
+/// What an instruction does to vectors of one length; numbers are slots of the program, of tables and of accumulators.
+#[derive(Clone, Debug)]
+pub enum Code {
+    /// dst = src
+    Copy,
+    /// dst = the tile's rows of a bf16 slot
+    Widen(usize),
+    /// bf16 slot's rows of the tile = src
+    Narrow(usize),
+    /// dst = a smaller value of a slot, f32 or bf16, repeated
+    Spread { slot: usize, access: Access },
+    /// dst = a value per row, repeated along the channels
+    SpreadRows,
+    /// dst = table, repeated
+    Repeat { table: usize },
+    /// dst = number
+    Fill(f32),
+    /// dst = f(src)
+    Unary(UnaryKind),
+    /// dst = src1 · f'(src0)
+    UnaryGrad(UnaryKind),
+    /// dst = src0 ∘ src1
+    Binary(BinaryKind),
+    /// dst = factor · src
+    Scale(f32),
+    /// dst = src + table
+    AddChannel { table: usize },
+    /// dst = src · table
+    MulChannel { table: usize },
+    /// dst = (src − mean) · scale + bias, of tables
+    Normalize { mean: usize, scale: usize, bias: usize },
+    /// dst = scale · (src1 − bias − (src0 − mean) · along), of tables
+    NormalizeGradInput { tables: [usize; 4] },
+    /// dst = src masked; the random state is in a slot
+    Dropout { rng: usize, p: f64, site: u64 },
+    /// dst = keep · src0 + take · src1
+    Ema { keep: f32, take: f32 },
+    /// (w', b') or w' of (w, g, b) or (w, g)
+    Sgd { constants: Sgd, rate: usize },
+    /// (w', m', v') of (w, g, m, v)
+    Adamw { constants: Adamw, rate: usize, step: usize },
+    /// dst, a value per row, = factor · Σ src over the channels
+    SumChannels { factor: f64 },
+    /// accumulator += moments of src
+    Moments { accumulator: usize },
+    /// accumulator += Σ src1 · (src0 − mean), Σ src1
+    Products { accumulator: usize, mean: usize },
+    /// accumulator += Σ src
+    Sum { accumulator: usize },
+}
+
+/// One instruction.
+#[derive(Clone, Debug)]
+pub struct Inst {
+    /// What it does.
+    pub code: Code,
+    /// Whether its vectors hold one element per row instead of one per channel of each row.
+    pub per_row: bool,
+    /// Whether its result is rounded to bf16.
+    pub round: bool,
+    /// What it writes.
+    pub dst: [Option<Loc>; 3],
+    /// What it reads.
+    pub src: [Option<Loc>; 4],
+}
+
+/// What an accumulator gathers over the rows, per channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gather {
+    /// Mean and sum of squares about it.
+    Moments,
+    /// Two sums.
+    Products,
+    /// One sum.
+    Sum,
+}
+
+/// An accumulator of a program: a place in the worker's sums and one in a task's partial sums.
+#[derive(Clone, Copy, Debug)]
+pub struct Accumulator {
+    /// What it gathers.
+    pub gather: Gather,
+    /// Where its running sums begin.
+    pub at: usize,
+    /// Where its partial sums begin: 2 · channels numbers.
+    pub partial: usize,
+}
+
+/// Numbers before a task's partial sums: the part that the task belongs to, and its rows so far.
+pub const HEADER: usize = 2;
+
+/// A tile program.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// What it works on.
+    pub domain: Domain,
+    /// What runs for each tile.
+    pub insts: Vec<Inst>,
+    /// The memory it reads and writes.
+    pub slots: Vec<Slot>,
+    /// Repeated channel vectors, one period each.
+    pub tables: Vec<Slot>,
+    /// What it gathers.
+    pub accumulators: Vec<Accumulator>,
+    /// How many registers it takes.
+    pub registers: usize,
+    /// Numbers of running sums.
+    pub sums: usize,
+    /// Numbers of partial sums of a task, the header included; zero where nothing is gathered.
+    pub partials: usize,
+}
+
+impl Program {
+    /// Elements of a register.
+    fn register_len(&self) -> usize {
+        self.domain.tile_rows() * self.domain.channels
+    }
+
+    /// f32 of tile scratch.
+    pub fn scratch(&self) -> usize {
+        self.registers * self.register_len()
+    }
+
+    /// Runs rows `first..first + count`; `lent` are those rows of what the caller lends, and what is gathered is merged
+    /// into `partial`.
+    pub fn run(
+        &self,
+        machine: &Machine<'_>,
+        memory: Memory<'_>,
+        worker: usize,
+        (first, count): (usize, usize),
+        lent: Option<&mut [f32]>,
+        partial: Option<&mut [f64]>,
+    ) {
+        let channels = self.domain.channels;
+        let lent = match lent {
+            Some(rows) => {
+                assert!(rows.len() >= count * channels, "the lent rows are whole");
+                rows.as_mut_ptr()
+            }
+            None => std::ptr::null_mut(),
+        };
+        machine.with_tile_scratch(worker, |registers, sums| {
+            let sums = &mut sums[..self.sums];
+            sums.fill(0.0);
+            let registers = &mut registers[..self.scratch()];
+            machine.level.run(|| {
+                let rows = self.domain.tile_rows();
+                for at in (0..count).step_by(rows) {
+                    let tile = Tile {
+                        program: self,
+                        memory,
+                        registers: registers.as_mut_ptr(),
+                        // SAFETY: the lent rows reach past row `at`; null only where no instruction uses them.
+                        lent: if lent.is_null() { lent } else { unsafe { lent.add(at * channels) } },
+                        first: first + at,
+                        rows: rows.min(count - at),
+                    };
+                    if at == 0 {
+                        tile.begin(sums);
+                    }
+                    tile.run(sums);
+                }
+            });
+            if let Some(partial) = partial {
+                self.fold(count, sums, partial);
+            }
+        });
+    }
+
+    /// Merges the running sums over `count` rows into a task's partial sums.
+    fn fold(&self, count: usize, sums: &[f64], partial: &mut [f64]) {
+        if self.partials == 0 || count == 0 {
+            return;
+        }
+        let (channels, period) = (self.domain.channels, self.domain.period());
+        let (before, n) = (partial[1], count as f64);
+        for acc in &self.accumulators {
+            let sums = &sums[acc.at..];
+            let total = |which: usize, c: usize| -> f64 {
+                sums[which * period..][..period][c..].iter().step_by(channels).sum()
+            };
+            let (one, two) = partial[acc.partial..][..2 * channels].split_at_mut(channels);
+            for c in 0..channels {
+                let (a, b) = match acc.gather {
+                    Gather::Moments => {
+                        let (s, q) = (total(0, c), total(1, c));
+                        let rest = q - s * s / n;
+                        (sums[2 * period + c] + s / n, if rest < 0.0 { 0.0 } else { rest })
+                    }
+                    Gather::Products => (total(0, c), total(1, c)),
+                    Gather::Sum => (total(0, c), 0.0),
+                };
+                if before == 0.0 {
+                    (one[c], two[c]) = (a, b);
+                } else if acc.gather == Gather::Moments {
+                    (one[c], two[c]) = merge_moments((before, one[c], two[c]), (n, a, b));
+                } else {
+                    one[c] += a;
+                    two[c] += b;
+                }
+            }
+        }
+        partial[1] = before + n;
+    }
+}
+
+/// (mean, sum of squares about it) of two samples together, each given as (count, mean, sum of squares): Chan, Golub &
+/// LeVeque 1983.
+pub fn merge_moments(
+    (n, mean, squares): (f64, f64, f64),
+    (m, mean2, squares2): (f64, f64, f64),
+) -> (f64, f64) {
+    let (all, delta) = (n + m, mean2 - mean);
+    (mean + delta * m / all, squares + squares2 + delta * delta * n * m / all)
+}
+
+/// A tile of a run.
+struct Tile<'a> {
+    program: &'a Program,
+    memory: Memory<'a>,
+    registers: *mut f32,
+    lent: *mut f32,
+    first: usize,
+    rows: usize,
+}
+
+impl Tile<'_> {
+    fn address(&self, loc: Loc, per_row: bool) -> (*mut f32, usize) {
+        let width = if per_row { 1 } else { self.program.domain.channels };
+        let n = self.rows * width;
+        let start = match loc {
+            Loc::Register(r) => {
+                assert!(r < self.program.registers, "a register of the program");
+                // SAFETY: the scratch holds that many registers.
+                unsafe { self.registers.add(r * self.program.register_len()) }
+            }
+            Loc::Memory(slot) => self.memory.pointer::<f32>(self.program.slots[slot], self.first * width, n),
+            Loc::Rows => {
+                assert!(!self.lent.is_null(), "the caller lends rows");
+                self.lent
+            }
+        };
+        (start, n)
+    }
+
+    /// A vector that an instruction reads.
+    #[inline(always)]
+    fn read(&self, inst: &Inst, i: usize) -> &[f32] {
+        self.read_as(inst, i, inst.per_row)
+    }
+
+    #[inline(always)]
+    fn read_as(&self, inst: &Inst, i: usize, per_row: bool) -> &[f32] {
+        let Some(loc) = inst.src[i] else { return &[] };
+        let (start, n) = self.address(loc, per_row);
+        // SAFETY: the range lies in its memory. No instruction writes what it reads (`compile` gives registers so, and
+        // operands that lie on a result are read by their own copies alone); other tasks write other rows.
+        unsafe { std::slice::from_raw_parts(start, n) }
+    }
+
+    /// The vector that an instruction writes.
+    #[inline(always)]
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "an instruction's results are apart from all else that it touches"
+    )]
+    fn write(&self, inst: &Inst, i: usize) -> &mut [f32] {
+        let Some(loc) = inst.dst[i] else { return &mut [] };
+        let (start, n) = self.address(loc, inst.per_row);
+        // SAFETY: as in `read_as`; the results of an instruction are different.
+        unsafe { std::slice::from_raw_parts_mut(start, n) }
+    }
+
+    /// The rows of this tile in a bf16 slot.
+    fn halves(&self, inst: &Inst, slot: usize) -> (*mut u16, usize) {
+        let width = if inst.per_row { 1 } else { self.program.domain.channels };
+        let n = self.rows * width;
+        (self.memory.pointer::<u16>(self.program.slots[slot], self.first * width, n), n)
+    }
+
+    fn table(&self, table: usize) -> &[f32] {
+        // SAFETY: tables are written before the tasks run, and hold f32.
+        unsafe { self.memory.view(self.program.tables[table]) }
+    }
+
+    fn scalar(&self, slot: usize) -> f32 {
+        // SAFETY: no task writes a scalar operand: results that would lie on one are refused at load.
+        let all: &[f32] = unsafe { self.memory.view(self.program.slots[slot]) };
+        all[0]
+    }
+
+    /// Takes the first row as what moments are gathered about.
+    fn begin(&self, sums: &mut [f64]) {
+        let period = self.program.domain.period();
+        for acc in &self.program.accumulators {
+            if acc.gather == Gather::Moments {
+                sums[acc.at + 2 * period..][..period].fill(f64::NAN);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn run(&self, sums: &mut [f64]) {
+        for inst in &self.program.insts {
+            self.step(inst, sums);
+            if inst.round {
+                kernels::round(self.write(inst, 0));
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn step(&self, inst: &Inst, sums: &mut [f64]) {
+        let period = self.program.domain.period();
+        let src = |i: usize| self.read(inst, i);
+        let dst = |i: usize| self.write(inst, i);
+        match &inst.code {
+            Code::Copy => {
+                if inst.dst[0] != inst.src[0] {
+                    dst(0).copy_from_slice(src(0));
+                }
+            }
+            Code::Widen(slot) => {
+                let (start, n) = self.halves(inst, *slot);
+                // SAFETY: as in `read_as`.
+                let x = unsafe { std::slice::from_raw_parts(start, n) };
+                dst(0).iter_mut().zip(x).for_each(|(out, &x)| *out = widen(x));
+            }
+            Code::Narrow(slot) => {
+                let (start, n) = self.halves(inst, *slot);
+                // SAFETY: as in `write`.
+                let out = unsafe { std::slice::from_raw_parts_mut(start, n) };
+                out.iter_mut().zip(src(0)).for_each(|(out, &x)| *out = narrow(x));
+            }
+            Code::Spread { slot, access } => self.spread(inst, *slot, *access),
+            Code::SpreadRows => {
+                let values = self.read_as(inst, 0, true);
+                let channels = self.program.domain.channels;
+                dst(0).chunks_exact_mut(channels).zip(values).for_each(|(out, &x)| out.fill(x));
+            }
+            Code::Repeat { table } => {
+                let table = self.table(*table);
+                dst(0).chunks_mut(period).for_each(|out| out.copy_from_slice(&table[..out.len()]));
+            }
+            Code::Fill(number) => dst(0).fill(*number),
+            Code::Unary(kind) => kernels::unary(*kind, dst(0), src(0)),
+            Code::UnaryGrad(kind) => kernels::unary_grad(*kind, dst(0), src(0), src(1)),
+            Code::Binary(kind) => kernels::binary(*kind, dst(0), src(0), src(1)),
+            Code::Scale(factor) => kernels::map(dst(0), src(0), |x| factor * x),
+            Code::AddChannel { table } => {
+                let t = self.table(*table);
+                kernels::map_periodic(dst(0), src(0), t, t, |x, t, _| x + t);
+            }
+            Code::MulChannel { table } => {
+                let t = self.table(*table);
+                kernels::map_periodic(dst(0), src(0), t, t, |x, t, _| x * t);
+            }
+            Code::Normalize { mean, scale, bias } => {
+                let (mean, scale, bias) = (self.table(*mean), self.table(*scale), self.table(*bias));
+                normalize(dst(0), src(0), mean, scale, bias);
+            }
+            Code::NormalizeGradInput { tables } => {
+                kernels::normalize_grad_input(dst(0), src(0), src(1), tables.map(|t| self.table(t)));
+            }
+            Code::Dropout { rng, p, site } => self.dropout(dst(0), src(0), *rng, *p, *site),
+            Code::Ema { keep, take } => kernels::map2(dst(0), src(0), src(1), |a, b| keep * a + take * b),
+            Code::Sgd { constants, rate } => {
+                let rate = self.scalar(*rate);
+                if inst.dst[1].is_some() {
+                    kernels::sgd(*constants, (dst(0), dst(1)), [src(0), src(1), src(2)], rate);
+                } else {
+                    kernels::sgd_plain(*constants, dst(0), src(0), src(1), rate);
+                }
+            }
+            Code::Adamw { constants, rate, step } => {
+                let operands = [src(0), src(1), src(2), src(3)];
+                let (rate, step) = (self.scalar(*rate), self.scalar(*step));
+                kernels::adamw(*constants, (dst(0), dst(1), dst(2)), operands, rate, step);
+            }
+            Code::SumChannels { factor } => {
+                let channels = self.program.domain.channels;
+                let rows = self.read_as(inst, 0, false);
+                for (out, x) in dst(0).iter_mut().zip(rows.chunks_exact(channels)) {
+                    *out = (sum(channels, |i| f64::from(x[i])) * factor) as f32;
+                }
+            }
+            Code::Moments { accumulator } => {
+                let x = src(0);
+                let at = self.program.accumulators[*accumulator].at;
+                let (total, rest) = sums[at..][..3 * period].split_at_mut(period);
+                let (squares, shift) = rest.split_at_mut(period);
+                if shift[0].is_nan() {
+                    // The first row stands for the mean, so that the squares do not cancel.
+                    let row = &x[..self.program.domain.channels];
+                    shift.chunks_exact_mut(row.len()).for_each(|s| {
+                        s.iter_mut()
+                            .zip(row)
+                            .for_each(|(s, &x)| *s = if x.is_finite() { x.into() } else { 0.0 });
+                    });
+                }
+                kernels::add_moments(x, shift, total, squares);
+            }
+            Code::Products { accumulator, mean } => {
+                let at = self.program.accumulators[*accumulator].at;
+                let (along, total) = sums[at..][..2 * period].split_at_mut(period);
+                kernels::add_products(src(0), src(1), self.table(*mean), along, total);
+            }
+            Code::Sum { accumulator } => {
+                let at = self.program.accumulators[*accumulator].at;
+                kernels::add_up(src(0), &mut sums[at..][..period]);
+            }
+        }
+    }
+
+    /// A smaller value, repeated.
+    fn spread(&self, inst: &Inst, slot: usize, access: Access) {
+        let slot = self.program.slots[slot];
+        let channels = self.program.domain.channels;
+        let width = if inst.per_row { 1 } else { channels };
+        let Access { div, row_step, channel_step } = access;
+        if row_step == 0 && channel_step == 0 && slot.dtype == ddnnc_ir::DType::F32 {
+            // SAFETY: as below.
+            let x: &[f32] = unsafe { self.memory.view(slot) };
+            return self.write(inst, 0).fill(x[0]);
+        }
+        let rows = (self.first..).zip(self.write(inst, 0).chunks_exact_mut(width));
+        if slot.dtype == ddnnc_ir::DType::Bf16 {
+            // SAFETY: what is repeated lies on no result (`compile` reads a copy otherwise), and holds bf16.
+            let x: &[u16] = unsafe { self.memory.view(slot) };
+            for (row, out) in rows {
+                let from = row / div * row_step;
+                out.iter_mut().enumerate().for_each(|(c, out)| *out = widen(x[from + c * channel_step]));
+            }
+        } else {
+            // SAFETY: as above; it holds f32.
+            let x: &[f32] = unsafe { self.memory.view(slot) };
+            for (row, out) in rows {
+                let from = row / div * row_step;
+                match channel_step {
+                    0 => out.fill(x[from]),
+                    1 => out.copy_from_slice(&x[from..from + out.len()]),
+                    _ => out.iter_mut().enumerate().for_each(|(c, out)| *out = x[from + c * channel_step]),
+                }
+            }
+        }
+    }
+
+    /// out = x masked and scaled, by the element's index in row-major order.
+    fn dropout(&self, out: &mut [f32], x: &[f32], rng: usize, p: f64, site: u64) {
+        let Domain { channels, area, .. } = self.program.domain;
+        // SAFETY: nothing writes the random state; it holds i64.
+        let rng: &[i64] = unsafe { self.memory.view(self.program.slots[rng]) };
+        let &[seed, step] = rng else { return };
+        let scale = (1.0 / (1.0 - p)) as f32;
+        let rows = out.chunks_exact_mut(channels).zip(x.chunks_exact(channels));
+        for (row, (out, x)) in (self.first..).zip(rows) {
+            let (image, position) = (row / area, row % area);
+            for (c, (out, &x)) in out.iter_mut().zip(x).enumerate() {
+                let index = (image * channels + c) * area + position;
+                *out = if dropout_keeps(seed, step, site, index as u64, p) { x * scale } else { 0.0 };
+            }
+        }
+    }
+}
+
+/// out = (x − mean) · scale + bias; the tables repeat with the period of their length.
+#[inline(always)]
+fn normalize(out: &mut [f32], x: &[f32], mean: &[f32], scale: &[f32], bias: &[f32]) {
+    let period = mean.len();
+    for (out, x) in out.chunks_mut(period).zip(x.chunks(period)) {
+        let n = out.len();
+        let (x, mean, scale, bias) = (&x[..n], &mean[..n], &scale[..n], &bias[..n]);
+        for i in 0..n {
+            out[i] = (x[i] - mean[i]) * scale[i] + bias[i];
+        }
+    }
+}

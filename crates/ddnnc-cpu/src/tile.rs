@@ -1,0 +1,387 @@
+//! The micro-kernel of convolutions: a tile of sums held in registers, whose columns may lie anywhere.
+//!
+//! The micro-kernels of the `gemm` project want columns at equal distances and one run of depth. Output positions of
+//! several rows of a map, or of several images, lie at other distances, and the taps of a kernel are several runs; a
+//! tile takes both as they are, so that small maps fill it and results need not be read back for every row of taps.
+
+use crate::simd::Level;
+
+/// The most columns that a tile takes.
+pub const COLUMNS: usize = 8;
+
+/// Three nested loops, the outermost first, over the terms of a sum.
+#[derive(Clone, Copy, Debug)]
+pub struct Walk {
+    /// Turns of each loop.
+    pub counts: [usize; 3],
+    /// Step in the panel.
+    pub panel: [usize; 3],
+    /// Step in the data.
+    pub data: [usize; 3],
+}
+
+impl Walk {
+    /// The largest offset that the steps reach; nothing where there is no term.
+    fn last(&self, steps: &[usize; 3]) -> Option<usize> {
+        self.counts
+            .iter()
+            .zip(steps)
+            .try_fold(0, |sum, (count, step)| Some(sum + count.checked_sub(1)? * step))
+    }
+}
+
+/// The micro-kernels of one level.
+#[derive(Clone, Copy, Debug)]
+pub struct Tiles {
+    level: Level,
+    /// Rows of the highest tile.
+    pub width: usize,
+    /// Rows in a vector; a panel is read in whole vectors.
+    pub lanes: usize,
+}
+
+/// How rows are cut into panels of one width.
+#[derive(Clone, Copy, Debug)]
+pub struct Blocks {
+    /// Panels.
+    pub count: usize,
+    /// Rows of a panel, a multiple of the vector length.
+    pub width: usize,
+}
+
+impl Blocks {
+    /// For `rows` rows.
+    fn new(rows: usize, width: usize, lanes: usize) -> Blocks {
+        let count = rows.div_ceil(width);
+        Blocks { count, width: rows.div_ceil(count.max(1)).next_multiple_of(lanes) }
+    }
+
+    /// Rows with those that pad the panels, at the level where they are most.
+    pub fn most(rows: usize) -> usize {
+        [(8, 8), (16, 8), (64, 16)]
+            .iter()
+            .map(|&(width, lanes)| Blocks::new(rows, width, lanes))
+            .map(|b| b.count * b.width)
+            .max()
+            .unwrap_or(0)
+    }
+}
+
+/// Sums of one panel with columns of the data.
+#[derive(Clone, Copy, Debug)]
+pub struct Sum<'a> {
+    level: Level,
+    rows: usize,
+    walk: &'a Walk,
+    panel: &'a [f32],
+    data: &'a [f32],
+    /// Columns begin before this, so that all that they read is inside the data.
+    below: usize,
+    add: bool,
+    /// Columns of a full tile.
+    pub columns: usize,
+}
+
+/// One tile as the kernels see it.
+struct Args<'a> {
+    rows: usize,
+    walk: &'a Walk,
+    panel: *const f32,
+    data: *const f32,
+    data_at: &'a [usize],
+    out: *mut f32,
+    out_at: &'a [usize],
+    add: bool,
+}
+
+impl Tiles {
+    /// For the level of this machine.
+    pub fn new(level: Level) -> Tiles {
+        let (width, lanes) = match level {
+            Level::Portable => (8, 8),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => (16, 8),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => (64, 16),
+        };
+        Tiles { level, width, lanes }
+    }
+
+    /// How `rows` rows are cut into panels.
+    pub fn blocks(&self, rows: usize) -> Blocks {
+        Blocks::new(rows, self.width, self.lanes)
+    }
+
+    /// Columns of a full tile of `rows` rows.
+    fn columns(&self, rows: usize) -> usize {
+        match self.level {
+            Level::Portable => 4,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => {
+                if rows > 8 {
+                    6
+                } else {
+                    8
+                }
+            }
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => {
+                if rows > 48 {
+                    6
+                } else {
+                    8
+                }
+            }
+        }
+    }
+
+    /// The sums over the walk of panel at `steps + row` times data at `steps`, for `rows` rows; what a result held is
+    /// added to where `add`.
+    ///
+    /// # Panics
+    ///
+    /// Where the panel, read in whole vectors, does not hold the entries of the walk, or has too many rows.
+    pub fn sum<'a>(
+        &self,
+        rows: usize,
+        walk: &'a Walk,
+        panel: &'a [f32],
+        data: &'a [f32],
+        add: bool,
+    ) -> Sum<'a> {
+        assert!(rows <= self.width, "rows are cut into panels");
+        if let Some(last) = walk.last(&walk.panel) {
+            assert!(last + rows.next_multiple_of(self.lanes) <= panel.len(), "the panel is whole");
+        }
+        let below = walk.last(&walk.data).map_or(data.len() + 1, |last| data.len().saturating_sub(last));
+        Sum { level: self.level, rows, walk, panel, data, below, add, columns: self.columns(rows) }
+    }
+}
+
+impl Sum<'_> {
+    /// Result (row, j) at `out_at[j] + row` is the sum with the data from `data_at[j]` on.
+    ///
+    /// # Panics
+    ///
+    /// Where data or result do not hold that many entries, or there are more columns than a full tile has.
+    #[inline]
+    pub fn run(&self, data_at: &[usize], out: &mut [f32], out_at: &[usize]) {
+        if self.rows == 0 || data_at.is_empty() {
+            return;
+        }
+        assert!(data_at.len() == out_at.len() && data_at.len() <= self.columns, "the columns of a tile");
+        assert!(data_at.iter().all(|&at| at < self.below), "the data are whole");
+        let room = out.len().saturating_sub(self.rows);
+        assert!(self.rows <= out.len() && out_at.iter().all(|&at| at <= room), "the result has room");
+        let args = Args {
+            rows: self.rows,
+            walk: self.walk,
+            panel: self.panel.as_ptr(),
+            data: self.data.as_ptr(),
+            data_at,
+            out: out.as_mut_ptr(),
+            out_at,
+            add: self.add,
+        };
+        // SAFETY: the assertions above and those of `Tiles::sum` hold every access inside the slices; levels are those
+        // that the processor has.
+        unsafe {
+            match self.level {
+                Level::Portable => portable(&args),
+                #[cfg(target_arch = "x86_64")]
+                Level::Avx2 => avx2(&args),
+                #[cfg(target_arch = "x86_64")]
+                Level::Avx512 => avx512(&args),
+            }
+        }
+    }
+}
+
+/// A vector of f32.
+trait Vector: Copy {
+    const LANES: usize;
+    /// As the level's loads.
+    unsafe fn load(from: *const f32) -> Self;
+    /// As the level's stores.
+    unsafe fn store(self, to: *mut f32);
+    /// `number` in every lane.
+    unsafe fn splat(number: f32) -> Self;
+    /// `a · b + self`.
+    unsafe fn sum(self, a: Self, b: Self) -> Self;
+    /// `a + self`.
+    unsafe fn plus(self, a: Self) -> Self;
+}
+
+/// The tile of V vectors by N columns; columns past the last repeat it and are not stored.
+///
+/// # Safety
+///
+/// What the walk reads and the columns write lies inside the operands; the processor has the features of S.
+#[inline(always)]
+#[expect(clippy::needless_range_loop, reason = "indices that are constants keep the sums in registers")]
+unsafe fn tile<S: Vector, const V: usize, const N: usize>(a: &Args<'_>) {
+    let n = a.data_at.len();
+    let [outer, inner, depth] = a.walk.counts;
+    let [panel_outer, panel_inner, panel_step] = a.walk.panel;
+    let [data_outer, data_inner, data_step] = a.walk.data;
+    // SAFETY: promised.
+    unsafe {
+        let data: [*const f32; N] = std::array::from_fn(|j| a.data.add(a.data_at[j.min(n - 1)]));
+        let mut sums = [[S::splat(0.0); V]; N];
+        for o in 0..outer {
+            for i in 0..inner {
+                let mut panel = a.panel.wrapping_add(o * panel_outer + i * panel_inner);
+                let mut at = o * data_outer + i * data_inner;
+                for _ in 0..depth {
+                    let left: [S; V] = std::array::from_fn(|v| S::load(panel.add(v * S::LANES)));
+                    for j in 0..N {
+                        let right = S::splat(*data[j].add(at));
+                        for v in 0..V {
+                            sums[j][v] = sums[j][v].sum(left[v], right);
+                        }
+                    }
+                    panel = panel.wrapping_add(panel_step);
+                    at += data_step;
+                }
+            }
+        }
+        // Counted by constants, so that the sums are registers and not an array.
+        for j in 0..N {
+            let Some(&at) = a.out_at.get(j) else { continue };
+            for v in 0..V {
+                let sum = sums[j][v];
+                let to = a.out.wrapping_add(at + v * S::LANES);
+                if (v + 1) * S::LANES <= a.rows {
+                    (if a.add { sum.plus(S::load(to)) } else { sum }).store(to);
+                } else {
+                    let mut rest = [0.0f32; 16];
+                    sum.store(rest.as_mut_ptr());
+                    for (i, r) in rest.iter().enumerate().take(a.rows.saturating_sub(v * S::LANES)) {
+                        let to = to.add(i);
+                        *to = if a.add { *to + r } else { *r };
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Plain([f32; 8]);
+
+impl Vector for Plain {
+    const LANES: usize = 8;
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Plain {
+        // SAFETY: promised.
+        Plain(unsafe { from.cast::<[f32; 8]>().read() })
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: promised.
+        unsafe { to.cast::<[f32; 8]>().write(self.0) }
+    }
+    #[inline(always)]
+    unsafe fn splat(number: f32) -> Plain {
+        Plain([number; 8])
+    }
+    #[inline(always)]
+    unsafe fn sum(self, a: Plain, b: Plain) -> Plain {
+        Plain(std::array::from_fn(|i| self.0[i] + a.0[i] * b.0[i]))
+    }
+    #[inline(always)]
+    unsafe fn plus(self, a: Plain) -> Plain {
+        Plain(std::array::from_fn(|i| self.0[i] + a.0[i]))
+    }
+}
+
+/// # Safety
+///
+/// As [`tile`].
+unsafe fn portable(a: &Args<'_>) {
+    // SAFETY: promised.
+    unsafe { tile::<Plain, 1, 4>(a) }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{Args, Vector, tile};
+    use std::arch::x86_64::*;
+
+    macro_rules! vector {
+        ($name:ident, $lanes:literal, $load:ident, $store:ident, $splat:ident, $sum:ident, $plus:ident) => {
+            impl Vector for $name {
+                const LANES: usize = $lanes;
+                #[inline(always)]
+                unsafe fn load(from: *const f32) -> $name {
+                    // SAFETY: promised.
+                    unsafe { $load(from) }
+                }
+                #[inline(always)]
+                unsafe fn store(self, to: *mut f32) {
+                    // SAFETY: promised.
+                    unsafe { $store(to, self) }
+                }
+                #[inline(always)]
+                unsafe fn splat(number: f32) -> $name {
+                    // SAFETY: the processor has the feature.
+                    unsafe { $splat(number) }
+                }
+                #[inline(always)]
+                unsafe fn sum(self, a: $name, b: $name) -> $name {
+                    // SAFETY: the processor has the feature.
+                    unsafe { $sum(a, b, self) }
+                }
+                #[inline(always)]
+                unsafe fn plus(self, a: $name) -> $name {
+                    // SAFETY: the processor has the feature.
+                    unsafe { $plus(self, a) }
+                }
+            }
+        };
+    }
+
+    vector!(__m256, 8, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_set1_ps, _mm256_fmadd_ps, _mm256_add_ps);
+    vector!(__m512, 16, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_add_ps);
+
+    /// # Safety
+    ///
+    /// As [`tile`].
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn avx2(a: &Args<'_>) {
+        // SAFETY: promised.
+        unsafe {
+            match (a.rows > 8, a.data_at.len() > 3) {
+                (false, false) => tile::<__m256, 1, 3>(a),
+                (false, true) => tile::<__m256, 1, 8>(a),
+                (true, false) => tile::<__m256, 2, 3>(a),
+                (true, true) => tile::<__m256, 2, 6>(a),
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As [`tile`].
+    #[target_feature(enable = "avx2,fma,avx512f")]
+    pub(super) unsafe fn avx512(a: &Args<'_>) {
+        // SAFETY: promised.
+        unsafe {
+            match (a.rows.div_ceil(16), a.data_at.len() > 3) {
+                (1, false) if a.rows <= 8 => tile::<__m256, 1, 3>(a),
+                (1, true) if a.rows <= 8 => tile::<__m256, 1, 8>(a),
+                (1, false) => tile::<__m512, 1, 3>(a),
+                (1, true) => tile::<__m512, 1, 8>(a),
+                (2, false) => tile::<__m512, 2, 3>(a),
+                (2, true) => tile::<__m512, 2, 8>(a),
+                (3, false) => tile::<__m512, 3, 3>(a),
+                (3, true) => tile::<__m512, 3, 8>(a),
+                (_, false) => tile::<__m512, 4, 3>(a),
+                (_, true) => tile::<__m512, 4, 6>(a),
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+use x86::{avx2, avx512};

@@ -1,0 +1,107 @@
+//! Groups, built step by step.
+
+use super::Case;
+use ddnnc_ir::{Group, GroupKind, Local, Op, Step, ValueType, infer};
+use std::sync::Arc;
+
+/// A group in the making.
+pub struct Builder {
+    group: Group,
+}
+
+impl Builder {
+    pub fn new(kind: GroupKind) -> Builder {
+        let group = Group {
+            kind,
+            name: "group".to_owned(),
+            operands: Vec::new(),
+            steps: Vec::new(),
+            results: Vec::new(),
+        };
+        Builder { group }
+    }
+
+    pub fn ty(&self, local: Local) -> ValueType {
+        self.group.ty(local).expect("a value of the group").clone()
+    }
+
+    pub fn operand(&mut self, ty: ValueType) -> Local {
+        self.group.operands.push(ty);
+        Local::Operand(self.group.operands.len() as u32 - 1)
+    }
+
+    pub fn constant(&mut self, value: f64, ty: ValueType) -> Local {
+        self.push(Op::Constant { value }, &[], vec![ty])[0]
+    }
+
+    /// All results of a step.
+    pub fn steps(&mut self, op: Op, operands: &[Local]) -> Vec<Local> {
+        let types: Vec<ValueType> = operands.iter().map(|&l| self.ty(l)).collect();
+        let types: Vec<&ValueType> = types.iter().collect();
+        let results = infer::result_types(&op, &types).expect("a legal step").to_vec();
+        self.push(op, operands, results)
+    }
+
+    /// The one result of a step.
+    pub fn step(&mut self, op: Op, operands: &[Local]) -> Local {
+        self.steps(op, operands)[0]
+    }
+
+    fn push(&mut self, op: Op, operands: &[Local], results: Vec<ValueType>) -> Vec<Local> {
+        let step = self.group.steps.len() as u32;
+        let made = (0..results.len() as u32).map(|result| Local::Step { step, result }).collect();
+        self.group.steps.push(Step {
+            op,
+            operands: operands.iter().copied().collect(),
+            results: results.into_iter().collect(),
+            path: String::new(),
+        });
+        made
+    }
+
+    /// The group with these results, as a case.
+    pub fn finish(mut self, results: &[Local]) -> Case {
+        self.group.results = results.to_vec();
+        self.group.check().expect("a legal group");
+        let operands = self.group.operands.clone();
+        Case { op: Op::Fused(Arc::new(self.group)), operands }
+    }
+}
+
+/// The group of a case.
+pub fn group_of(case: &Case) -> &Group {
+    match &case.op {
+        Op::Fused(group) => group,
+        op => panic!("{} is not a group", op.mnemonic()),
+    }
+}
+
+/// The same steps, one after the other.
+pub fn unfused(case: &Case) -> Case {
+    let group = Group { kind: GroupKind::Sequence, ..group_of(case).clone() };
+    Case { op: Op::Fused(Arc::new(group)), operands: case.operands.clone() }
+}
+
+/// The operands that must be positive (variances, second moments), and those that count steps.
+pub fn special(group: &Group) -> (Vec<usize>, Vec<usize>) {
+    let (mut positive, mut counts) = (Vec::new(), Vec::new());
+    for step in &group.steps {
+        let (which, list) = match step.op {
+            Op::Normalize { .. } | Op::NormalizeGradReduce { .. } | Op::NormalizeGradInput { .. } => {
+                (2, &mut positive)
+            }
+            Op::NormalizeGradFixed { .. } => (0, &mut positive),
+            Op::AdamwUpdate { .. } => {
+                if let Local::Operand(i) = step.operands[5] {
+                    counts.push(i as usize);
+                }
+                (3, &mut positive)
+            }
+            _ => continue,
+        };
+        if let Local::Operand(i) = step.operands[which] {
+            list.push(i as usize);
+        }
+    }
+    (positive, counts)
+}

@@ -1,0 +1,160 @@
+//! Fused groups against the reference evaluator and against their own steps one after the other, at every level of the
+//! processor, apart and in place, on one, two and three threads.
+
+mod common;
+
+use common::Case;
+use common::fixed_groups::{EPS, convolution_groups, losses, overwritten, rows, updates, vector};
+use common::group::{Builder, group_of, unfused};
+use common::random_group::random_group;
+use ddnnc_cpu::CpuDevice;
+use ddnnc_ir::reference::{Tensor, evaluate_op};
+use ddnnc_ir::{DType, GroupKind, Local, Op, ValueType};
+use ddnnc_passes::may_overwrite;
+use proptest::prelude::*;
+
+/// The largest value that any step gives.
+fn largest(case: &Case, operands: &[Tensor]) -> f64 {
+    let group = group_of(case);
+    let mut made: Vec<Vec<Tensor>> = Vec::new();
+    let mut most = 1.0f64;
+    for step in &group.steps {
+        let taken: Vec<&Tensor> = step
+            .operands
+            .iter()
+            .map(|l| match *l {
+                Local::Operand(i) => &operands[i as usize],
+                Local::Step { step, result } => &made[step as usize][result as usize],
+            })
+            .collect();
+        made.push(evaluate_op(&step.op, &taken, &step.results).expect("a step"));
+        let values = made.last().expect("just pushed").iter().flat_map(|t| &t.data);
+        most = values.fold(most, |m, x| m.max(x.abs()));
+    }
+    most
+}
+
+/// Whether a rounding to bf16 stands between operands and results.
+fn halves(case: &Case) -> bool {
+    let group = group_of(case);
+    group.steps.iter().flat_map(|s| &s.results).any(|ty| ty.dtype == DType::Bf16)
+}
+
+fn compare(case: &Case, how: &str, tol: f64, expected: &[Vec<f64>], found: &[Vec<f32>]) {
+    for (r, (expected, found)) in expected.iter().zip(found).enumerate() {
+        assert_eq!(expected.len(), found.len());
+        let wrong = |(e, f): (&f64, &f32)| {
+            let difference = (e - f64::from(*f)).abs();
+            difference > tol || difference.is_nan()
+        };
+        let count = expected.iter().zip(found).filter(|(e, f)| wrong((e, f))).count();
+        let first = expected.iter().zip(found).position(|(e, f)| wrong((e, f)));
+        let at = first.map(|i| (i, expected[i], found[i]));
+        assert_eq!(
+            count, 0,
+            "{how}, result {r}, tolerance {tol}: first wrong (index, expected, found) {at:?}\n{case:#?}"
+        );
+    }
+}
+
+fn bits(results: &[Vec<f32>]) -> Vec<u32> {
+    results.iter().flatten().map(|x| x.to_bits()).collect()
+}
+
+/// Devices of one, two and three threads at each level.
+fn devices() -> Vec<Vec<CpuDevice>> {
+    let by_threads: Vec<Vec<CpuDevice>> =
+        [1, 2, 3].iter().map(|&n| CpuDevice::at_every_level(n).expect("threads")).collect();
+    (0..by_threads[0].len()).map(|level| by_threads.iter().map(|d| d[level].clone()).collect()).collect()
+}
+
+/// Checks one group; `same` where its steps one by one must give the same bits.
+fn check(levels: &[Vec<CpuDevice>], case: &Case, seed: u64, same: bool) {
+    let operands = case.draw(seed);
+    let expected = case.reference(&operands);
+    let scale = largest(case, &operands);
+    let tol = if halves(case) { scale / 32.0 } else { 2e-6 * scale };
+    for devices in levels {
+        let how = format!("seed {seed}, {:?}", devices[0]);
+        let one = case.cpu(&devices[0], &operands, &[]).expect("runs");
+        compare(case, &how, tol, &expected, &one);
+        for device in &devices[1..] {
+            let other = case.cpu(device, &operands, &[]).expect("runs");
+            assert!(bits(&one) == bits(&other), "{how}: {device:?} gives other bits\n{case:#?}");
+        }
+        if same {
+            let steps = unfused(case).cpu(&devices[1], &operands, &[]).expect("runs step by step");
+            assert!(bits(&one) == bits(&steps), "{how}: the steps one by one give other bits\n{case:#?}");
+        }
+        // Each result on each operand that it may lie on, and as many as can be at once.
+        let count = case.results().len();
+        let mut all = vec![None; count];
+        for r in 0..count {
+            for over in may_overwrite(&case.op, r) {
+                let mut places = vec![None; count];
+                places[r] = Some(over);
+                let found = case.cpu(&devices[2], &operands, &places).expect("runs in place");
+                assert!(bits(&one) == bits(&found), "{how}: result {r} on operand {over}\n{case:#?}");
+                if all[r].is_none() && !all.contains(&Some(over)) {
+                    all[r] = Some(over);
+                }
+            }
+        }
+        let found = case.cpu(&devices[2], &operands, &all).expect("runs in place");
+        assert!(bits(&one) == bits(&found), "{how}: in place {all:?}\n{case:#?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn random_elementwise_groups(seed in any::<u64>()) {
+        check(&devices(), &random_group(seed), seed, true);
+    }
+}
+
+#[test]
+fn convolutions_with_what_surrounds_them() {
+    let levels = devices();
+    for dtype in [DType::F32, DType::Bf16] {
+        for (seed, (name, case)) in (100..).zip(convolution_groups(dtype)) {
+            println!("{name}, {dtype:?}");
+            check(&levels, &case, seed, false);
+        }
+    }
+}
+
+#[test]
+fn twenty_updates_at_once() {
+    check(&devices(), &updates(), 9, true);
+}
+
+#[test]
+fn losses_one_after_the_other() {
+    check(&devices(), &losses(), 4, false);
+}
+
+#[test]
+fn an_overwritten_operand_is_read_whole() {
+    check(&devices(), &overwritten(), 5, true);
+}
+
+#[test]
+fn what_cannot_be_fused_is_refused() {
+    let device = CpuDevice::new(Some(1)).expect("a thread");
+    let refused = |case: &Case, part: &str| {
+        let operands = case.draw(1);
+        let error = case.cpu(&device, &operands, &[]).expect_err("is refused").to_string();
+        assert!(error.contains(part), "{error}");
+    };
+    let mut b = Builder::new(GroupKind::Pointwise);
+    let x = b.operand(rows([2, 3, 4, 4]));
+    let stats = b.steps(Op::ChannelStats, &[x]);
+    let (gain, bias) = (b.operand(vector(3)), b.operand(vector(3)));
+    let y = b.step(Op::Normalize { eps: EPS, batch_stats: true }, &[x, stats[0], stats[1], gain, bias]);
+    refused(&b.finish(&[y]), "normalize of a sum");
+    let mut b = Builder::new(GroupKind::Pointwise);
+    let (x, bias) = (b.operand(ValueType::f32([2, 3, 4, 4])), b.operand(vector(3)));
+    let y = b.step(Op::BiasAdd, &[x, bias]);
+    refused(&b.finish(&[y]), "channels-last");
+}
