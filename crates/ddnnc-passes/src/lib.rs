@@ -10,14 +10,16 @@ mod check_plan;
 mod dead_code;
 mod device;
 mod error;
+mod liveness;
 mod pack;
 mod pipeline;
 mod plan_memory;
 mod program;
 mod program_bytes;
 mod program_text;
-mod reference_device;
 mod rebuild;
+mod recompute;
+mod reference_device;
 mod report;
 mod schedule;
 mod share_prefixes;
@@ -32,6 +34,7 @@ pub use plan_memory::{Tables, plan_memory};
 pub use program::{
     ALIGNMENT, Buffer, BufferId, Launch, Persistent, PersistentKind, Place, Program, may_overwrite,
 };
+pub use recompute::recompute;
 pub use reference_device::{ReferenceDevice, ReferenceExecutable};
 pub use report::{LARGEST, LargeValue, Report};
 pub use schedule::schedule;

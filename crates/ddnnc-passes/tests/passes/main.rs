@@ -7,6 +7,7 @@ mod pipeline;
 mod plan_memory;
 mod program_bytes;
 mod random_graphs;
+mod recompute;
 mod reference_device;
 mod schedule;
 mod share_prefixes;
