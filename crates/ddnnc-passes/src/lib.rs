@@ -16,6 +16,7 @@ mod device;
 mod error;
 mod fuse;
 mod kinds;
+mod liveness;
 mod pack;
 mod pipeline;
 mod plan_memory;
@@ -23,6 +24,7 @@ mod program;
 mod program_bytes;
 mod program_text;
 mod rebuild;
+mod recompute;
 mod reference_device;
 mod report;
 mod schedule;
@@ -42,6 +44,7 @@ pub use plan_memory::{Tables, plan_memory};
 pub use program::{
     ALIGNMENT, Buffer, BufferId, Launch, Persistent, PersistentKind, Place, Program, may_overwrite,
 };
+pub use recompute::recompute;
 pub use reference_device::{ReferenceDevice, ReferenceExecutable};
 pub use report::{LARGEST, LargeValue, Report};
 pub use schedule::schedule;

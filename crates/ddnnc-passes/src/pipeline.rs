@@ -3,7 +3,7 @@
 use crate::report::operators;
 use crate::{
     PassError, PersistentKind, Program, Report, Tables, assign_layout, autocast, batch_shared_weights,
-    canonical, dead_code, fuse, plan_memory, schedule, share_prefixes,
+    canonical, dead_code, fuse, plan_memory, recompute, schedule, share_prefixes,
 };
 use ddnnc_ir::{
     Graph, IrError, Model, NodeId, Op, Origin, Precision, Value, ValueType, append_optimizer, differentiate,
@@ -36,7 +36,7 @@ pub struct Options {
 impl Default for Options {
     /// All passes, in the order of [`PASSES`].
     fn default() -> Options {
-        Options { passes: PASSES[..3].to_vec() }
+        Options { passes: PASSES.to_vec() }
     }
 }
 
@@ -98,14 +98,15 @@ const SHARE_PREFIXES: (&str, Pass) = ("share_prefixes", share_prefixes);
 const CANONICAL: (&str, Pass) = ("canonical", canonical);
 const BATCH_SHARED_WEIGHTS: (&str, Pass) = ("batch_shared_weights", batch_shared_weights);
 const FUSE: (&str, Pass) = ("fuse", fuse);
+const RECOMPUTE: (&str, Pass) = ("recompute", recompute);
 
 const AUTOCAST: (&str, Pass) = ("autocast", autocast);
 const ASSIGN_LAYOUT: (&str, Pass) = ("assign_layout", assign_layout);
 
 /// The passes by name, in the order in which they run. (`autocast` is none of them: it changes what is computed, and
 /// runs where a spec asks for bf16.)
-pub const PASSES: [(&str, Pass); 6] =
-    [DEAD_CODE, SHARE_PREFIXES, CANONICAL, ASSIGN_LAYOUT, BATCH_SHARED_WEIGHTS, FUSE];
+pub const PASSES: [(&str, Pass); 7] =
+    [DEAD_CODE, SHARE_PREFIXES, CANONICAL, ASSIGN_LAYOUT, BATCH_SHARED_WEIGHTS, FUSE, RECOMPUTE];
 
 /// The name of the model's total loss among its graph's outputs.
 const LOSS: &str = "loss.total";

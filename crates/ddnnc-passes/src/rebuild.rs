@@ -61,7 +61,6 @@ impl<'g> Rebuild<'g> {
         self.new.add(op, operands, origin)
     }
 
-    #[cfg(any())]
     /// The new graph, with the order edges of the old one between the nodes that stand for theirs.
     pub(crate) fn finish(mut self) -> Graph {
         for id in self.old.nodes() {

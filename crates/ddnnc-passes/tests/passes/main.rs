@@ -11,6 +11,7 @@ mod pipeline;
 mod plan_memory;
 mod program_bytes;
 mod random_graphs;
+mod recompute;
 mod reference_device;
 mod schedule;
 mod share_prefixes;
