@@ -61,7 +61,9 @@ impl CpuDevice {
         program.validate().map_err(|e| DeviceError::Failed(e.to_string()))?;
         // The kernels read whatever they are given as f32.
         if program.buffers.iter().any(|b| b.ty.dtype == DType::Bf16) {
-            return Err(DeviceError::Failed("the CPU device does not run bf16: use `precision = f32`".to_owned()));
+            return Err(DeviceError::Failed(
+                "the CPU device does not run bf16: use `precision = f32`".to_owned(),
+            ));
         }
         let mut need = launch::Need::default();
         for l in &program.launches {

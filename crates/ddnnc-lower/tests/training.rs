@@ -260,7 +260,10 @@ fn the_recipe_is_read() {
     assert_eq!(recipe.precision, Precision::Bf16);
     assert_eq!(model(&text, Mode::Eval, 3).recipe.precision, Precision::Bf16);
     assert_eq!(model(&text.replace("bf16", "f32"), Mode::Train, 3).recipe.precision, Precision::F32);
-    assert_eq!(model(&text.replace(", precision = bf16", ""), Mode::Train, 3).recipe.precision, Precision::F32);
+    assert_eq!(
+        model(&text.replace(", precision = bf16", ""), Mode::Train, 3).recipe.precision,
+        Precision::F32
+    );
     assert_eq!((recipe.batch, recipe.epochs, recipe.seed, recipe.validation), (32, 7, 3, 0.25));
     assert_eq!(recipe.data.path.as_deref(), Some("d"));
     assert_eq!(recipe.data.augment.len(), 2);

@@ -147,7 +147,8 @@ fn summary(model: &Model, mode: StepMode, compiled: &Compiled, elapsed: f64) -> 
         StepMode::Train => "training step",
         StepMode::Eval => "inference",
     };
-    let mut text = format!("{}: {step}, batch {}, {}\n\n", model.name, model.batch, model.recipe.precision.as_str());
+    let mut text =
+        format!("{}: {step}, batch {}, {}\n\n", model.name, model.batch, model.recipe.precision.as_str());
     let mut rows: Vec<Vec<String>> = model
         .nets
         .iter()

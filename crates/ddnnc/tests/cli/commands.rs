@@ -393,7 +393,8 @@ fn the_precision_is_the_specs() {
     assert_eq!(place.run(&["compile", &spec("quickstart"), "--json"]).json()["precision"], "f32");
     let graph = place.run(&[&args[..], &["--emit", "fused"]].concat()).ok();
     assert!(graph.contains("cast(") && graph.contains("bf16["));
-    let bench = ["bench", &spec("quickstart"), "--batch", "2", "--steps", "1", "--set", "train.precision=bf16"];
+    let bench =
+        ["bench", &spec("quickstart"), "--batch", "2", "--steps", "1", "--set", "train.precision=bf16"];
     let json = place.run(&[&bench[..], &["--device", "reference", "--json"]].concat()).json();
     assert_eq!(json["precision"], "bf16");
 }
