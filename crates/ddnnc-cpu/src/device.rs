@@ -59,7 +59,6 @@ impl CpuDevice {
     /// [`DeviceError::Failed`] for a program that is not valid, [`DeviceError::OutOfMemory`].
     pub fn load_cpu(&self, program: &Program) -> Result<CpuExecutable, DeviceError> {
         program.validate().map_err(|e| DeviceError::Failed(e.to_string()))?;
-<<<<<<< HEAD
         let (mut need, mut work) = (Need::default(), 0);
         let mut kernels = Vec::with_capacity(program.launches.len());
         for launch in &program.launches {
@@ -68,13 +67,6 @@ impl CpuDevice {
             need.include(kernel.need());
             work = work.max(plan.bytes);
             kernels.push(kernel);
-=======
-        // The kernels read whatever they are given as f32.
-        if program.buffers.iter().any(|b| b.ty.dtype == DType::Bf16) {
-            return Err(DeviceError::Failed(
-                "the CPU device does not run bf16: use `precision = f32`".to_owned(),
-            ));
->>>>>>> h3
         }
         let bytes = |count: usize, size: usize| count.saturating_mul(size);
         let worker =

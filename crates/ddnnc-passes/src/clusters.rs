@@ -18,6 +18,8 @@ pub(crate) struct Clusters {
     pub(crate) graph: Graph,
     /// The cluster of a node, by node.
     pub(crate) of: Vec<usize>,
+    /// The cluster that a node came in, by node.
+    initial: Vec<usize>,
     /// Nodes that every cluster which needs them computes for itself, by node; they are in no cluster.
     pub(crate) free: Vec<bool>,
     /// How many clusters there have been; numbers of merged ones stay unused.
@@ -31,15 +33,15 @@ impl Clusters {
         let order = graph.topological()?;
         let mut rebuild = Rebuild::new(graph);
         let mut of = Vec::new();
-        // The atoms of fused groups, for order edges: they have no single node that stands for them.
-        let mut atoms: FxHashMap<NodeId, Vec<NodeId>> = FxHashMap::default();
+        // For order edges, the last step stands for its group: clusters that came as groups stay together, and no
+        // other computes a last step for itself.
+        let mut last: Vec<Option<NodeId>> = vec![None; graph.index_bound()];
         for (cluster, &id) in order.iter().enumerate() {
             let node = graph.node(id);
             match &node.op {
                 Op::StopGradient => {
                     let operand = rebuild.value(graph.operands(id)[0])?;
                     rebuild.set_value(Value { node: id, result: 0 }, operand);
-                    atoms.insert(id, Vec::new());
                 }
                 Op::Fused(group) => {
                     let operands: Vec<Value> =
@@ -58,12 +60,12 @@ impl Clusters {
                     for atom in &made {
                         set(&mut of, atom.index(), cluster);
                     }
-                    atoms.insert(id, made);
+                    last[id.index()] = made.last().copied();
                 }
                 _ => {
                     let new = rebuild.copy(id)?;
                     set(&mut of, new.index(), cluster);
-                    atoms.insert(id, vec![new]);
+                    last[id.index()] = Some(new);
                 }
             }
         }
@@ -71,17 +73,16 @@ impl Clusters {
         let mut new = rebuild.new;
         for &id in &order {
             for before in graph.order_predecessors(id) {
-                for &b in &atoms[&before] {
-                    for &a in &atoms[&id] {
-                        new.add_order(b, a);
-                    }
+                if let (Some(b), Some(a)) = (last[before.index()], last[id.index()]) {
+                    new.add_order(b, a);
                 }
             }
         }
         // What nobody wants would be in the way: a group would have results for it.
         dead_code(&mut new)?;
         let free = vec![false; new.index_bound()];
-        Ok(Clusters { graph: new, of, free, count })
+        let initial = of.clone();
+        Ok(Clusters { graph: new, of, initial, free, count })
     }
 
     /// The cluster of a node that is in one.
@@ -195,21 +196,17 @@ impl Clusters {
         found
     }
 
-    /// Dissolves clusters of several members that stand in a circle of needs, until there is none.
+    /// Lets members of clusters that stand in a circle of needs go back to where they came from, until there is none.
     pub(crate) fn dissolve_circles(&mut self) {
         loop {
             let hosted: Vec<Vec<NodeId>> = self.members().iter().map(|m| self.with_free(m)).collect();
             let Err(stuck) = self.order(&hosted) else { return };
             let mut changed = false;
             for cluster in stuck {
-                if hosted[cluster].len() > 1 {
-                    for &id in &hosted[cluster] {
-                        if !self.free[id.index()] {
-                            self.of[id.index()] = self.count;
-                            self.count += 1;
-                            changed = true;
-                        }
-                    }
+                for &id in &hosted[cluster] {
+                    let i = id.index();
+                    changed |= !self.free[i] && self.of[i] != self.initial[i];
+                    self.of[i] = self.initial[i];
                 }
             }
             if !changed {
