@@ -4,6 +4,7 @@ mod build;
 mod canonical;
 mod dead_code;
 mod pipeline;
+mod plan_groups;
 mod plan_memory;
 mod program_bytes;
 mod random_graphs;
