@@ -19,8 +19,8 @@ const TRAFFIC_SHARE: f64 = 0.10;
 const STEPS_PER_BYTE: u64 = 4;
 /// A value with a reader this many places after the one before is kept in between.
 const NEAR: usize = 4;
-/// Values smaller than this share of the peak are kept.
-const SMALL: i64 = 1000;
+/// Values smaller than the largest by this factor are kept.
+const SMALL: usize = 256;
 /// How often a copy that did not help is tried again after others did.
 const ROUNDS: usize = 4;
 /// The longest run of values that are made again from one another.
@@ -215,7 +215,8 @@ impl<'g> Plan<'g> {
     fn new(live: Liveness<'g>) -> Plan<'g> {
         let graph = live.graph;
         let size = live.order.len().max(1).next_power_of_two();
-        let small = (live.peak().0 / SMALL).max(1) as usize;
+        let values = live.order.iter().flat_map(|&id| graph.results(id));
+        let small = (values.map(|v| live.life(v).bytes).max().unwrap_or(0) / SMALL).max(1);
         let mut plan = Plan {
             copies: vec![None; graph.index_bound()],
             stretches: vec![BinaryHeap::new(); 2 * size],
