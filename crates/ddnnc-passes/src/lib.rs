@@ -6,6 +6,7 @@
 
 mod aliases;
 mod canonical;
+mod cheap_part;
 mod check_plan;
 mod dead_code;
 mod device;
