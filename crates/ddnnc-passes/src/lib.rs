@@ -9,6 +9,7 @@ mod assign_layout;
 mod autocast;
 mod batch_shared_weights;
 mod canonical;
+mod cheap_part;
 mod check_plan;
 mod clusters;
 mod dead_code;
