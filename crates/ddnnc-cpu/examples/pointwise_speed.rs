@@ -2,10 +2,8 @@
 //! pointwise_speed`.
 
 use ddnnc_cpu::CpuDevice;
-use ddnnc_ir::{
-    BinaryKind, DType, Group, GroupKind, Layout, Local, Op, Step, UnaryKind, ValueType, infer,
-};
-use ddnnc_passes::{ALIGNMENT, Buffer, BufferId, Device, Executable, Launch, Place, Program};
+use ddnnc_ir::{BinaryKind, DType, Group, GroupKind, Layout, Local, Op, Step, UnaryKind, ValueType, infer};
+use ddnnc_passes::{ALIGNMENT, Buffer, BufferId, Device, Launch, Place, Program};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -33,7 +31,12 @@ impl Builder {
         let results = infer::result_types(&op, &types.iter().collect::<Vec<_>>()).expect("a legal step");
         let step = self.0.steps.len() as u32;
         let made = (0..results.len() as u32).map(|result| Local::Step { step, result }).collect();
-        self.0.steps.push(Step { op, operands: operands.iter().copied().collect(), results, path: String::new() });
+        self.0.steps.push(Step {
+            op,
+            operands: operands.iter().copied().collect(),
+            results,
+            path: String::new(),
+        });
         made
     }
 
