@@ -1,5 +1,6 @@
 //! The inner loops of tile programs: plain slices of one length, so that they vectorise. Each loop is compiled for every
-//! level of the processor on its own, since a body of many loops would not be inlined there.
+//! level of the processor on its own, since a body of many loops would not be inlined there. The innermost loops are
+//! functions of slices, which tells the compiler that the slices are apart; what a closure captures does not.
 
 use crate::simd::Level;
 use ddnnc_ir::{BinaryKind, UnaryKind};
@@ -25,30 +26,47 @@ pub fn round(level: Level, x: &mut [f32]) {
 
 /// out = x.
 pub fn widen_all(level: Level, out: &mut [f32], x: &[u16]) {
-    level.run(|| out.iter_mut().zip(x).for_each(|(out, &x)| *out = widen(x)));
+    level.run(|| each(out, x, widen));
 }
 
 /// out = x, rounded.
 pub fn narrow_all(level: Level, out: &mut [u16], x: &[f32]) {
-    level.run(|| out.iter_mut().zip(x).for_each(|(out, &x)| *out = narrow(x)));
+    level.run(|| each(out, x, narrow));
+}
+
+#[inline(always)]
+fn each<A: Copy, B>(out: &mut [B], a: &[A], f: impl Fn(A) -> B) {
+    out.iter_mut().zip(a).for_each(|(out, &a)| *out = f(a));
+}
+
+#[inline(always)]
+fn each2(out: &mut [f32], a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) {
+    let n = out.len();
+    let (a, b) = (&a[..n], &b[..n]);
+    for i in 0..n {
+        out[i] = f(a[i], b[i]);
+    }
+}
+
+#[inline(always)]
+fn each4(out: &mut [f32], [a, b, c, d]: [&[f32]; 4], f: impl Fn([f32; 4]) -> f32) {
+    let n = out.len();
+    let (a, b, c, d) = (&a[..n], &b[..n], &c[..n], &d[..n]);
+    for i in 0..n {
+        out[i] = f([a[i], b[i], c[i], d[i]]);
+    }
 }
 
 /// out = f(a).
 #[inline(always)]
 pub fn map(level: Level, out: &mut [f32], a: &[f32], f: impl Fn(f32) -> f32) {
-    level.run(|| out.iter_mut().zip(a).for_each(|(out, &a)| *out = f(a)));
+    level.run(|| each(out, a, f));
 }
 
 /// out = f(a, b).
 #[inline(always)]
 pub fn map2(level: Level, out: &mut [f32], a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) {
-    let n = out.len();
-    let (a, b) = (&a[..n], &b[..n]);
-    level.run(|| {
-        for i in 0..n {
-            out[i] = f(a[i], b[i]);
-        }
-    });
+    level.run(|| each2(out, a, b, f));
 }
 
 /// out = f(a, u), where u repeats with the period of its length.
@@ -57,11 +75,7 @@ pub fn map_periodic(level: Level, out: &mut [f32], a: &[f32], u: &[f32], f: impl
     let period = u.len();
     level.run(|| {
         for (out, a) in out.chunks_mut(period).zip(a.chunks(period)) {
-            let n = out.len();
-            let (a, u) = (&a[..n], &u[..n]);
-            for i in 0..n {
-                out[i] = f(a[i], u[i]);
-            }
+            each2(out, a, u, &f);
         }
     });
 }
@@ -71,11 +85,7 @@ pub fn normalize(level: Level, out: &mut [f32], x: &[f32], [mean, scale, bias]: 
     let period = mean.len();
     level.run(|| {
         for (out, x) in out.chunks_mut(period).zip(x.chunks(period)) {
-            let n = out.len();
-            let (x, mean, scale, bias) = (&x[..n], &mean[..n], &scale[..n], &bias[..n]);
-            for i in 0..n {
-                out[i] = (x[i] - mean[i]) * scale[i] + bias[i];
-            }
+            each4(out, [x, mean, scale, bias], |[x, mean, scale, bias]| (x - mean) * scale + bias);
         }
     });
 }
@@ -145,22 +155,20 @@ pub fn binary(level: Level, kind: BinaryKind, out: &mut [f32], a: &[f32], b: &[f
 
 /// out = scale · (dy − bias − (x − mean) · along); the four tables repeat with the period of their length.
 #[inline(always)]
-pub fn normalize_grad_input(
-    level: Level,
-    out: &mut [f32],
-    x: &[f32],
-    dy: &[f32],
-    [mean, scale, bias, along]: [&[f32]; 4],
-) {
-    let period = mean.len();
+pub fn normalize_grad_input(level: Level, out: &mut [f32], x: &[f32], dy: &[f32], tables: [&[f32]; 4]) {
+    #[inline(always)]
+    fn row(out: &mut [f32], x: &[f32], dy: &[f32], [mean, scale, bias, along]: [&[f32]; 4]) {
+        let n = out.len();
+        let (x, dy, mean, scale) = (&x[..n], &dy[..n], &mean[..n], &scale[..n]);
+        let (bias, along) = (&bias[..n], &along[..n]);
+        for i in 0..n {
+            out[i] = scale[i] * (dy[i] - bias[i] - (x[i] - mean[i]) * along[i]);
+        }
+    }
+    let period = tables[0].len();
     level.run(|| {
         for ((out, x), dy) in out.chunks_mut(period).zip(x.chunks(period)).zip(dy.chunks(period)) {
-            let n = out.len();
-            let (x, dy, mean, scale) = (&x[..n], &dy[..n], &mean[..n], &scale[..n]);
-            let (bias, along) = (&bias[..n], &along[..n]);
-            for i in 0..n {
-                out[i] = scale[i] * (dy[i] - bias[i] - (x[i] - mean[i]) * along[i]);
-            }
+            row(out, x, dy, tables);
         }
     });
 }
@@ -247,45 +255,47 @@ pub fn adamw(
 
 /// total += x, total2 += x² about `shift`; all three repeat with the period of their length.
 pub fn add_moments(level: Level, x: &[f32], shift: &[f64], total: &mut [f64], squares: &mut [f64]) {
-    level.run(|| {
-        for x in x.chunks(shift.len()) {
-            let n = x.len();
-            let (shift, total, squares) = (&shift[..n], &mut total[..n], &mut squares[..n]);
-            for i in 0..n {
-                let d = f64::from(x[i]) - shift[i];
-                total[i] += d;
-                squares[i] += d * d;
-            }
+    #[inline(always)]
+    fn row(x: &[f32], shift: &[f64], total: &mut [f64], squares: &mut [f64]) {
+        let n = x.len();
+        let (shift, total, squares) = (&shift[..n], &mut total[..n], &mut squares[..n]);
+        for i in 0..n {
+            let d = f64::from(x[i]) - shift[i];
+            total[i] += d;
+            squares[i] += d * d;
         }
-    });
+    }
+    level.run(|| x.chunks(shift.len()).for_each(|x| row(x, shift, total, squares)));
 }
 
 /// total += dy, along += dy · (x − mean).
 pub fn add_products(level: Level, x: &[f32], dy: &[f32], mean: &[f32], along: &mut [f64], total: &mut [f64]) {
+    #[inline(always)]
+    fn row(x: &[f32], dy: &[f32], mean: &[f32], along: &mut [f64], total: &mut [f64]) {
+        let n = x.len();
+        let (dy, mean, along, total) = (&dy[..n], &mean[..n], &mut along[..n], &mut total[..n]);
+        for i in 0..n {
+            let d = f64::from(dy[i]);
+            along[i] += d * (f64::from(x[i]) - f64::from(mean[i]));
+            total[i] += d;
+        }
+    }
     let period = mean.len();
     level.run(|| {
-        for (x, dy) in x.chunks(period).zip(dy.chunks(period)) {
-            let n = x.len();
-            let (dy, mean, along, total) = (&dy[..n], &mean[..n], &mut along[..n], &mut total[..n]);
-            for i in 0..n {
-                let d = f64::from(dy[i]);
-                along[i] += d * (f64::from(x[i]) - f64::from(mean[i]));
-                total[i] += d;
-            }
-        }
+        x.chunks(period).zip(dy.chunks(period)).for_each(|(x, dy)| row(x, dy, mean, along, total));
     });
 }
 
 /// total += x.
 pub fn add_up(level: Level, x: &[f32], total: &mut [f64]) {
-    level.run(|| {
-        for x in x.chunks(total.len()) {
-            let total = &mut total[..x.len()];
-            for i in 0..x.len() {
-                total[i] += f64::from(x[i]);
-            }
+    #[inline(always)]
+    fn row(x: &[f32], total: &mut [f64]) {
+        let total = &mut total[..x.len()];
+        for i in 0..x.len() {
+            total[i] += f64::from(x[i]);
         }
-    });
+    }
+    level.run(|| x.chunks(total.len()).for_each(|x| row(x, total)));
 }
 
 /// Σ f(i) over a run, in eight lanes.
