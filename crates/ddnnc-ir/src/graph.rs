@@ -1,6 +1,6 @@
 //! The graph: operators as nodes, operands and order as edges.
 
-use crate::{IrError, Op, Shape, ValueType, infer};
+use crate::{IrError, Layout, Op, Shape, ValueType, infer};
 use petgraph::Direction;
 use petgraph::stable_graph::{NodeIndex, StableDiGraph};
 use petgraph::visit::EdgeRef;
@@ -98,6 +98,11 @@ impl Graph {
     }
 
     /// Adds a source (input, parameter, state, constant) of a stated type.
+    ///
+    /// # Errors
+    ///
+    /// [`IrError::NotASource`]; [`IrError::TooLarge`]; [`IrError::Type`] where a value of other than four dimensions is
+    /// channels-last.
     pub fn add_source(&mut self, op: Op, ty: ValueType, origin: Origin) -> Result<Value, IrError> {
         if !op.is_source() {
             return Err(IrError::NotASource { op: op.mnemonic() });
@@ -105,12 +110,26 @@ impl Graph {
         if ty.shape.checked_elements().is_none() {
             return Err(IrError::TooLarge { op: op.mnemonic(), ty });
         }
+        if ty.layout == Layout::ChannelsLast && ty.shape.rank() != 4 {
+            return Err(misused(
+                &op,
+                format!("only a value of four dimensions can be channels-last, not {ty}"),
+            ));
+        }
         let node = self.dag.add_node(Node { op, results: SmallVec::from_elem(ty, 1), origin });
         Ok(Value { node: NodeId(node), result: 0 })
     }
 
     /// Adds an operator on operands; its result types follow from theirs.
+    ///
+    /// # Errors
+    ///
+    /// [`IrError::Type`] where the operator does not take these operands, or there are more than 65,535;
+    /// [`IrError::TooLarge`].
     pub fn add(&mut self, op: Op, operands: &[Value], origin: Origin) -> Result<NodeId, IrError> {
+        if operands.len() > usize::from(u16::MAX) {
+            return Err(misused(&op, format!("takes at most {} operands, not {}", u16::MAX, operands.len())));
+        }
         let results = {
             let types: SmallVec<[&ValueType; 8]> = operands.iter().map(|&v| self.ty(v)).collect();
             infer::result_types(&op, &types)?
@@ -317,4 +336,9 @@ impl Graph {
         let id = self.nodes().find(|&id| matches!(&self.node(id).op, Op::Output { name: n } if n == name))?;
         self.operands(id).first().copied()
     }
+}
+
+/// An error of an operator as a whole.
+fn misused(op: &Op, message: String) -> IrError {
+    IrError::Type { op: op.mnemonic(), message, operand: None, against: None }
 }

@@ -183,4 +183,17 @@ impl Schedule {
 pub enum Precision {
     /// 32-bit floats throughout.
     F32,
+    /// Convolutions, matrix products and the activations between them in bf16; weights, statistics, gradients of
+    /// weights, losses and the optimizer in 32-bit floats.
+    Bf16,
+}
+
+impl Precision {
+    /// The word for it in specs and reports.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
+        }
+    }
 }

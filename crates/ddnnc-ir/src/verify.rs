@@ -14,10 +14,11 @@
 //! 7. Attributes have sane values: numbers are finite; eps > 0; p, smoothing, momentum of SGD and the betas of AdamW in
 //!    [0, 1); momentum of an average in [0, 1]; decay ≥ 0; temperature > 0; Nesterov only with momentum.
 //! 8. Outputs named `loss.…` are f32 scalars.
+//! 9. Inputs, parameters and states are row-major, of f32; inputs also of i64. Constants are of any type.
 
 use crate::optimizer::{closure, persistent, readers, update_of};
 use crate::text::describe;
-use crate::{Graph, Group, IrError, Local, NodeId, Op, Value, ValueType, infer};
+use crate::{DType, Graph, Group, IrError, Layout, Local, NodeId, Op, Value, ValueType, infer};
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
@@ -48,6 +49,7 @@ pub fn verify(graph: &Graph) -> Result<(), IrError> {
                     return invalid(graph, id, format!("a loss is an f32 scalar, not {ty}"));
                 }
             }
+            Op::Input { .. } | Op::Parameter { .. } | Op::State { .. } => fed(graph, id)?,
             _ => {}
         }
     }
@@ -99,6 +101,18 @@ fn types(graph: &Graph, id: NodeId) -> Result<(), IrError> {
         }
         Err(e) => invalid(graph, id, e.to_string()),
     }
+}
+
+/// Rule 9.
+fn fed(graph: &Graph, id: NodeId) -> Result<(), IrError> {
+    let node = graph.node(id);
+    let ty = &node.results[0];
+    let integers = ty.dtype == DType::I64 && matches!(node.op, Op::Input { .. });
+    if ty.layout == Layout::RowMajor && (ty.dtype == DType::F32 || integers) {
+        return Ok(());
+    }
+    let also = if matches!(node.op, Op::Input { .. }) { " or i64" } else { "" };
+    invalid(graph, id, format!("is row-major and of f32{also}, not {ty}"))
 }
 
 /// Rule 6.

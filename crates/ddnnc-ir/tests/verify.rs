@@ -5,7 +5,7 @@ mod common;
 use common::*;
 use ddnnc_ir::{
     BinaryKind, Conv, Graph, IrError, Layout, Op, Optimizer, Origin, Pool, ReduceKind, UnaryKind, Value,
-    append_optimizer, differentiate, order_stores, parse, verify,
+    ValueType, append_optimizer, differentiate, order_stores, parse, verify,
 };
 
 /// The message of the rule that a graph in text form (its lines) breaks.
@@ -44,6 +44,19 @@ fn rules_on_text() {
         (
             "v0 = state name=\"s\" : f32[2]\nv1 = input name=\"x\" : f32[3]\nn2 = store(v1) name=\"s\"",
             "`s` is f32[2], not f32[3]",
+        ),
+        ("v0 = input name=\"x\" : bf16[2]", "is row-major and of f32 or i64, not bf16[2]"),
+        (
+            "v0 = input name=\"x\" : f32[2,3,4,4]{nhwc}",
+            "is row-major and of f32 or i64, not f32[2,3,4,4]{nhwc}",
+        ),
+        ("v0 = parameter name=\"w\" frozen=false : bf16[2]", "is row-major and of f32, not bf16[2]"),
+        ("v0 = parameter name=\"w\" frozen=false : f32[2,3,4,4]{nhwc}", "is row-major and of f32, not"),
+        ("v0 = parameter name=\"w\" frozen=false : i64[2]", "is row-major and of f32, not i64[2]"),
+        ("v0 = state name=\"s\" : bf16[2]", "is row-major and of f32, not bf16[2]"),
+        (
+            "v0 = constant value=1.0 : bf16[2,3,4,4]{nhwc}\nv1 = input name=\"x\" : i64[2]",
+            "no rule is broken",
         ),
         // Another reader of the old content, without an order before the update.
         (
@@ -249,6 +262,30 @@ fn operand_types_that_do_not_fit_are_refused() {
             assert!(!accepted || any, "{op:?} takes {odd} as operand {i}");
         }
     }
+}
+
+#[test]
+fn only_four_dimensions_can_be_channels_last() {
+    let mut g = Graph::new("g");
+    let mut constant = |ty: ValueType| {
+        g.add_source(Op::Constant { value: 1.0 }, ty.with_layout(Layout::ChannelsLast), Origin::default())
+    };
+    assert!(constant(f32(&[2, 3, 4, 4])).is_ok());
+    for dims in [&[2, 3, 4][..], &[], &[2, 3, 4, 4, 4]] {
+        let refused = constant(f32(dims));
+        assert!(matches!(refused, Err(IrError::Type { op: "constant", .. })), "{refused:?}");
+    }
+}
+
+#[test]
+fn operands_are_counted_in_sixteen_bits() {
+    let mut g = Graph::new("g");
+    let x = input(&mut g, "x", &f32(&[1]));
+    let most = usize::from(u16::MAX);
+    let wide = g.add1(Op::Concat { axis: 0 }, &vec![x; most], Origin::default()).unwrap();
+    assert_eq!(g.operands(wide.node).len(), most);
+    let refused = g.add(Op::Concat { axis: 0 }, &vec![x; most + 1], Origin::default());
+    assert!(matches!(refused, Err(IrError::Type { op: "concat", .. })), "{refused:?}");
 }
 
 /// Attributes are numbers from a file: none of them may overflow on the way to the error.

@@ -3,7 +3,7 @@
 use crate::args::{Args, Given, Range};
 use crate::eval::Evaluator;
 use crate::limits;
-use crate::signature::{Fixed, as_call};
+use crate::signature::Fixed;
 use ddnnc_diag::{Code, Diagnostic, did_you_mean};
 use ddnnc_ir::{Augment, Data, Dataset, Optimizer, Precision, Recipe, Schedule, ScheduleKind, Shape};
 use ddnnc_syntax::{Expr, ExprKind, Setting};
@@ -68,16 +68,14 @@ impl<'a> Evaluator<'a> {
             None => Some(Schedule { warmup: 0.0, kind: ScheduleKind::Constant }),
             Some(setting) => self.schedule(&setting.value),
         };
-        if let Some(setting) = get("precision") {
-            self.precision(setting);
-        }
+        let precision = self.precision(get("precision"));
         Some(Recipe {
             data: data?,
             batch: usize::try_from(batch?).ok()?,
             epochs: usize::try_from(epochs?).ok()?,
             optimizer: optimizer?,
             schedule: schedule?,
-            precision: Precision::F32,
+            precision: precision?,
             seed: u64::try_from(seed?).ok()?,
             validation: validation?,
         })
@@ -100,14 +98,11 @@ impl<'a> Evaluator<'a> {
         given.number(Range::Closed(0.0, 0.5), &mut self.diags)
     }
 
-    fn precision(&mut self, setting: &'a Setting) {
-        match as_call(&setting.value) {
-            Some(("bf16", span, _)) => self.diags.push(
-                Diagnostic::error(Code::Unsupported, "`precision = bf16` is not supported yet").at(span, ""),
-            ),
-            _ => {
-                self.word(&setting.value, "precision", &["f32"]);
-            }
+    fn precision(&mut self, setting: Option<&'a Setting>) -> Option<Precision> {
+        let Some(setting) = setting else { return Some(Precision::F32) };
+        match self.word(&setting.value, "precision", &["f32", "bf16"])? {
+            "bf16" => Some(Precision::Bf16),
+            _ => Some(Precision::F32),
         }
     }
 

@@ -3,7 +3,7 @@
 mod support;
 
 use ddnnc_ir::reference::{Tensor, evaluate};
-use ddnnc_ir::{DType, Graph, Mode, Model, Op, Optimizer, ScheduleKind, Weight};
+use ddnnc_ir::{DType, Graph, Mode, Model, Op, Optimizer, Precision, ScheduleKind, Weight};
 use indexmap::IndexMap;
 use support::{model, net};
 
@@ -254,9 +254,16 @@ fn the_recipe_is_read() {
         "let rate = 0.2
         train { data = cifar10(path = \"d\", augment = [crop(pad = 4), flip]), batch = 32, epochs = 7,
             optimizer = adamw(lr = rate / 2), schedule = multistep(milestones = [2, 5], warmup = 1), seed = 3,
-            validation = 0.25 }",
+            validation = 0.25, precision = bf16 }",
     );
     let recipe = model(&text, Mode::Train, 3).recipe;
+    assert_eq!(recipe.precision, Precision::Bf16);
+    assert_eq!(model(&text, Mode::Eval, 3).recipe.precision, Precision::Bf16);
+    assert_eq!(model(&text.replace("bf16", "f32"), Mode::Train, 3).recipe.precision, Precision::F32);
+    assert_eq!(
+        model(&text.replace(", precision = bf16", ""), Mode::Train, 3).recipe.precision,
+        Precision::F32
+    );
     assert_eq!((recipe.batch, recipe.epochs, recipe.seed, recipe.validation), (32, 7, 3, 0.25));
     assert_eq!(recipe.data.path.as_deref(), Some("d"));
     assert_eq!(recipe.data.augment.len(), 2);

@@ -7,6 +7,16 @@ pub(crate) fn is_alias(op: &Op) -> bool {
     matches!(op, Op::Reshape { .. } | Op::StopGradient)
 }
 
+/// Whether a value is, under any name, the old content of a parameter or state.
+pub(crate) fn is_persistent(graph: &Graph, mut v: Value) -> bool {
+    while is_alias(graph.op(v))
+        && let Some(&below) = graph.operands(v.node).first()
+    {
+        v = below;
+    }
+    matches!(graph.op(v), Op::Parameter { .. } | Op::State { .. })
+}
+
 /// A dense numbering of a graph's values, and for each the value whose memory it names.
 pub(crate) struct Aliases {
     first: Vec<usize>,

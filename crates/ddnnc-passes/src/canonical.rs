@@ -1,7 +1,8 @@
 //! Small algebra: operators that do nothing, or that a constant settles, go away.
 
 use crate::aliases::is_alias;
-use ddnnc_ir::{BinaryKind, Graph, IrError, NodeId, Op, ReduceKind, Value, ValueType};
+use ddnnc_ir::reference::to_bf16;
+use ddnnc_ir::{BinaryKind, DType, Graph, IrError, NodeId, Op, ReduceKind, Value, ValueType};
 use rustc_hash::FxHashSet;
 use smallvec::{SmallVec, smallvec};
 
@@ -102,9 +103,10 @@ fn reads_stored(graph: &Graph, rewrite: &Rewrite, stored: &FxHashSet<String>) ->
     }
 }
 
-/// The number in every element of a constant.
+/// The number in every element of a constant, as its element type keeps it.
 fn constant(graph: &Graph, v: Value) -> Option<f64> {
     match *graph.op(v) {
+        Op::Constant { value } if graph.ty(v).dtype == DType::Bf16 => Some(to_bf16(value)),
         Op::Constant { value } => Some(value),
         _ => None,
     }
@@ -121,8 +123,8 @@ fn simplify(graph: &Graph, op: &Op, operands: &[Value], results: &[ValueType]) -
         Op::Scale { factor } => match (fixed, graph.op(x)) {
             // a · const(c) = const(a·c)
             (Some(c), _) => Some(Rewrite::Constant(factor * c)),
-            // a · (b · x) = (a·b) · x
-            (None, Op::Scale { factor: inner }) => {
+            // a · (b · x) = (a·b) · x, where b · x is not rounded to bf16
+            (None, Op::Scale { factor: inner }) if graph.ty(x).dtype != DType::Bf16 => {
                 Some(Rewrite::Op(Op::Scale { factor: factor * inner }, graph.operands(x.node)))
             }
             _ => None,
@@ -184,6 +186,23 @@ fn simplify(graph: &Graph, op: &Op, operands: &[Value], results: &[ValueType]) -
                 }))
             }
             None => None,
+        },
+        // the layout that it has = x; of a constant, a constant; converted twice = converted once
+        Op::ConvertLayout { .. } => match (fixed, graph.op(x)) {
+            _ if like_x => Some(Rewrite::Value(x)),
+            (Some(c), _) => Some(Rewrite::Constant(c)),
+            (None, Op::ConvertLayout { .. }) => Some(Rewrite::Op(op.clone(), graph.operands(x.node))),
+            (None, _) => None,
+        },
+        // the element type that it has = x; of a constant, a constant; bf16 → f32 → bf16 = x (the way by bf16 rounds)
+        Op::Cast { dtype } => match (fixed, graph.op(x)) {
+            _ if like_x => Some(Rewrite::Value(x)),
+            (Some(c), _) => Some(Rewrite::Constant(c)),
+            (None, Op::Cast { dtype: DType::F32 }) => {
+                let below = *graph.operands(x.node).first()?;
+                (graph.ty(below).dtype == *dtype).then_some(Rewrite::Value(below))
+            }
+            (None, _) => None,
         },
         // concat of one value = x
         Op::Concat { .. } if operands.len() == 1 => Some(Rewrite::Value(x)),

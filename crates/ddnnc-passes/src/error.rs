@@ -27,6 +27,20 @@ pub enum PassError {
         /// What is wrong with it.
         message: String,
     },
+    /// A name that no pass has.
+    #[error("there is no pass `{name}`")]
+    NoPass {
+        /// The name.
+        name: String,
+    },
+    /// Passes in an order that they cannot run in.
+    #[error("the pass `{first}` must come before `{second}`")]
+    Order {
+        /// What must come first.
+        first: String,
+        /// What must come after it.
+        second: String,
+    },
     /// Bytes that are no program.
     #[error("not a program: {0}")]
     Program(String),

@@ -2,11 +2,11 @@
 
 use crate::report::operators;
 use crate::{
-    PassError, PersistentKind, Program, Report, Tables, canonical, dead_code, plan_memory, schedule,
-    share_prefixes,
+    PassError, PersistentKind, Program, Report, Tables, assign_layout, autocast, batch_shared_weights,
+    canonical, dead_code, fuse, plan_memory, recompute, schedule, share_prefixes,
 };
 use ddnnc_ir::{
-    Graph, IrError, Model, NodeId, Op, Origin, Value, ValueType, append_optimizer, differentiate,
+    Graph, IrError, Model, NodeId, Op, Origin, Precision, Value, ValueType, append_optimizer, differentiate,
     order_stores, verify,
 };
 use indexmap::IndexMap;
@@ -27,6 +27,58 @@ pub enum Goal {
     Evaluate,
 }
 
+/// Which passes run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    passes: Vec<(&'static str, Pass)>,
+}
+
+impl Default for Options {
+    /// All passes, in the order of [`PASSES`].
+    fn default() -> Options {
+        Options { passes: PASSES.to_vec() }
+    }
+}
+
+impl Options {
+    /// Every operator a launch of its own: without `batch_shared_weights`, `fuse` and `recompute`.
+    pub fn without_fusion() -> Options {
+        let fusion = ["batch_shared_weights", "fuse", "recompute"];
+        Options { passes: PASSES.iter().copied().filter(|(name, _)| !fusion.contains(name)).collect() }
+    }
+
+    /// Just these passes, in that order.
+    ///
+    /// # Errors
+    ///
+    /// [`PassError::NoPass`] for a name that no pass has; [`PassError::Order`] where a pass comes before one that must
+    /// come before it.
+    pub fn named<S: AsRef<str>>(names: &[S]) -> Result<Options, PassError> {
+        let mut passes: Vec<(&'static str, Pass)> = Vec::with_capacity(names.len());
+        for name in names.iter().map(AsRef::as_ref) {
+            let known = PASSES.iter().find(|(n, _)| *n == name).copied();
+            passes.push(known.ok_or_else(|| PassError::NoPass { name: name.to_owned() })?);
+        }
+        let late = |name: &str| LATE.iter().position(|n| *n == name);
+        for (i, (name, _)) in passes.iter().enumerate() {
+            let Some(place) = late(name) else { continue };
+            if let Some((before, _)) = passes[..i].iter().find(|(n, _)| late(n).is_some_and(|p| p > place)) {
+                return Err(PassError::Order { first: (*name).to_owned(), second: (*before).to_owned() });
+            }
+        }
+        Ok(Options { passes })
+    }
+
+    /// The passes of this list that are wanted, in the list's order.
+    fn of(&self, list: &[(&'static str, Pass)]) -> Vec<(&'static str, Pass)> {
+        let wanted = |(name, _): &&(&'static str, Pass)| self.passes.iter().any(|(n, _)| n == name);
+        list.iter().filter(wanted).copied().collect()
+    }
+}
+
+/// The passes that work on a whole step, each on what those before it made: their order is fixed.
+const LATE: [&str; 4] = ["assign_layout", "batch_shared_weights", "fuse", "recompute"];
+
 /// What the pipeline makes of a model.
 #[derive(Clone, Debug)]
 pub struct Compiled {
@@ -44,21 +96,39 @@ pub type Pass = fn(&mut Graph) -> Result<(), IrError>;
 const DEAD_CODE: (&str, Pass) = ("dead_code", dead_code);
 const SHARE_PREFIXES: (&str, Pass) = ("share_prefixes", share_prefixes);
 const CANONICAL: (&str, Pass) = ("canonical", canonical);
+const BATCH_SHARED_WEIGHTS: (&str, Pass) = ("batch_shared_weights", batch_shared_weights);
+const FUSE: (&str, Pass) = ("fuse", fuse);
+const RECOMPUTE: (&str, Pass) = ("recompute", recompute);
 
-/// The passes by name.
-pub const PASSES: [(&str, Pass); 3] = [DEAD_CODE, SHARE_PREFIXES, CANONICAL];
+const AUTOCAST: (&str, Pass) = ("autocast", autocast);
+const ASSIGN_LAYOUT: (&str, Pass) = ("assign_layout", assign_layout);
+
+/// The passes by name, in the order in which they run. (`autocast` is none of them: it changes what is computed, and
+/// runs where a spec asks for bf16.)
+pub const PASSES: [(&str, Pass); 7] =
+    [DEAD_CODE, SHARE_PREFIXES, CANONICAL, ASSIGN_LAYOUT, BATCH_SHARED_WEIGHTS, FUSE, RECOMPUTE];
 
 /// The name of the model's total loss among its graph's outputs.
 const LOSS: &str = "loss.total";
+
+/// Compiles a model for a goal with the default [`Options`]; else as [`compile_with`].
+pub fn compile(
+    model: &Model,
+    goal: Goal,
+    observe: &mut dyn FnMut(&str, &Graph),
+) -> Result<Compiled, PassError> {
+    compile_with(model, goal, &Options::default(), observe)
+}
 
 /// Compiles a model for a goal.
 ///
 /// `observe` sees the graph after each phase: `forward` (as lowered), `shared` (prefixes merged), `grad` (with the
 /// backward pass; for [`Goal::Train`] and [`Goal::Gradients`]), `step` (with updates and stores in order) and `fused`
 /// (what is planned). In debug and test builds the verifier runs after each.
-pub fn compile(
+pub fn compile_with(
     model: &Model,
     goal: Goal,
+    options: &Options,
     observe: &mut dyn FnMut(&str, &Graph),
 ) -> Result<Compiled, PassError> {
     let mut graph = model.graph.clone();
@@ -67,7 +137,7 @@ pub fn compile(
     let before = operators_each_alone(model, goal)?;
 
     drop_unwanted_sinks(&mut graph, goal);
-    run(&mut graph, &[DEAD_CODE, SHARE_PREFIXES, CANONICAL, SHARE_PREFIXES, DEAD_CODE])?;
+    run(&mut graph, &options.of(&[DEAD_CODE, SHARE_PREFIXES, CANONICAL, SHARE_PREFIXES, DEAD_CODE]))?;
     observe("shared", &graph);
 
     if matches!(goal, Goal::Train | Goal::Gradients) {
@@ -80,7 +150,11 @@ pub fn compile(
         checked("differentiate", &graph)?;
         observe("grad", &graph);
         // Before the updates come in: their order edges name every reader of a parameter, so none may be added later.
-        run(&mut graph, &[CANONICAL, SHARE_PREFIXES, DEAD_CODE])?;
+        run(&mut graph, &options.of(&[CANONICAL, SHARE_PREFIXES, DEAD_CODE]))?;
+    }
+    match model.recipe.precision {
+        Precision::F32 => {}
+        Precision::Bf16 => run(&mut graph, &[AUTOCAST, CANONICAL, SHARE_PREFIXES, DEAD_CODE])?,
     }
     match goal {
         Goal::Train => {
@@ -95,7 +169,9 @@ pub fn compile(
     }
     checked("the step", &graph)?;
     observe("step", &graph);
-    run(&mut graph, &[DEAD_CODE])?;
+    run(&mut graph, &options.of(&[DEAD_CODE]))?;
+    let late: Vec<_> = options.passes.iter().filter(|(name, _)| LATE.contains(name)).copied().collect();
+    run(&mut graph, &late)?;
     observe("fused", &graph);
 
     let order = schedule(&graph)?;

@@ -39,7 +39,7 @@ pub struct Report {
 }
 
 /// How many values a report names.
-pub const LARGEST: usize = 8;
+pub const LARGEST: usize = 10;
 
 impl Report {
     pub(crate) fn new(operators_before_fusion: usize, graph: &Graph, program: &Program) -> Report {

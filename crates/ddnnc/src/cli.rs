@@ -435,20 +435,13 @@ pub struct OptArgs {
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
     /// A pass to run; several run in the order given
-    #[arg(long = "pass", value_name = "NAME", value_enum)]
-    pub passes: Vec<PassName>,
+    #[arg(long = "pass", value_name = "NAME", value_parser = pass_parser())]
+    pub passes: Vec<String>,
 }
 
-/// The passes by name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[value(rename_all = "snake_case")]
-pub enum PassName {
-    /// Equal operators on equal values become one
-    SharePrefixes,
-    /// Small algebra
-    Canonical,
-    /// What no output and no store needs goes
-    DeadCode,
+/// The names of the passes.
+fn pass_parser() -> clap::builder::PossibleValuesParser {
+    ddnnc_passes::PASSES.iter().map(|(name, _)| *name).collect::<Vec<_>>().into()
 }
 
 /// `ddnnc data`

@@ -2,7 +2,7 @@
 
 use ddnnc_ir::reference::{Evaluation, Tensor, evaluate};
 use ddnnc_ir::*;
-use ddnnc_passes::{Executable, Program, ReferenceDevice};
+use ddnnc_passes::{Executable, Options, Program, ReferenceDevice};
 use indexmap::IndexMap;
 use std::sync::Arc;
 
@@ -381,4 +381,13 @@ pub fn check(pass: ddnnc_passes::Pass, before: &str, after: &str) {
 /// Asserts that a pass leaves a graph as it is.
 pub fn refused(pass: ddnnc_passes::Pass, text: &str) {
     check(pass, text, text);
+}
+
+/// The ordinary passes, and the layout pass where values are to be channels-last.
+pub fn options_for(layout: Layout) -> Options {
+    let ordinary = ["dead_code", "share_prefixes", "canonical"];
+    match layout {
+        Layout::RowMajor => Options::named(&ordinary).unwrap(),
+        Layout::ChannelsLast => Options::named(&[&ordinary[..], &["assign_layout"]].concat()).unwrap(),
+    }
 }

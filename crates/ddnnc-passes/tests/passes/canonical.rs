@@ -70,7 +70,39 @@ fn each_rule() {
         ("v9 = concat(v0) axis=1 : f32[2,3]", ""),
         ("v9 = slice(v0) axis=1 start=0 len=3 : f32[2,3]", ""),
         ("v9 = pad(v0) axis=1 start=0 total=3 : f32[2,3]", ""),
+        ("v9 = convert_layout(v0) layout=\"row_major\" : f32[2,3]", ""),
+        (
+            "v2 = reshape(v0) shape=[1,2,3,1] : f32[1,2,3,1]\nv3 = convert_layout(v2) layout=\"nhwc\" : f32[1,2,3,1]{nhwc}\n\
+             v4 = convert_layout(v3) layout=\"row_major\" : f32[1,2,3,1]\nv9 = relu(v4) : f32[1,2,3,1]",
+            "v2 = reshape(v0) shape=[1,2,3,1]\nv3 = relu(v2)",
+        ),
+        (
+            "v2 = constant value=4.0 : f32[1,2,3,1]\nv9 = convert_layout(v2) layout=\"nhwc\" : f32[1,2,3,1]{nhwc}",
+            "v2 = constant value=4.0 : f32[1,2,3,1]{nhwc}",
+        ),
+        ("v9 = cast(v0) dtype=\"f32\" : f32[2,3]", ""),
+        (
+            "v2 = cast(v0) dtype=\"bf16\" : bf16[2,3]\nv3 = cast(v2) dtype=\"f32\" : f32[2,3]\n\
+             v4 = cast(v3) dtype=\"bf16\" : bf16[2,3]\nv9 = relu(v4) : bf16[2,3]",
+            "v2 = cast(v0) dtype=\"bf16\"\nv3 = relu(v2)",
+        ),
+        (
+            "v2 = constant value=0.1 : bf16[2,3]\nv9 = cast(v2) dtype=\"f32\" : f32[2,3]",
+            "v2 = constant value=0.10009765625 : f32[2,3]",
+        ),
         // What no rule touches.
+        (
+            "v2 = cast(v0) dtype=\"bf16\" : bf16[2,3]\nv9 = cast(v2) dtype=\"f32\" : f32[2,3]",
+            "v2 = cast(v0) dtype=\"bf16\"\nv3 = cast(v2) dtype=\"f32\"",
+        ),
+        (
+            "v2 = cast(v0) dtype=\"bf16\" : bf16[2,3]\nv3 = scale(v2) factor=3.1 : bf16[2,3]\nv9 = scale(v3) factor=0.7 : bf16[2,3]",
+            "v2 = cast(v0)\nv3 = scale(v2) factor=3.1\nv4 = scale(v3) factor=0.7",
+        ),
+        (
+            "v2 = reshape(v0) shape=[1,2,3,1] : f32[1,2,3,1]\nv9 = convert_layout(v2) layout=\"nhwc\" : f32[1,2,3,1]{nhwc}",
+            "v2 = reshape(v0) shape=[1,2,3,1]\nv3 = convert_layout(v2)",
+        ),
         ("v9 = slice(v0) axis=1 start=1 len=2 : f32[2,2]", "v2 = slice(v0)"),
         ("v9 = pad(v0) axis=1 start=1 total=4 : f32[2,4]", "v2 = pad(v0)"),
         ("v9 = concat(v0, v1) axis=1 : f32[2,6]", "v2 = concat(v0, v1)"),

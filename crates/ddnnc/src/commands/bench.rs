@@ -3,7 +3,7 @@
 use crate::cli::BenchArgs;
 use crate::output::{bytes, print, print_json};
 use crate::{Failure, Spec, Ui, device, weights};
-use ddnnc_ir::{DType, Mode, Model, Precision};
+use ddnnc_ir::{DType, Mode, Model};
 use ddnnc_passes::{Executable, Goal};
 use serde_json::json;
 use std::time::Instant;
@@ -33,16 +33,16 @@ pub fn run(args: &BenchArgs, ui: Ui) -> Result<(), Failure> {
     }
     let median = median(&mut times);
     let rate = if median > 0.0 { model.batch as f64 / median * 1e3 } else { 0.0 };
-    let Precision::F32 = model.recipe.precision;
+    let precision = model.recipe.precision.as_str();
     let rss = peak_rss();
     if args.json {
         return print_json(&json!({
             "model": model.name, "images_per_second": rate, "step_ms": median, "batch": model.batch,
-            "device": device.name(), "precision": "f32", "steps": args.steps, "peak_rss_bytes": rss,
+            "device": device.name(), "precision": precision, "steps": args.steps, "peak_rss_bytes": rss,
         }));
     }
     print(&format!(
-        "{} on {}, batch {}, f32: {rate:.1} images/s, {median:.2} ms a step (median of {}), peak memory {}\n",
+        "{} on {}, batch {}, {precision}: {rate:.1} images/s, {median:.2} ms a step (median of {}), peak memory {}\n",
         model.name,
         device.name(),
         model.batch,

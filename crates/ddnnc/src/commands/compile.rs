@@ -4,7 +4,7 @@ use crate::cli::{CompileArgs, Emit, StepMode};
 use crate::device::not_compiled;
 use crate::output::{bytes, grouped, print, print_json, si, table, write_file};
 use crate::{Failure, Spec, Ui, memory_picture};
-use ddnnc_ir::{Graph, IrError, Mode, Model, Precision};
+use ddnnc_ir::{Graph, IrError, Mode, Model};
 use ddnnc_passes::{Compiled, Goal};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -116,12 +116,6 @@ fn dump(folder: &Path, spec: &Spec, phases: &Phases, compiled: &Compiled) -> Res
     write_file(&last, compiled.program.to_string().as_bytes())
 }
 
-fn precision(model: &Model) -> &'static str {
-    match model.recipe.precision {
-        Precision::F32 => "f32",
-    }
-}
-
 fn as_json(model: &Model, compiled: &Compiled, elapsed: f64) -> Value {
     let report = &compiled.report;
     let subnets: Vec<Value> = model
@@ -139,7 +133,7 @@ fn as_json(model: &Model, compiled: &Compiled, elapsed: f64) -> Value {
         "arena_bytes": report.arena_bytes,
         "persistent_bytes": report.persistent_bytes,
         "batch": model.batch,
-        "precision": precision(model),
+        "precision": model.recipe.precision.as_str(),
         "compile_ms": (elapsed * 1e3).round() / 1e3,
     })
 }
@@ -153,7 +147,8 @@ fn summary(model: &Model, mode: StepMode, compiled: &Compiled, elapsed: f64) -> 
         StepMode::Train => "training step",
         StepMode::Eval => "inference",
     };
-    let mut text = format!("{}: {step}, batch {}, {}\n\n", model.name, model.batch, precision(model));
+    let mut text =
+        format!("{}: {step}, batch {}, {}\n\n", model.name, model.batch, model.recipe.precision.as_str());
     let mut rows: Vec<Vec<String>> = model
         .nets
         .iter()

@@ -1,9 +1,8 @@
 //! `ddnnc opt`: a graph as text, verified, through passes, as text.
 
 use crate::Failure;
-use crate::cli::{OptArgs, PassName};
+use crate::cli::OptArgs;
 use crate::output::print;
-use ddnnc_ir::Graph;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
@@ -19,19 +18,13 @@ pub fn run(args: &OptArgs) -> Result<(), Failure> {
     let wrong = |e: ddnnc_ir::IrError| Failure::input(format!("{name}: {e}"));
     let mut graph = ddnnc_ir::parse(&text).map_err(wrong)?;
     ddnnc_ir::verify(&graph).map_err(wrong)?;
-    for pass in &args.passes {
-        apply(*pass, &mut graph).map_err(|e| Failure::input(format!("{name}: {e}")))?;
+    for wanted in &args.passes {
+        // The command line takes no other name.
+        let Some((_, pass)) = ddnnc_passes::PASSES.iter().find(|(pass, _)| pass == wanted) else { continue };
+        pass(&mut graph).map_err(wrong)?;
         ddnnc_ir::verify(&graph).map_err(wrong)?;
     }
     print(&ddnnc_ir::print(&graph).map_err(wrong)?)
-}
-
-fn apply(pass: PassName, graph: &mut Graph) -> Result<(), String> {
-    match pass {
-        PassName::SharePrefixes => ddnnc_passes::share_prefixes(graph).map_err(|e| e.to_string()),
-        PassName::Canonical => ddnnc_passes::canonical(graph).map_err(|e| e.to_string()),
-        PassName::DeadCode => ddnnc_passes::dead_code(graph).map_err(|e| e.to_string()),
-    }
 }
 
 fn read(path: &Path, stdin: bool, name: &str) -> Result<String, Failure> {

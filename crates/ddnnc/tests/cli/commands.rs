@@ -386,6 +386,20 @@ fn import_finds_a_place_for_each_tensor() {
 }
 
 #[test]
+fn the_precision_is_the_specs() {
+    let place = Place::new();
+    let args = ["compile", &spec("quickstart"), "--set", "train.precision=bf16"];
+    assert_eq!(place.run(&[&args[..], &["--json"]].concat()).json()["precision"], "bf16");
+    assert_eq!(place.run(&["compile", &spec("quickstart"), "--json"]).json()["precision"], "f32");
+    let graph = place.run(&[&args[..], &["--emit", "fused"]].concat()).ok();
+    assert!(graph.contains("cast(") && graph.contains("bf16["));
+    let bench =
+        ["bench", &spec("quickstart"), "--batch", "2", "--steps", "1", "--set", "train.precision=bf16"];
+    let json = place.run(&[&bench[..], &["--device", "reference", "--json"]].concat()).json();
+    assert_eq!(json["precision"], "bf16");
+}
+
+#[test]
 fn bench_measures() {
     let place = Place::new();
     let json = place.run(&["bench", &spec("quickstart"), "--batch", "4", "--steps", "2", "--json"]).json();
