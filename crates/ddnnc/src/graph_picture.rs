@@ -82,8 +82,9 @@ pub fn picture(model: &Model, shared: &Graph, fused: Option<&Graph>) -> Result<S
         .collect();
     let mut held: BTreeSet<usize> = parts.logits.iter().copied().flatten().collect();
     held.extend(ends.iter().flatten().flat_map(|&(teacher, student)| [teacher, student]));
-    let layout = Layout::new(&parts, model.nets.len(), &held);
     let launches = fused.map(|graph| StepLaunches::new(model, &parts, graph)).transpose()?;
+    let of_part = launches.as_ref().map_or(&[][..], |all| all.of_part.as_slice());
+    let layout = Layout::new(&parts, model.nets.len(), &held, of_part);
     let arrows = arrows(model, &layout, &ends);
     let losses = losses(model, &parts, layout.columns);
     Ok(Picture::new(model, parts, layout, launches, arrows, losses).draw())
@@ -231,7 +232,7 @@ impl<'a> Picture<'a> {
         need.fold(BOX, f64::max)
     }
 
-    /// The launches of a box: those of its first part, which stand for those of its others.
+    /// The launches of a box: its parts have equal ones.
     fn launches_of(&self, node: &Node) -> LaunchBoxes<'_> {
         let part = node.parts[0];
         let launches = self.launches.as_ref().map_or(&[][..], |all| all.of_part[part].as_slice());

@@ -107,7 +107,7 @@ pub fn draw_legend(svg: &mut Svg, corner: [f64; 2], step: &StepLaunches) -> [f64
         right = f64::max(right, x + text_width(text, face.size));
     };
     line(svg, y, left, Face { bold: true, ..face }, "launches of the training step");
-    for kind in GroupKind::ALL {
+    for kind in [GroupKind::Convolution, GroupKind::Pointwise, GroupKind::Sequence, GroupKind::Update] {
         let [forward, backward] = step.counts[kind as usize];
         if forward + backward == 0 {
             continue;

@@ -19,17 +19,19 @@ const SHOWN: usize = 8;
 
 /// Reads the training step of a model from a file.
 pub fn load(path: &Path, model: &Model, spec: &Path) -> Result<Program, Failure> {
-    let again = format!("compile again with `ddnnc compile {} -o {}`", spec.display(), path.display());
+    let compile = |to: &Path| format!("`ddnnc compile {} -o {}`", spec.display(), to.display());
+    // What is no program may be a file that the user wants to keep.
+    let write = format!("write a program with {}", compile(Path::new("FILE")));
     let mut bytes = Vec::new();
     File::open(path)
         .and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes))
         .map_err(|e| Failure::reading(path, &e))?;
     if bytes.len() as u64 > MAX_BYTES {
         let message = format!("`{}` is larger than a program may be (1 GiB)", path.display());
-        return Err(Failure::input(message).hint(again));
+        return Err(Failure::input(message).hint(write));
     }
     let program = Program::from_bytes(&bytes)
-        .map_err(|e| Failure::input(format!("`{}`: {e}", path.display())).hint(&again))?;
+        .map_err(|e| Failure::input(format!("`{}`: {e}", path.display())).hint(write))?;
     let expected = Expected::new(model)
         .map_err(|e| Failure::input(format!("the spec's step cannot be compared with a program: {e}")))?;
     let differences = expected.differences(model, &program);
@@ -41,7 +43,8 @@ pub fn load(path: &Path, model: &Model, spec: &Path) -> Result<Program, Failure>
         lines.push(format!("… and {} more", differences.len() - SHOWN));
     }
     let message = format!("the program in `{}` is not this spec's training step:\n  ", path.display());
-    Err(Failure::input(message + &lines.join("\n  ")).hint(again))
+    Err(Failure::input(message + &lines.join("\n  "))
+        .hint(format!("compile again with {}, and with the same `--set` and `--batch`", compile(path))))
 }
 
 /// What the training step of a model takes, gives, keeps and updates with.
