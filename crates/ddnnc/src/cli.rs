@@ -40,11 +40,13 @@ pub enum Color {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Compile a spec and show what came of it
-    #[command(after_help = "Example:\n  ddnnc compile specs/resnet50_ekd.ddnn --batch 32")]
+    #[command(
+        after_help = "Examples:\n  ddnnc compile specs/resnet50_ekd.ddnn --batch 32\n  ddnnc compile specs/quickstart.ddnn --no-fuse\n  ddnnc compile specs/quickstart.ddnn --passes dead_code,share_prefixes,canonical,fuse --emit fused"
+    )]
     Compile(CompileArgs),
     /// Train every sub-net of a spec at once
     #[command(
-        after_help = "Example:\n  ddnnc train specs/quickstart.ddnn --set train.epochs=3 --out runs/try"
+        after_help = "Examples:\n  ddnnc train specs/quickstart.ddnn --set train.epochs=3 --out runs/try\n  ddnnc compile specs/quickstart.ddnn -o step.program && ddnnc train specs/quickstart.ddnn --program step.program"
     )]
     Train(TrainArgs),
     /// Measure the accuracy of every sub-net
@@ -130,6 +132,17 @@ pub enum DeviceName {
     Reference,
 }
 
+/// Which passes the compiler runs.
+#[derive(Clone, Debug, Default, Args)]
+pub struct PassArgs {
+    /// Fuse nothing: every operator is a launch of its own, for every sub-net
+    #[arg(long, conflicts_with = "passes")]
+    pub no_fuse: bool,
+    /// Run these passes only, in this order; after a comma the next
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = pass_parser())]
+    pub passes: Option<Vec<String>>,
+}
+
 /// Trained weights: a file, or the newest checkpoint of a run.
 #[derive(Debug, Args)]
 pub struct WeightArgs {
@@ -175,6 +188,9 @@ pub struct CompileArgs {
     /// The training step, or inference
     #[arg(long, value_enum, default_value_t = StepMode::Train)]
     pub mode: StepMode,
+    /// The passes
+    #[command(flatten)]
+    pub passes: PassArgs,
 }
 
 /// The phases that can be printed.
@@ -228,6 +244,12 @@ pub struct TrainArgs {
     /// Images in a step [default: the spec's]
     #[arg(long, value_name = "N", value_parser = batch_parser())]
     pub batch: Option<usize>,
+    /// Run the training step of this file (`ddnnc compile SPEC -o FILE`) instead of compiling it
+    #[arg(long, value_name = "FILE")]
+    pub program: Option<PathBuf>,
+    /// The passes
+    #[command(flatten)]
+    pub passes: PassArgs,
 }
 
 /// `ddnnc eval`
@@ -257,6 +279,9 @@ pub struct EvalArgs {
     /// Where it runs
     #[command(flatten)]
     pub device: DeviceArgs,
+    /// The passes
+    #[command(flatten)]
+    pub passes: PassArgs,
 }
 
 /// A number from 0 to 1.
@@ -300,6 +325,9 @@ pub struct PredictArgs {
     /// Where it runs
     #[command(flatten)]
     pub device: DeviceArgs,
+    /// The passes
+    #[command(flatten)]
+    pub passes: PassArgs,
 }
 
 /// `ddnnc export`
@@ -370,6 +398,9 @@ pub struct StepArgs {
     /// Where it runs
     #[command(flatten)]
     pub device: DeviceArgs,
+    /// The passes
+    #[command(flatten)]
+    pub passes: PassArgs,
 }
 
 /// `ddnnc inspect`
@@ -407,6 +438,9 @@ pub struct BenchArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
+    /// The passes
+    #[command(flatten)]
+    pub passes: PassArgs,
 }
 
 /// `ddnnc fmt`

@@ -9,6 +9,8 @@ use std::path::Path;
 pub enum Failure {
     /// The input is wrong: exit status 1.
     Input(Report),
+    /// The command line is wrong in a way that clap does not see: exit status 2.
+    Usage(Report),
     /// The environment failed (device, disk): exit status 3.
     Environment(Report),
     /// Rendered diagnostics that say it all: exit status 1.
@@ -44,6 +46,11 @@ impl Failure {
         Failure::Input(Report::new(message))
     }
 
+    /// The command line is wrong.
+    pub fn usage(message: impl Display) -> Failure {
+        Failure::Usage(Report::new(message))
+    }
+
     /// The environment failed.
     pub fn environment(message: impl Display) -> Failure {
         Failure::Environment(Report::new(message))
@@ -67,7 +74,9 @@ impl Failure {
     /// Adds a sentence that says the way out; rendered diagnostics have their own.
     pub fn hint(mut self, text: impl Display) -> Failure {
         match &mut self {
-            Failure::Input(report) | Failure::Environment(report) => report.hints.push(text.to_string()),
+            Failure::Input(report) | Failure::Usage(report) | Failure::Environment(report) => {
+                report.hints.push(text.to_string());
+            }
             Failure::Diagnostics(_) | Failure::Pipe => {}
         }
         self
@@ -76,7 +85,7 @@ impl Failure {
     /// What is written on standard error, with its line break.
     pub fn text(&self) -> String {
         match self {
-            Failure::Input(report) | Failure::Environment(report) => report.text(),
+            Failure::Input(report) | Failure::Usage(report) | Failure::Environment(report) => report.text(),
             Failure::Diagnostics(text) => text.clone(),
             Failure::Pipe => String::new(),
         }
@@ -87,6 +96,7 @@ impl Failure {
         match self {
             Failure::Pipe => 0,
             Failure::Input(_) | Failure::Diagnostics(_) => 1,
+            Failure::Usage(_) => 2,
             Failure::Environment(_) => 3,
         }
     }

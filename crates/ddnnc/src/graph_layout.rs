@@ -1,6 +1,7 @@
 //! Where the parts of a model's picture go: lanes for nets, columns for places along the network.
 
-use crate::graph_parts::{Part, Parts};
+use crate::graph_launches::PartLaunch;
+use crate::graph_parts::Parts;
 use indexmap::IndexMap;
 use std::collections::BTreeSet;
 
@@ -29,12 +30,13 @@ pub struct Layout {
 }
 
 /// A run of fewer equal columns stays as it is.
-const FOLDED: usize = 3;
+const FOLDED: usize = 2;
 
 impl Layout {
     /// Places parts. `held` are parts that something else than the flow is tied to (pairings, logits): a run of equal
-    /// blocks may end with one, and holds none inside.
-    pub fn new(parts: &Parts, nets: usize, held: &BTreeSet<usize>) -> Layout {
+    /// blocks may end with one, and holds none inside. `launches` are those of each part: where they differ, blocks are
+    /// not equal.
+    pub fn new(parts: &Parts, nets: usize, held: &BTreeSet<usize>, launches: &[Vec<PartLaunch>]) -> Layout {
         let lane = lanes(parts, nets);
         let column = columns(parts);
         let count = column.iter().max().map_or(0, |c| c + 1);
@@ -49,7 +51,7 @@ impl Layout {
         let mut start = 0;
         while start < count {
             let mut end = start + 1;
-            while end < count && continues(parts, held, &by_column[end - 1], &by_column[end]) {
+            while end < count && continues(parts, held, launches, &by_column[end - 1], &by_column[end]) {
                 end += 1;
             }
             if end - start < FOLDED {
@@ -164,9 +166,17 @@ fn longest_paths(parts: &Parts, group: &[usize]) -> Option<Vec<usize>> {
 }
 
 /// Whether each part of a column goes on in exactly one like it of the next.
-fn continues(parts: &Parts, held: &BTreeSet<usize>, column: &[usize], next: &[usize]) -> bool {
-    let alike = |a: &Part, b: &Part| {
-        a.nets == b.nets
+fn continues(
+    parts: &Parts,
+    held: &BTreeSet<usize>,
+    launches: &[Vec<PartLaunch>],
+    column: &[usize],
+    next: &[usize],
+) -> bool {
+    let alike = |i: usize, j: usize| {
+        let (a, b) = (&parts.parts[i], &parts.parts[j]);
+        launches.get(i) == launches.get(j)
+            && a.nets == b.nets
             && a.stage.is_some()
             && a.stage == b.stage
             && a.operators == b.operators
@@ -175,7 +185,7 @@ fn continues(parts: &Parts, held: &BTreeSet<usize>, column: &[usize], next: &[us
     };
     column.len() == next.len()
         && column.iter().zip(next).all(|(&a, &b)| {
-            alike(&parts.parts[a], &parts.parts[b])
+            alike(a, b)
                 && !held.contains(&a)
                 && parts.edges.range((a, 0)..(a + 1, 0)).all(|&(_, to)| to == b)
                 && parts.edges.contains(&(a, b))

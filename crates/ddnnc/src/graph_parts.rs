@@ -20,6 +20,8 @@ pub struct Part {
     pub label: String,
     /// Mnemonic and result type of each operator.
     pub operators: Vec<(&'static str, String)>,
+    /// Mnemonic and path of each operator.
+    pub holds: BTreeSet<(&'static str, String)>,
     /// Elements of the parameters that it uses.
     pub parameters: usize,
     /// Shapes of a sample that come in.
@@ -136,6 +138,7 @@ impl Parts {
             }
         }
         let part = &mut self.parts[part];
+        part.holds.insert((node.op.mnemonic(), node.origin.path.to_string()));
         if let Some(ty) = node.results.first() {
             part.operators.push((node.op.mnemonic(), ty.to_string()));
             if ty.dims().len() > 1 {
@@ -221,6 +224,7 @@ fn name_part(path: &str, model: &Model, nets: &[usize]) -> Part {
         place: words[words.len().min(2) - 1..].join("."),
         label,
         operators: Vec::new(),
+        holds: BTreeSet::new(),
         parameters: 0,
         inputs: Vec::new(),
         output: String::new(),

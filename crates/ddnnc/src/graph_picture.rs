@@ -2,10 +2,12 @@
 //!
 //! What several nets compute on the same values is one box across their lanes. A pairing's arrow runs in the gap behind
 //! the columns of its two ends, then below its student's lane; its name stands on it, in a row of its own there, so that
-//! no two texts meet.
+//! no two texts meet. Below a block's name stand the launches of the forward pass that compute it, a small box each.
 
+use crate::graph_launches::StepLaunches;
 use crate::graph_layout::{Layout, Node};
 use crate::graph_parts::Parts;
+use crate::launch_boxes::{self, LaunchBoxes};
 use crate::output::{grouped, si};
 use crate::svg::{COLORS, Face, Style, Svg, text_width};
 use ddnnc_ir::{Graph, IrError, Model, Net, NetKind, Weight};
@@ -13,7 +15,7 @@ use std::collections::BTreeSet;
 
 const MARGIN: f64 = 20.0;
 const TOP: f64 = 72.0;
-/// Height of a box that lies in one lane.
+/// Height of a box that lies in one lane and has no launches.
 const BOX: f64 = 44.0;
 /// Space above and below a box in its lane.
 const PAD: f64 = 12.0;
@@ -65,12 +67,13 @@ struct Loss {
     column: usize,
 }
 
-/// The picture of a model as an SVG document; `shared` is its forward graph with prefixes shared.
+/// The picture of a model as an SVG document; `shared` is its forward graph with prefixes shared, `fused` its training
+/// step after all passes, where it has one.
 ///
 /// # Errors
 ///
 /// A graph with a cycle.
-pub fn picture(model: &Model, shared: &Graph) -> Result<String, IrError> {
+pub fn picture(model: &Model, shared: &Graph, fused: Option<&Graph>) -> Result<String, IrError> {
     let parts = Parts::new(model, shared)?;
     let ends: Vec<Option<(usize, usize)>> = model
         .pairings
@@ -79,10 +82,12 @@ pub fn picture(model: &Model, shared: &Graph) -> Result<String, IrError> {
         .collect();
     let mut held: BTreeSet<usize> = parts.logits.iter().copied().flatten().collect();
     held.extend(ends.iter().flatten().flat_map(|&(teacher, student)| [teacher, student]));
-    let layout = Layout::new(&parts, model.nets.len(), &held);
+    let launches = fused.map(|graph| StepLaunches::new(model, &parts, graph)).transpose()?;
+    let of_part = launches.as_ref().map_or(&[][..], |all| all.of_part.as_slice());
+    let layout = Layout::new(&parts, model.nets.len(), &held, of_part);
     let arrows = arrows(model, &layout, &ends);
     let losses = losses(model, &parts, layout.columns);
-    Ok(Picture::new(model, parts, layout, arrows, losses).draw())
+    Ok(Picture::new(model, parts, layout, launches, arrows, losses).draw())
 }
 
 fn arrows(model: &Model, layout: &Layout, ends: &[Option<(usize, usize)>]) -> Vec<Arrow> {
@@ -131,6 +136,7 @@ struct Picture<'a> {
     model: &'a Model,
     parts: Parts,
     layout: Layout,
+    launches: Option<StepLaunches>,
     arrows: Vec<Arrow>,
     losses: Vec<Loss>,
     /// Left edge and width of each column.
@@ -139,6 +145,8 @@ struct Picture<'a> {
     names: Vec<f64>,
     /// Top edge of each lane, and of what follows the last.
     lanes: Vec<f64>,
+    /// Height of a box that lies in each lane.
+    heights: Vec<f64>,
     /// Right edge of the lanes.
     right: f64,
 }
@@ -148,6 +156,7 @@ impl<'a> Picture<'a> {
         model: &'a Model,
         parts: Parts,
         layout: Layout,
+        launches: Option<StepLaunches>,
         arrows: Vec<Arrow>,
         losses: Vec<Loss>,
     ) -> Picture<'a> {
@@ -155,11 +164,13 @@ impl<'a> Picture<'a> {
             model,
             parts,
             layout,
+            launches,
             arrows,
             losses,
             columns: Vec::new(),
             names: Vec::new(),
             lanes: Vec::new(),
+            heights: Vec::new(),
             right: 0.0,
         };
         picture.measure();
@@ -172,7 +183,8 @@ impl<'a> Picture<'a> {
         let mut widths = vec![60.0f64; count];
         for node in &self.layout.nodes {
             let (label, shape) = self.label(node);
-            let need = text_width(&label, 12.0).max(text_width(&shape, 10.0));
+            let need =
+                text_width(&label, 12.0).max(text_width(&shape, 10.0)).max(self.launches_of(node).width());
             widths[node.column] = widths[node.column].max(need + 24.0 + 5.0 * self.colors(node).len() as f64);
         }
         for loss in &self.losses {
@@ -202,9 +214,29 @@ impl<'a> Picture<'a> {
             self.lanes.push(y);
             let below = self.arrows.iter().filter(|a| self.layout.nodes[a.student].lanes.1 == lane);
             let rows = below.map(|a| a.row + 1).max().unwrap_or(0);
-            y += 2.0 * PAD + BOX + ROW * rows as f64;
+            let height = self.lane_height(lane, y);
+            self.heights.push(height);
+            y += 2.0 * PAD + height + ROW * rows as f64;
         }
         self.lanes.push(y);
+    }
+
+    /// The height of boxes in a lane whose top edge is at `y`: what the largest that ends there needs, after what it has
+    /// in the lanes above.
+    fn lane_height(&self, lane: usize, y: f64) -> f64 {
+        let ending = self.layout.nodes.iter().filter(|node| node.lanes.1 == lane);
+        let need = ending.map(|node| {
+            let above = if node.lanes.0 < lane { y - self.lanes[node.lanes.0] } else { 0.0 };
+            BOX + self.launches_of(node).height() - above
+        });
+        need.fold(BOX, f64::max)
+    }
+
+    /// The launches of a box: its parts have equal ones.
+    fn launches_of(&self, node: &Node) -> LaunchBoxes<'_> {
+        let part = node.parts[0];
+        let launches = self.launches.as_ref().map_or(&[][..], |all| all.of_part[part].as_slice());
+        LaunchBoxes { launches, nets: &self.parts.parts[part].nets }
     }
 
     fn input_lines(&self) -> [String; 2] {
@@ -244,7 +276,7 @@ impl<'a> Picture<'a> {
     fn bounds(&self, node: &Node) -> [f64; 4] {
         let (left, width) = self.columns[node.column];
         let (first, last) = node.lanes;
-        [left, self.lanes[first] + PAD, left + width, self.lanes[last] + PAD + BOX]
+        [left, self.lanes[first] + PAD, left + width, self.lanes[last] + PAD + self.heights[last]]
     }
 
     fn draw(&self) -> String {
@@ -299,7 +331,8 @@ impl<'a> Picture<'a> {
         let first = self.columns.first().map_or(self.right, |c| c.0);
         let left = first - GAP - width;
         let count = self.model.nets.len();
-        let (top, bottom) = (self.lanes[0] + PAD, self.lanes[count.max(1) - 1] + PAD + BOX);
+        let (top, bottom) =
+            (self.lanes[0] + PAD, self.lanes[count.max(1) - 1] + PAD + self.heights[count.max(1) - 1]);
         let entries: BTreeSet<usize> = self.parts.entries.iter().map(|&p| self.layout.node_of[p]).collect();
         for &node in &entries {
             let [x, above, _, below] = self.bounds(&self.layout.nodes[node]);
@@ -371,10 +404,14 @@ impl<'a> Picture<'a> {
         }
         let (label, shape) = self.label(node);
         let x = (left + right + 4.0 + 5.0 * colors.len() as f64) / 2.0;
-        let y = (top + bottom) / 2.0;
+        let launches = self.launches_of(node);
+        let y = (top + bottom - launches.height()) / 2.0;
         let face = Face { anchor: "middle", ..Face::new(12.0) };
         svg.text(x, y - 2.0, Face { bold: true, ..face }, &label);
         svg.text(x, y + 13.0, Face { size: 10.0, fill: GREY, ..face }, &shape);
+        let corner = [left + 8.0 + 5.0 * colors.len() as f64, y + BOX / 2.0];
+        let names = |net: usize| (self.model.nets[net].name.as_str(), self.color(net));
+        launches.draw(svg, corner, right - 6.0 - corner[0], &names);
     }
 
     fn tooltip(&self, node: &Node) -> String {
@@ -402,7 +439,8 @@ impl<'a> Picture<'a> {
         for loss in &self.losses {
             let (left, width) = self.columns[loss.column];
             let top = self.lanes[self.layout.lane[loss.net]] + PAD;
-            let y = top + BOX / 2.0;
+            let y = top + self.heights[self.layout.lane[loss.net]] / 2.0;
+            let top = y - BOX / 2.0;
             // The first term takes the logits; further ones of the net stand behind it in a chain.
             let before = if loss.column > self.layout.columns {
                 let (left, width) = self.columns[loss.column - 1];
@@ -450,6 +488,11 @@ impl<'a> Picture<'a> {
         let text = "pairing: from the teacher to the student";
         svg.text(MARGIN + 38.0, y, face, text);
         width = width.max(text_width(text, 12.0));
+        if let Some(launches) = &self.launches {
+            let [right, below] = launch_boxes::draw_legend(svg, [MARGIN, y + 14.0], launches);
+            width = width.max(right - MARGIN - 38.0);
+            y = below;
+        }
 
         let left = MARGIN + 38.0 + width + 60.0;
         svg.text(left, top, Face { bold: true, ..face }, "the loss is the sum of");

@@ -5,19 +5,23 @@
 //! means or what a kernel looks like.
 //!
 //! A command ends with `Ok` or with a [`Failure`], which holds what the user is told and the exit status: 0 done, 1 the
-//! input is wrong, 3 the environment failed; 2, a wrong command line, is clap's.
+//! input is wrong, 2 the command line is wrong (which is nearly always clap's to say), 3 the environment failed.
 
 mod cli;
 mod commands;
 mod device;
 mod failure;
+mod graph_launches;
 mod graph_layout;
 mod graph_parts;
 mod graph_picture;
 mod interrupt;
+mod launch_boxes;
+mod launches;
 mod memory_picture;
 mod output;
 mod overrides;
+mod saved_program;
 mod source;
 mod spec;
 mod svg;

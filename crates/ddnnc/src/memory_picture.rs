@@ -1,9 +1,10 @@
 //! The memory plan of a program: which content lies where and how long, as a table and as a picture.
 
-use crate::output::bytes;
+use crate::launches;
+use crate::output::{bytes, percent};
 use crate::svg::{Face, Style, Svg, text_width};
 use ddnnc_ir::ValueType;
-use ddnnc_passes::{BufferId, Place, Program};
+use ddnnc_passes::{BufferId, LARGEST, Place, Program};
 use std::collections::BTreeMap;
 
 /// What a content of the arena is, for its colour.
@@ -20,7 +21,7 @@ pub enum Kind {
 /// One content of a piece of the arena, from the launch that writes it to the last that reads it.
 #[derive(Clone, Debug)]
 pub struct Life {
-    /// The operator that makes it, by mnemonic; `input` for an input.
+    /// The operator that makes it, by mnemonic, or the fused group by its name; `input` for an input.
     pub op: String,
     /// Path of what makes it, or the input's name.
     pub path: String,
@@ -61,7 +62,7 @@ pub fn lives(program: &Program) -> Vec<Life> {
         for &b in &launch.operands {
             behind_gradient |= walk.read(b, 2 * i);
         }
-        let op = launch.op.mnemonic();
+        let op = launches::name(&launch.op);
         // What differentiation makes of an operator has `grad` in its mnemonic; what is computed from a gradient is
         // one too (sums of gradients are plain additions).
         let kind = if behind_gradient || op.contains("grad") {
@@ -132,23 +133,25 @@ impl Walk<'_> {
     }
 }
 
-/// How many of the largest values the table names.
-pub const SHOWN: usize = 10;
-
-/// Header and rows of the table of the largest contents of the arena.
-pub fn largest(program: &Program) -> (Vec<&'static str>, Vec<Vec<String>>) {
+/// The largest contents of the arena, largest first, at most `count`.
+pub fn largest(program: &Program, count: usize) -> Vec<Life> {
     let mut lives = lives(program);
     // Stable: equal sizes stay in the order in which they begin.
     lives.sort_by_key(|life| std::cmp::Reverse(life.bytes));
-    let rows = lives
-        .iter()
-        .take(SHOWN)
-        .map(|life| {
-            let size = bytes(life.bytes as u64);
-            vec![life.op.clone(), life.path().to_string(), life.ty.to_string(), size, life.launches()]
-        })
-        .collect();
-    (vec!["operator", "path", "value", "size", "launches"], rows)
+    lives.truncate(count);
+    lives
+}
+
+/// Header and rows of the table of the largest contents of the arena, as many as a report names.
+pub fn table(program: &Program) -> (Vec<&'static str>, Vec<Vec<String>>) {
+    let peak = program.peak_bytes().max(1) as f64;
+    let row = |life: &Life| {
+        let share = percent(life.bytes as f64 / peak);
+        let size = bytes(life.bytes as u64);
+        vec![life.op.clone(), life.path().to_string(), life.ty.to_string(), size, share, life.launches()]
+    };
+    let rows = largest(program, LARGEST).iter().map(row).collect();
+    (vec!["launch", "path", "value", "size", "of peak", "launches"], rows)
 }
 
 const ACTIVATION: &str = "#4e79a7";
@@ -236,7 +239,7 @@ pub fn picture(program: &Program) -> String {
         );
         svg.rect([left, top], [right - left, bottom - top], Style::fill(fill), &extra, &tooltip);
     }
-    let backward = program.launches.iter().position(|launch| launch.op.mnemonic().contains("grad"));
+    let backward = program.launches.iter().position(|launch| launches::name(&launch.op).contains("grad"));
     if let Some(launch) = backward {
         let place = x(2 * launch);
         let style = Style { dashed: true, ..Style::line("#222222", 1.0) };

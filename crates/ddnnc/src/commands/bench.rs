@@ -13,13 +13,14 @@ const WARM_UP: u32 = 2;
 
 /// Runs the training step on random data and shows its speed.
 pub fn run(args: &BenchArgs, ui: Ui) -> Result<(), Failure> {
+    let options = device::options(&args.passes)?;
     let spec = Spec::load(&args.spec.spec, &args.spec.set, ui)?;
     let mut model = spec.lower(Mode::Train, args.batch)?;
     // Speed does not depend on the weights: what the spec loads from files begins at random here.
     model.parameters.values_mut().for_each(|p| p.load = None);
     model.states.values_mut().for_each(|s| s.load = None);
     let device = device::open(&args.device)?;
-    let compiled = device::compile(&model, Goal::Train)?;
+    let compiled = device::compile(&model, Goal::Train, &options)?;
     let mut run = device.load(&compiled.program).map_err(device::failed)?;
     weights::fill(run.as_mut(), &weights::initial(&spec, &model, model.recipe.seed)?)?;
     let mut times = Vec::new();

@@ -2,9 +2,10 @@
 
 use crate::cli::{CompileArgs, Emit, StepMode};
 use crate::device::not_compiled;
+use crate::launches::Counts;
 use crate::output::{bytes, grouped, print, print_json, si, table, write_file};
-use crate::{Failure, Spec, Ui, memory_picture};
-use ddnnc_ir::{Graph, IrError, Mode, Model};
+use crate::{Failure, Spec, Ui, device, memory_picture};
+use ddnnc_ir::{Graph, IrError, Mode, Model, Op};
 use ddnnc_passes::{Compiled, Goal};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -18,10 +19,16 @@ struct Phases {
     wanted: Vec<&'static str>,
     all: bool,
     texts: Vec<(String, Result<String, IrError>)>,
+    /// Operators of the step before it is laid out and fused.
+    operators_after_sharing: usize,
 }
 
 impl Phases {
     fn see(&mut self, phase: &str, graph: &Graph) {
+        if phase == "step" {
+            let counts = |op: &Op| !op.is_source() && !op.is_sink();
+            self.operators_after_sharing = graph.nodes().filter(|&id| counts(&graph.node(id).op)).count();
+        }
         if self.all || self.wanted.contains(&phase) {
             self.texts.push((phase.to_string(), ddnnc_ir::print(graph)));
         }
@@ -41,6 +48,7 @@ impl Phases {
 /// Compiles and shows what was asked for.
 pub fn run(args: &CompileArgs, ui: Ui) -> Result<(), Failure> {
     let start = Instant::now();
+    let options = device::options(&args.passes)?;
     let spec = Spec::load(&args.spec.spec, &args.spec.set, ui)?;
     if args.emit == Some(Emit::Ast) {
         return print(&ddnnc_syntax::dump(&spec.file));
@@ -62,8 +70,9 @@ pub fn run(args: &CompileArgs, ui: Ui) -> Result<(), Failure> {
         Some(Emit::Fused) => vec!["fused"],
         Some(Emit::Ast | Emit::Schedule) | None => Vec::new(),
     };
-    let compiled = ddnnc_passes::compile(&model, goal, &mut |phase, graph| phases.see(phase, graph))
-        .map_err(|e| not_compiled(&e))?;
+    let compiled =
+        ddnnc_passes::compile_with(&model, goal, &options, &mut |phase, graph| phases.see(phase, graph))
+            .map_err(|e| not_compiled(&e))?;
     let elapsed = start.elapsed().as_secs_f64() * 1e3;
     if let Some(folder) = &args.dump_phases {
         dump(folder, &spec, &phases, &compiled)?;
@@ -79,11 +88,12 @@ pub fn run(args: &CompileArgs, ui: Ui) -> Result<(), Failure> {
         }
         return print(&memory(&compiled));
     }
+    let shared = phases.operators_after_sharing;
     match args.emit {
         Some(Emit::Schedule) => print(&compiled.program.to_string()),
         Some(_) => print(phases.text(phases.wanted[0])?),
-        None if args.json => print_json(&as_json(&model, &compiled, elapsed)),
-        None => print(&summary(&model, args.mode, &compiled, elapsed)),
+        None if args.json => print_json(&as_json(&model, &compiled, shared, elapsed)),
+        None => print(&summary(&model, args.mode, &compiled, shared, elapsed)),
     }
 }
 
@@ -100,7 +110,7 @@ fn memory(compiled: &Compiled) -> String {
         let (size, exact) = (bytes(size as u64), grouped(size as u64));
         let _ = writeln!(text, "  {name:<10}  {size:>10}  {exact:>15} bytes");
     }
-    let (header, rows) = memory_picture::largest(program);
+    let (header, rows) = memory_picture::table(program);
     let _ = write!(text, "\n{}", table(3, &header, &rows));
     text
 }
@@ -116,8 +126,9 @@ fn dump(folder: &Path, spec: &Spec, phases: &Phases, compiled: &Compiled) -> Res
     write_file(&last, compiled.program.to_string().as_bytes())
 }
 
-fn as_json(model: &Model, compiled: &Compiled, elapsed: f64) -> Value {
+fn as_json(model: &Model, compiled: &Compiled, shared: usize, elapsed: f64) -> Value {
     let report = &compiled.report;
+    let counts = Counts::new(&compiled.program);
     let subnets: Vec<Value> = model
         .nets
         .iter()
@@ -127,11 +138,15 @@ fn as_json(model: &Model, compiled: &Compiled, elapsed: f64) -> Value {
         "model": model.name,
         "subnets": subnets,
         "operators_before_fusion": report.operators_before_fusion,
+        "operators_after_sharing": shared,
         "operators_after": report.operators_after,
         "launches": report.launches,
+        "convolution_launches": counts.convolutions(),
+        "groups": counts.groups(),
         "peak_bytes": report.peak_bytes,
         "arena_bytes": report.arena_bytes,
         "persistent_bytes": report.persistent_bytes,
+        "value_bytes": report.value_bytes,
         "batch": model.batch,
         "precision": model.recipe.precision.as_str(),
         "compile_ms": (elapsed * 1e3).round() / 1e3,
@@ -141,7 +156,7 @@ fn as_json(model: &Model, compiled: &Compiled, elapsed: f64) -> Value {
 /// How many of the largest values the summary names.
 const SHOWN: usize = 5;
 
-fn summary(model: &Model, mode: StepMode, compiled: &Compiled, elapsed: f64) -> String {
+fn summary(model: &Model, mode: StepMode, compiled: &Compiled, shared: usize, elapsed: f64) -> String {
     let report = &compiled.report;
     let step = match mode {
         StepMode::Train => "training step",
@@ -159,25 +174,26 @@ fn summary(model: &Model, mode: StepMode, compiled: &Compiled, elapsed: f64) -> 
         rows.push(vec!["all together".to_string(), grouped(together as u64)]);
     }
     text.push_str(&table(1, &["sub-net", "parameters", "MACs", "depth"], &rows));
-    let (before, after) = (report.operators_before_fusion, report.operators_after);
+    let before = report.operators_before_fusion;
     let _ = writeln!(
         text,
         "\n  operators    {} with every net on its own, {} after sharing",
         grouped(before as u64),
-        grouped(after as u64)
+        grouped(shared as u64)
     );
-    let _ = writeln!(text, "  launches     {}", grouped(report.launches as u64));
+    let _ = writeln!(text, "  launches     {}", Counts::new(&compiled.program).text());
     let _ = writeln!(
         text,
-        "  peak memory  {}: arena {}, persistent {}",
+        "  peak memory  {}: arena {} (for {} of values), persistent {}",
         bytes(report.peak_bytes as u64),
         bytes(report.arena_bytes as u64),
+        bytes(report.value_bytes as u64),
         bytes(report.persistent_bytes as u64),
     );
-    for (i, value) in report.largest.iter().take(SHOWN).enumerate() {
+    for (i, life) in memory_picture::largest(&compiled.program, SHOWN).iter().enumerate() {
         let head = if i == 0 { "largest" } else { "" };
-        let size = bytes(value.bytes as u64);
-        let line = format!("  {head:<11}  {size:>10}  {}  {} {}", value.ty, value.op, value.path);
+        let size = bytes(life.bytes as u64);
+        let line = format!("  {head:<11}  {size:>10}  {}  {} {}", life.ty, life.op, life.path);
         let _ = writeln!(text, "{}", line.trim_end());
     }
     let _ = writeln!(text, "  compiled in  {elapsed:.0} ms");

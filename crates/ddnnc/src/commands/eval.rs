@@ -11,6 +11,7 @@ use serde_json::json;
 
 /// Evaluates on the test images, or on those held out of the training set.
 pub fn run(args: &EvalArgs, ui: Ui) -> Result<(), Failure> {
+    let options = device::options(&args.passes)?;
     let (spec, source) = spec_and_weights(&args.spec, &args.weights, ui)?;
     let model = spec.lower(Mode::Eval, args.batch)?;
     let values = source.read(&model)?;
@@ -30,7 +31,7 @@ pub fn run(args: &EvalArgs, ui: Ui) -> Result<(), Failure> {
         );
     }
     let device = device::open(&args.device)?;
-    let compiled = device::compile(&model, Goal::Evaluate)?;
+    let compiled = device::compile(&model, Goal::Evaluate, &options)?;
     let results =
         evaluate(&model, &compiled.program, device.as_ref(), &values, &data, part, loader_threads())
             .map_err(failed)?;

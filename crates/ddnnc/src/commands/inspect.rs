@@ -5,7 +5,7 @@ use crate::device::not_compiled;
 use crate::graph_picture::{self, kind, weight};
 use crate::output::{grouped, print, print_json, si, table, write_file};
 use crate::{Failure, Spec, Ui};
-use ddnnc_ir::{Mode, Model, Weight};
+use ddnnc_ir::{Graph, Mode, Model, Weight};
 use ddnnc_passes::Goal;
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -26,20 +26,29 @@ pub fn run(args: &InspectArgs, ui: Ui) -> Result<(), Failure> {
     }
 }
 
-/// Draws the forward graph with prefixes shared.
+/// Draws the forward graph with prefixes shared, and in it the launches of the training step.
 fn draw(model: &Model, path: &Path, ui: Ui) -> Result<(), Failure> {
-    let mut shared = None;
-    ddnnc_passes::compile(model, Goal::Evaluate, &mut |phase, graph| {
-        if phase == "shared" {
-            shared = Some(graph.clone());
-        }
-    })
-    .map_err(|e| not_compiled(&e))?;
-    let graph = shared.as_ref().unwrap_or(&model.graph);
-    let picture = graph_picture::picture(model, graph).map_err(|e| not_compiled(&e.into()))?;
+    let shared = phase(model, Goal::Evaluate, "shared")?;
+    // Without a loss there is no step to draw.
+    let trains = model.graph.output("loss.total").is_some();
+    let fused = if trains { Some(phase(model, Goal::Train, "fused")?) } else { None };
+    let picture =
+        graph_picture::picture(model, &shared, fused.as_ref()).map_err(|e| not_compiled(&e.into()))?;
     write_file(path, picture.as_bytes())?;
     ui.note(&format!("wrote the graph to {}", path.display()));
     Ok(())
+}
+
+/// The graph of a phase of compilation with all passes.
+fn phase(model: &Model, goal: Goal, wanted: &str) -> Result<Graph, Failure> {
+    let mut found = None;
+    ddnnc_passes::compile(model, goal, &mut |phase, graph| {
+        if phase == wanted {
+            found = Some(graph.clone());
+        }
+    })
+    .map_err(|e| not_compiled(&e))?;
+    Ok(found.unwrap_or_else(|| model.graph.clone()))
 }
 
 /// Name, dtype, shape and kind of every tensor of a weights file.

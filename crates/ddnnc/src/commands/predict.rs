@@ -11,6 +11,7 @@ use serde_json::json;
 
 /// Prints the likeliest classes of each image.
 pub fn run(args: &PredictArgs, ui: Ui) -> Result<(), Failure> {
+    let options = device::options(&args.passes)?;
     let (spec, source) = spec_and_weights(&args.spec, &args.weights, ui)?;
     let model = spec.lower(Mode::Eval, Some(1))?;
     let net = net(&model, args.subnet.as_deref())?.name.clone();
@@ -22,7 +23,7 @@ pub fn run(args: &PredictArgs, ui: Ui) -> Result<(), Failure> {
         images.push(read_image(&model.recipe.data, &model.input.1, path).map_err(bad_data)?);
     }
     let device = device::open(&args.device)?;
-    let compiled = device::compile(&model, Goal::Evaluate)?;
+    let compiled = device::compile(&model, Goal::Evaluate, &options)?;
     let mut run = device.load(&compiled.program).map_err(device::failed)?;
     weights::fill(run.as_mut(), &values)?;
     let mut logits = vec![0.0f32; model.target.1];

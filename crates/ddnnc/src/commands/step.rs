@@ -4,7 +4,7 @@ use crate::cli::StepArgs;
 use crate::training::WeightSource;
 use crate::{Failure, Spec, Ui, device, weights};
 use ddnnc_ir::{DType, Mode, Model, Shape};
-use ddnnc_passes::{Executable, Goal};
+use ddnnc_passes::{Executable, Goal, Options};
 use ddnnc_train::{Tensor, Tensors, write_weights};
 use safetensors::{Dtype, SafeTensors};
 use std::collections::BTreeMap;
@@ -12,10 +12,11 @@ use std::path::Path;
 
 /// Writes initial weights, or runs a step and writes what it gives.
 pub fn run(args: &StepArgs, ui: Ui) -> Result<(), Failure> {
+    let options = device::options(&args.passes)?;
     let spec = Spec::load(&args.spec.spec, &args.spec.set, ui)?;
     match (&args.init, &args.weights, &args.batch) {
         (Some(path), _, _) => init(&spec, args.seed, path, ui),
-        (None, Some(weights), Some(batch)) => step(args, &spec, weights, batch, ui),
+        (None, Some(weights), Some(batch)) => step(args, &spec, [weights, batch], &options, ui),
         // The command line's groups leave no other case.
         _ => Err(Failure::input("`step` needs --init, or --weights and --batch")),
     }
@@ -32,7 +33,13 @@ fn init(spec: &Spec, seed: Option<u64>, path: &Path, ui: Ui) -> Result<(), Failu
     Ok(())
 }
 
-fn step(args: &StepArgs, spec: &Spec, weights: &Path, batch: &Path, ui: Ui) -> Result<(), Failure> {
+fn step(
+    args: &StepArgs,
+    spec: &Spec,
+    [weights, batch]: [&Path; 2],
+    options: &Options,
+    ui: Ui,
+) -> Result<(), Failure> {
     let mode = if args.eval { Mode::Eval } else { Mode::Train };
     let batch = Batch::read(batch)?;
     let images = batch.images(spec)?;
@@ -40,7 +47,7 @@ fn step(args: &StepArgs, spec: &Spec, weights: &Path, batch: &Path, ui: Ui) -> R
     let (image, label) = batch.check(&model)?;
     let tensors = WeightSource::File(weights.to_path_buf()).read(&model)?;
     let device = device::open(&args.device)?;
-    let compiled = device::compile(&model, Goal::Gradients)?;
+    let compiled = device::compile(&model, Goal::Gradients, options)?;
     let mut run = device.load(&compiled.program).map_err(device::failed)?;
     weights::fill(run.as_mut(), &tensors)?;
     feed(run.as_mut(), &model, &image, &label, args.seed.unwrap_or(model.recipe.seed))?;

@@ -3,7 +3,7 @@
 use crate::cli::TrainArgs;
 use crate::output::print;
 use crate::training::{bad_data, data_folder, failed, fit, loader_threads, results_table};
-use crate::{Failure, Spec, Ui, device, interrupt, weights};
+use crate::{Failure, Spec, Ui, device, interrupt, saved_program, weights};
 use ddnnc_ir::{Mode, Model};
 use ddnnc_passes::Goal;
 use ddnnc_train::{
@@ -13,6 +13,7 @@ use std::path::Path;
 
 /// Trains into a run folder.
 pub fn run(args: &TrainArgs, ui: Ui) -> Result<(), Failure> {
+    let passes = device::options(&args.passes)?;
     // Options that say what the spec could say become part of the run's spec, so that `eval` and `--resume` see them.
     let mut set = args.spec.set.clone();
     set.extend(args.batch.map(|n| format!("train.batch={n}")));
@@ -32,10 +33,13 @@ pub fn run(args: &TrainArgs, ui: Ui) -> Result<(), Failure> {
     let data_folder = data_folder(&spec, &model, args.data.as_deref())?;
     let data = DataSource::open(&model.recipe.data, &data_folder, fit(&model)).map_err(bad_data)?;
     let start = weights::initial(&spec, &model, model.recipe.seed)?;
-    let step = device::compile(&model, Goal::Train)?;
-    let eval = device::compile(&eval_model, Goal::Evaluate)?;
+    let step = match &args.program {
+        Some(path) => saved_program::load(path, &model, &args.spec.spec)?,
+        None => device::compile(&model, Goal::Train, &passes)?.program,
+    };
+    let eval = device::compile(&eval_model, Goal::Evaluate, &passes)?;
     let calibrate = match model.states.values().any(|s| s.recalibrate) {
-        true => Some(device::compile(&model, Goal::Statistics)?),
+        true => Some(device::compile(&model, Goal::Statistics, &passes)?),
         false => None,
     };
     let mut options = TrainOptions::new(folder.clone(), spec.text());
@@ -44,7 +48,7 @@ pub fn run(args: &TrainArgs, ui: Ui) -> Result<(), Failure> {
     options.loader_threads = loader_threads();
     let job = Job {
         model: &model,
-        train: &step.program,
+        train: &step,
         eval_model: &eval_model,
         eval: &eval.program,
         calibrate: calibrate.as_ref().map(|c| &c.program),
@@ -82,7 +86,10 @@ fn resume_command(args: &TrainArgs, folder: &Path) -> String {
     option("--seed", args.seed.map(|n| n.to_string()));
     option("--steps", args.steps.map(|n| n.to_string()));
     option("--data", args.data.as_ref().map(|p| p.display().to_string()));
+    option("--passes", args.passes.passes.as_ref().map(|names| names.join(",")));
+    option("--program", args.program.as_ref().map(|p| p.display().to_string()));
     option("--out", Some(folder.display().to_string()));
+    words.extend(args.passes.no_fuse.then(|| "--no-fuse".to_string()));
     words.push("--resume".to_string());
     words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
 }
@@ -142,11 +149,15 @@ mod tests {
             "8",
             "--data",
             "d",
+            "--program",
+            "p",
+            "--passes",
+            "dead_code,fuse",
         ];
         let Command::Train(args) = Cli::parse_from(line).command else { panic!("it is `train`") };
         assert_eq!(
             resume_command(&args, Path::new("r")),
-            "ddnnc train 'a b.ddnn' --set 'train.data.path=\"it'\\''s\"' --batch 8 --data d --out r --resume"
+            "ddnnc train 'a b.ddnn' --set 'train.data.path=\"it'\\''s\"' --batch 8 --data d --passes dead_code,fuse --program p --out r --resume"
         );
     }
 }

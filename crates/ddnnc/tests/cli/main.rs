@@ -3,5 +3,7 @@
 mod bad_input;
 mod commands;
 mod common;
+mod passes;
 mod pictures;
+mod saved_program;
 mod xml;

@@ -57,7 +57,37 @@ fn texts(elements: &[Element]) -> Vec<&str> {
 
 /// The boxes of parts and loss terms: the rectangles that explain themselves.
 fn boxes(elements: &[Element]) -> Vec<&Element> {
-    elements.iter().filter(|e| e.name == "rect" && !e.title.is_empty()).collect()
+    let explained = elements.iter().filter(|e| e.name == "rect" && !e.title.is_empty());
+    explained.filter(|e| !e.has("data-kind")).collect()
+}
+
+/// The boxes of launches.
+fn launches(elements: &[Element]) -> Vec<&Element> {
+    elements.iter().filter(|e| e.has("data-kind")).collect()
+}
+
+/// Whether the first box holds the second.
+fn holds(outer: [f64; 4], inner: [f64; 4]) -> bool {
+    outer[0] <= inner[0] && outer[1] <= inner[1] && inner[2] <= outer[2] && inner[3] <= outer[3]
+}
+
+/// Asserts that every launch lies within one box, beside all other launches and texts, and holds its name alone.
+fn launches_nest(path: &str, elements: &[Element]) {
+    let (boxes, launches) = (boxes(elements), launches(elements));
+    for (i, launch) in launches.iter().enumerate() {
+        let (here, title) = (rect_box(launch), &launch.title);
+        let around = boxes.iter().filter(|b| holds(rect_box(b), here)).count();
+        assert_eq!(around, 1, "{path}: {title}");
+        for other in &launches[..i] {
+            assert!(!meet(here, rect_box(other)), "{path}: {title} lies on {}", other.title);
+        }
+        let touching: Vec<&Element> =
+            elements.iter().filter(|e| e.name == "text" && meet(text_box(e), here)).collect();
+        assert!(touching.len() == 1 && holds(here, text_box(touching[0])), "{path}: {title}: {touching:?}");
+        let name = title.lines().next().expect("a name");
+        let shown = touching[0].text.split([' ', '…']).next().expect("a name");
+        assert!(!shown.is_empty() && name.starts_with(shown), "{path}: {shown} for {title}");
+    }
 }
 
 #[test]
@@ -91,6 +121,9 @@ fn the_graph_of_every_spec_names_nets_stages_terms_and_pairings() {
             let dashed: Vec<&Element> = arrows.filter(|e| e.has("stroke-dasharray")).collect();
             assert_eq!(dashed.len(), 1, "{path}: {pairing}");
         }
+        launches_nest(&path, &elements);
+        let fused = |e: &&Element| e.title.lines().next().is_some_and(|name| name.contains('+'));
+        assert!(launches(&elements).iter().any(fused), "{path} has no fused group");
         let boxes = boxes(&elements);
         for (i, one) in boxes.iter().enumerate() {
             for other in &boxes[..i] {
@@ -120,6 +153,57 @@ fn what_sub_nets_share_is_one_box() {
     let lines: Vec<&str> = stem.title.lines().skip(2).collect();
     let operators = "operators: 1 conv2d, 1 channel_stats, 1 normalize, 1 relu, 1 max_pool";
     assert_eq!(lines, [operators, "parameters: 9,536", "3×224×224 to 64×56×56"]);
+}
+
+#[test]
+fn launches_stand_in_the_blocks_of_the_nets_that_they_serve() {
+    let place = Place::new();
+    place.run(&["inspect", &spec("resnet50_ekd"), "--graph", "g.svg"]).ok();
+    let elements = read(&place, "g.svg");
+    let boxes = boxes(&elements);
+    let launches = launches(&elements);
+    let of = |path: &str, nets: &str| -> Vec<&str> {
+        let here = boxes.iter().find(|b| b.title.starts_with(&format!("{path}\n{nets}\n")));
+        let here = rect_box(here.unwrap_or_else(|| panic!("no {path} {nets}")));
+        launches.iter().filter(|l| holds(here, rect_box(l))).map(|l| l.title.as_str()).collect()
+    };
+    let everyone = "for full, medium, small";
+    let merged = of("resnet.s1.1", "computed once for full, medium, small");
+    assert_eq!(merged[0], format!("conv2d+channel_stats\nconvolution, {everyone}"), "{merged:?}");
+    // One launch for three sub-nets with a weight in common stands in the box of each.
+    for net in ["full", "medium", "small"] {
+        let private = of("resnet.s3.0", &format!("of {net}"));
+        let expected = format!("conv2d*3+channel_stats*3\nconvolution, {everyone}\n2 launches");
+        assert_eq!(private[0], expected, "{private:?}");
+        assert!(private.iter().any(|l| l.contains("add*3+relu*3\npointwise")), "{private:?}");
+    }
+    let alone = of("resnet.s2.3", "of full");
+    assert!(alone.len() >= 3 && alone.iter().all(|l| l.contains(", for full")), "{alone:?}");
+    assert!(alone.iter().all(|l| !l.contains("medium")), "{alone:?}");
+}
+
+#[test]
+fn the_legend_counts_the_launches_of_the_step() {
+    let place = Place::new();
+    for name in ["quickstart", "kd_two_networks"] {
+        place.run(&["inspect", &spec(name), "--graph", "g.svg"]).ok();
+        let elements = read(&place, "g.svg");
+        let texts = texts(&elements);
+        let figures = place.run(&["compile", &spec(name), "--json"]).json();
+        let line = |kind: &str| {
+            let found = texts.iter().find_map(|text| text.strip_prefix(&format!("{kind}: ")));
+            found.unwrap_or_else(|| panic!("{name}: no {kind} in {texts:?}"))
+        };
+        let split =
+            |kind: &str| -> Vec<u64> { line(kind).split(' ').filter_map(|word| word.parse().ok()).collect() };
+        assert_eq!(split("convolution").iter().sum::<u64>(), figures["convolution_launches"], "{name}");
+        for kind in ["pointwise", "sequence"] {
+            assert_eq!(split(kind).iter().sum::<u64>(), figures["groups"][kind], "{name}: {kind}");
+        }
+        let inference = place.run(&["compile", &spec(name), "--json", "--mode", "eval"]).json();
+        assert_eq!(split("convolution")[0], inference["convolution_launches"], "{name}: forward");
+        assert!(line("update").starts_with("1 (") && line("update").contains("_update"), "{name}");
+    }
 }
 
 #[test]
@@ -173,7 +257,7 @@ fn the_memory_picture_shows_a_plan_that_holds() {
 }
 
 #[test]
-fn the_memory_table_gives_sizes_and_the_ten_largest_values() {
+fn the_memory_table_gives_sizes_and_the_largest_values() {
     let place = Place::new();
     let table = place.run(&["compile", &spec("quickstart"), "--memory"]).ok();
     let figures = place.run(&["compile", &spec("quickstart"), "--json"]).json();
@@ -184,13 +268,16 @@ fn the_memory_table_gives_sizes_and_the_ten_largest_values() {
         assert_eq!(digits, figures[key].to_string(), "{line}");
     }
     let rows = &lines[5..];
-    assert_eq!(rows.len(), 10, "{table}");
+    assert_eq!(rows.len(), ddnnc_passes::LARGEST, "{table}");
     assert!(rows[0].contains("conv2d") && rows[0].contains("resnet.stem.conv1"), "{table}");
     // The stem's convolution is read by the backward pass, nearly at the end of the step.
     let (start, end) = rows[0].rsplit(' ').next().and_then(|s| s.split_once('–')).expect("an interval");
     let end: u64 = end.parse().expect("a launch");
     let launches = figures["launches"].as_u64().expect("a number");
-    assert!(start == "0" && end < launches && 4 * end > 3 * launches, "{table}");
+    let share = (64 * 16 * 14 * 14 * 4) as f64 / figures["peak_bytes"].as_f64().expect("a number");
+    assert!(rows[0].contains(&format!("  {:.2} %  ", 100.0 * share)), "{table}");
+    let start: u64 = start.parse().expect("a launch");
+    assert!(start <= 1 && end < launches && 4 * end > 3 * launches, "{table}");
     assert_eq!(place.names(""), ["stdin"; 0], "without a file name nothing is written");
 }
 
