@@ -1,7 +1,7 @@
 //! How much memory of the arena is in use at every place of an order of nodes, while values come and go.
 
 use crate::aliases::{Aliases, is_alias};
-use crate::may_overwrite;
+use crate::program::overwrites;
 use ddnnc_ir::{Graph, NodeId, Op, Value};
 use smallvec::SmallVec;
 
@@ -166,7 +166,9 @@ pub(crate) struct Liveness<'g> {
     /// The spans of a value that the profile holds.
     shown: Vec<SmallVec<[(usize, usize); 2]>>,
     /// Operands that each result may overwrite, by node.
-    overwrites: Vec<SmallVec<[SmallVec<[usize; 2]>; 1]>>,
+    overwrites: Vec<Vec<SmallVec<[usize; 2]>>>,
+    /// The values that lie in the arena and that some result of a node may overwrite, by node.
+    takeable: Vec<SmallVec<[Value; 2]>>,
     profile: Profile,
 }
 
@@ -180,7 +182,8 @@ impl<'g> Liveness<'g> {
             place: vec![0; graph.index_bound()],
             lives: vec![Life::default(); aliases.len()],
             shown: vec![SmallVec::new(); aliases.len()],
-            overwrites: vec![SmallVec::new(); graph.index_bound()],
+            overwrites: vec![Vec::new(); graph.index_bound()],
+            takeable: vec![SmallVec::new(); graph.index_bound()],
             profile: Profile::new(order.len()),
             aliases,
         };
@@ -201,7 +204,15 @@ impl<'g> Liveness<'g> {
                 continue;
             }
             let count = node.results.len();
-            live.overwrites[id.index()] = (0..count).map(|r| may_overwrite(&node.op, r)).collect();
+            live.overwrites[id.index()] = overwrites(&node.op, count);
+            let mut takeable: SmallVec<[Value; 2]> = SmallVec::new();
+            for &v in live.overwrites[id.index()].iter().flatten().filter_map(|&k| operands.get(k)) {
+                let root = live.aliases.root(v);
+                if !persistent[live.aliases.index(root)] && !takeable.contains(&root) {
+                    takeable.push(root);
+                }
+            }
+            live.takeable[id.index()] = takeable;
             for value in graph.results(id) {
                 let index = live.aliases.index(value);
                 let over = &live.overwrites[id.index()][value.result as usize];
@@ -274,13 +285,11 @@ impl<'g> Liveness<'g> {
     /// Whether a result of the node at a place takes over the memory of a value that dies there.
     fn taken_over(&self, value: Value, place: usize) -> bool {
         let id = self.order[place];
-        let operands = self.graph.operands(id);
-        let roots: SmallVec<[Value; 4]> = operands.iter().map(|&v| self.aliases.root(v)).collect();
-        // Most values are of no interest to a group of many updates: that is settled without its hundreds of results.
-        let wanted = |k: &usize| roots.get(*k) == Some(&value);
-        if !self.overwrites[id.index()].iter().any(|allowed| allowed.iter().any(wanted)) {
+        if !self.takeable[id.index()].contains(&value) {
             return false;
         }
+        let operands = self.graph.operands(id);
+        let roots: SmallVec<[Value; 4]> = operands.iter().map(|&v| self.aliases.root(v)).collect();
         let mut taken: SmallVec<[Value; 2]> = SmallVec::new();
         for (r, allowed) in self.overwrites[id.index()].iter().enumerate() {
             let bytes = self.life(Value { node: id, result: r as u16 }).bytes;

@@ -8,10 +8,11 @@
 
 use crate::aliases::{Aliases, is_alias};
 use crate::pack::{Piece, aligned, pack};
-use crate::{Buffer, BufferId, Launch, PassError, Persistent, PersistentKind, Place, Program, may_overwrite};
+use crate::program::overwrites;
+use crate::{Buffer, BufferId, Launch, PassError, Persistent, PersistentKind, Place, Program};
 use ddnnc_ir::{Graph, IrError, NodeId, Op, Value, ValueType};
 use indexmap::IndexMap;
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 /// What a program has a place for whether the graph reads it or not, so that every program of a model takes and gives
@@ -103,6 +104,12 @@ struct Planner<'g> {
     blocks: Vec<Piece>,
     /// The root value whose content a block holds.
     owner: Vec<Option<Value>>,
+    /// Operands by node, in order: of a group of all updates there are thousands, and many questions about them.
+    operands: Vec<SmallVec<[Value; 4]>>,
+    /// [`overwrites`] by node.
+    overwrites: Vec<Vec<SmallVec<[usize; 2]>>>,
+    /// Which operands of a launch are names of a root value.
+    reads: FxHashMap<(NodeId, Value), SmallVec<[usize; 2]>>,
 }
 
 impl<'g> Planner<'g> {
@@ -117,9 +124,22 @@ impl<'g> Planner<'g> {
                 !named && !op.is_sink() && !is_alias(op)
             })
             .collect();
+        let mut operands = vec![SmallVec::new(); graph.index_bound()];
+        let mut over = vec![Vec::new(); graph.index_bound()];
+        let mut reads: FxHashMap<(NodeId, Value), SmallVec<[usize; 2]>> = FxHashMap::default();
+        for &id in &launched {
+            operands[id.index()] = graph.operands(id);
+            over[id.index()] = overwrites(&graph.node(id).op, graph.node(id).results.len());
+            for (k, &v) in operands[id.index()].iter().enumerate() {
+                reads.entry((id, aliases.root(v))).or_default().push(k);
+            }
+        }
         Planner {
             graph,
             tables,
+            operands,
+            overwrites: over,
+            reads,
             position: vec![0; graph.index_bound()],
             launched,
             outputs: Vec::new(),
@@ -223,14 +243,14 @@ impl<'g> Planner<'g> {
     /// Whether nothing reads a root value after a launch, and the launch itself reads its memory only through operands
     /// that result `result` may overwrite.
     fn dies_at(&self, root: Value, id: NodeId, result: u16) -> bool {
-        let allowed = may_overwrite(&self.graph.node(id).op, result as usize);
+        let allowed = self.allowed(id, result);
         self.last_read[self.aliases.index(root)] <= self.position[id.index()]
-            && self
-                .graph
-                .operands(id)
-                .iter()
-                .enumerate()
-                .all(|(k, &v)| self.aliases.root(v) != root || allowed.contains(&k))
+            && self.reads.get(&(id, root)).is_none_or(|reads| reads.iter().all(|k| allowed.contains(k)))
+    }
+
+    /// The operands that a result may overwrite; none for a node that is not launched.
+    fn allowed(&self, id: NodeId, result: u16) -> &[usize] {
+        self.overwrites[id.index()].get(result as usize).map_or(&[], |over| over)
     }
 
     /// Lets stored values be made where they are stored; the others get a copy at the end.
@@ -259,8 +279,9 @@ impl<'g> Planner<'g> {
                 return None;
             }
             chain.push(current);
-            let operands = self.graph.operands(current.node);
-            let below: SmallVec<[Value; 2]> = may_overwrite(self.graph.op(current), current.result as usize)
+            let operands = &self.operands[current.node.index()];
+            let below: SmallVec<[Value; 2]> = self
+                .allowed(current.node, current.result)
                 .iter()
                 .filter_map(|&k| operands.get(k).map(|&v| self.aliases.root(v)))
                 .filter(|&w| self.graph.ty(w).bytes() == self.graph.ty(current).bytes())
@@ -317,8 +338,8 @@ impl<'g> Planner<'g> {
         }
         let position = self.position[id.index()];
         let death = self.last_read[i].max(position);
-        let allowed = may_overwrite(&self.graph.node(id).op, value.result as usize);
-        let operands = self.graph.operands(id);
+        let allowed = self.allowed(id, value.result);
+        let operands = &self.operands[id.index()];
         let home = |v: Value| self.home[self.root_index(v)];
         let over = allowed.iter().find_map(|&k| {
             let root = self.aliases.root(*operands.get(k)?);

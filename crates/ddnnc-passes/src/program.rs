@@ -135,6 +135,23 @@ pub fn may_overwrite(op: &Op, result: usize) -> SmallVec<[usize; 2]> {
     }
 }
 
+/// [`may_overwrite`] for every result of an operator, in time linear in the size of a group of updates.
+pub(crate) fn overwrites(op: &Op, results: usize) -> Vec<SmallVec<[usize; 2]>> {
+    match op {
+        Op::Fused(group) if group.kind == GroupKind::Update => {
+            let mut readers = vec![0usize; group.operands.len()];
+            for local in group.steps.iter().flat_map(|step| &step.operands) {
+                if let Local::Operand(i) = *local {
+                    readers[i as usize] += 1;
+                }
+            }
+            let alone = |i: &usize| readers[*i] == 1;
+            (0..results).map(|r| group.updated_operand(r).filter(alone).into_iter().collect()).collect()
+        }
+        op => (0..results).map(|r| may_overwrite(op, r)).collect(),
+    }
+}
+
 /// An update overwrites what it updates. In an elementwise group a tile's operands are all read before its results are
 /// written: a result may lie on an operand of its type that the chains around it read, and no other chain.
 fn group_may_overwrite(group: &Group, result: usize) -> SmallVec<[usize; 2]> {

@@ -1,8 +1,8 @@
 //! Figures about a compiled program, for summaries.
 
 use crate::aliases::is_alias;
-use crate::{Place, Program};
-use ddnnc_ir::{Graph, NodeId, Op, ValueType, is_update};
+use crate::{BufferId, Launch, Place, Program};
+use ddnnc_ir::{Graph, NodeId, Op, ValueType, infer, is_update};
 use rustc_hash::FxHashSet;
 
 /// A value of the arena and its size.
@@ -27,6 +27,8 @@ pub struct Report {
     pub operators_after: usize,
     /// Launches of the program.
     pub launches: usize,
+    /// Multiply-accumulates of the step on its whole batch: convolutions and matrix products, forward and backward.
+    pub macs: u64,
     /// Bytes of the arena.
     pub arena_bytes: usize,
     /// Bytes of the persistent region.
@@ -72,6 +74,7 @@ impl Report {
             operators_before_fusion,
             operators_after: operators(graph),
             launches: program.launches.len(),
+            macs: program.launches.iter().map(|l| macs(program, l)).fold(0, u64::saturating_add),
             arena_bytes: program.arena_bytes,
             persistent_bytes: program.persistent_bytes,
             peak_bytes: program.peak_bytes(),
@@ -95,4 +98,11 @@ pub(crate) fn value_bytes(graph: &Graph) -> usize {
         !elsewhere
     };
     graph.nodes().filter(made).flat_map(|id| &graph.node(id).results).map(ValueType::bytes).sum()
+}
+
+fn macs(program: &Program, launch: &Launch) -> u64 {
+    let ty = |b: &BufferId| &program.buffer(*b).ty;
+    let operands: Vec<&ValueType> = launch.operands.iter().map(ty).collect();
+    let results: Vec<ValueType> = launch.results.iter().map(|b| ty(b).clone()).collect();
+    infer::macs(&launch.op, &operands, &results)
 }

@@ -1,7 +1,7 @@
 //! The order of launches: a topological order that lets memory go early.
 
 use crate::aliases::{Aliases, is_alias};
-use crate::may_overwrite;
+use crate::program::overwrites;
 use ddnnc_ir::{Graph, IrError, NodeId, Op, Value};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -190,15 +190,15 @@ impl<'g> Scheduler<'g> {
                 .map(|r| self.graph.ty(r).bytes())
                 .sum()
         };
-        let in_place = |result: usize| {
-            may_overwrite(&node.op, result).iter().any(|&k| {
-                self.graph.operands(id).get(k).is_some_and(|&v| {
-                    matches!(self.graph.op(self.aliases.root(v)), Op::Parameter { .. } | Op::State { .. })
-                })
+        let operands = self.graph.operands(id);
+        let persistent = |k: &usize| {
+            operands.get(*k).is_some_and(|&v| {
+                matches!(self.graph.op(self.aliases.root(v)), Op::Parameter { .. } | Op::State { .. })
             })
         };
-        let taken: usize =
-            (0..node.results.len()).filter(|&r| !in_place(r)).map(|r| node.results[r].bytes()).sum();
+        let over = overwrites(&node.op, node.results.len());
+        let elsewhere = node.results.iter().zip(&over).filter(|(_, over)| !over.iter().any(persistent));
+        let taken: usize = elsewhere.map(|(ty, _)| ty.bytes()).sum();
         match taken {
             0 => Rank::TakesNone,
             _ if freed >= taken => Rank::Frees,

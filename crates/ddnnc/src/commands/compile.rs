@@ -141,6 +141,7 @@ fn as_json(model: &Model, compiled: &Compiled, shared: usize, elapsed: f64) -> V
         "operators_after_sharing": shared,
         "operators_after": report.operators_after,
         "launches": report.launches,
+        "step_macs": compiled.report.macs,
         "convolution_launches": counts.convolutions(),
         "groups": counts.groups(),
         "peak_bytes": report.peak_bytes,
