@@ -1,6 +1,7 @@
 //! A graph in a few lines: what runs where, and a hash of the whole text.
 
-use ddnnc_ir::Graph;
+use ddnnc_ir::{Graph, Op};
+use ddnnc_passes::{Place, Program};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -19,7 +20,7 @@ fn place(path: &str) -> String {
 /// Operators by place and nets, places of one content in a row folded into one line, and a hash of the printed graph.
 pub fn digest(graph: &Graph) -> String {
     let text = ddnnc_ir::print(graph).expect("the graph has no cycle");
-    let mut rows: Vec<(String, String, BTreeMap<&'static str, usize>)> = Vec::new();
+    let mut rows: Vec<(String, String, BTreeMap<String, usize>)> = Vec::new();
     for id in graph.topological().expect("the graph has no cycle") {
         let node = graph.node(id);
         let nets: Vec<&str> = node.origin.nets.iter().map(|n| &**n).collect();
@@ -31,7 +32,11 @@ pub fn digest(graph: &Graph) -> String {
                 rows.last_mut().expect("a row was pushed")
             }
         };
-        *row.2.entry(node.op.mnemonic()).or_default() += 1;
+        let name = match &node.op {
+            Op::Fused(group) => format!("{}({})", group.kind, group.name),
+            op => op.mnemonic().to_string(),
+        };
+        *row.2.entry(name).or_default() += 1;
     }
     let mut out = format!("{}: {} operators, text {:016x}\n", graph.name, graph.len(), fnv1a(&text));
     let mut i = 0;
@@ -43,6 +48,33 @@ pub fn digest(graph: &Graph) -> String {
         let place = if place.is_empty() { "(no path)" } else { place };
         writeln!(out, "{place}{to} [{nets}]: {}", counts.join(", ")).expect("writing to a string");
         i += same;
+    }
+    out
+}
+
+/// The launches of a program in order, each with the places of its first result, and the sizes of the regions.
+pub fn schedule(program: &Program) -> String {
+    let mut out = format!(
+        "{}: {} launches, arena {} bytes, persistent {} bytes\n",
+        program.name,
+        program.launches.len(),
+        program.arena_bytes,
+        program.persistent_bytes
+    );
+    for launch in &program.launches {
+        let name = match &launch.op {
+            Op::Fused(group) => format!("{}({})", group.kind, group.name),
+            op => op.mnemonic().to_string(),
+        };
+        let first = launch.results.first().map_or(String::new(), |&b| {
+            let buffer = program.buffer(b);
+            match buffer.place {
+                Place::Arena { offset } => format!("{} a+{offset}", buffer.ty),
+                Place::Persistent { offset } => format!("{} p+{offset}", buffer.ty),
+            }
+        });
+        writeln!(out, "{name} @ {}: {} results, {first}", launch.path, launch.results.len())
+            .expect("writing to a string");
     }
     out
 }

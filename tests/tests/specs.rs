@@ -3,7 +3,7 @@
 
 use ddnnc_ir::{Graph, Mode};
 use ddnnc_passes::{Goal, compile};
-use ddnnc_tests::digest::digest;
+use ddnnc_tests::digest::{digest, schedule};
 use ddnnc_tests::harness::{model, spec, specs};
 
 const BATCH: usize = 4;
@@ -39,6 +39,15 @@ fn the_training_graph_of_every_spec() {
         let phases = phases(&name);
         let (_, step) = phases.last().expect("compiling has phases");
         insta::assert_snapshot!(format!("training__{name}"), digest(step));
+    }
+}
+
+#[test]
+fn the_schedule_of_every_spec() {
+    for name in specs() {
+        let lowered = model(&spec(&name), Mode::Train, BATCH);
+        let program = compile(&lowered, Goal::Train, &mut |_, _| {}).expect("a spec compiles").program;
+        insta::assert_snapshot!(format!("schedule__{name}"), schedule(&program));
     }
 }
 

@@ -312,7 +312,6 @@ impl Convolution {
             false => convolution::forward(&mut machine, &self.geometry, weights, parts, emit),
             true => grad_input(&mut machine, &self.geometry, weights, parts, emit),
         }
-        drop(epilogue);
         self.finish.run(memory, partials, self.stride);
     }
 
@@ -561,9 +560,10 @@ impl<'a> Source<'a> {
 
     fn new(input: &'a Input, channels: usize, memory: Memory<'a>) -> Source<'a> {
         match input {
-            // SAFETY: operands of a convolution lie apart from its results, so nothing writes there; it holds f32.
             Input::Direct(slot) => {
-                Source { channels, direct: Some(unsafe { memory.view(*slot) }), program: None }
+                // SAFETY: operands of a convolution lie apart from its results, so nothing writes there; it holds f32.
+                let rows = unsafe { memory.view(*slot) };
+                Source { channels, direct: Some(rows), program: None }
             }
             Input::Program(program) => Source { channels, direct: None, program: Some((program, memory)) },
         }

@@ -6,7 +6,8 @@ use crate::memory::{Memory, Plan, Region};
 use crate::pool::Pool;
 use crate::simd::Level;
 use ddnnc_ir::DType;
-use ddnnc_passes::{BufferId, Device, DeviceError, Executable, Place, Program};
+use ddnnc_passes::{BufferId, Device, DeviceError, Executable, Place, Program, freed_after};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The CPU with a pool of threads.
@@ -234,6 +235,13 @@ impl Executable for CpuExecutable {
     }
 
     fn run(&mut self) -> Result<(), DeviceError> {
+        self.run_some(0..self.kernels.len())
+    }
+}
+
+impl CpuExecutable {
+    /// Runs some launches of the step.
+    fn run_some(&mut self, launches: Range<usize>) -> Result<(), DeviceError> {
         let CpuExecutable {
             kernels, device, arena, persistent, scratch, tiles, shared, partials, work, ..
         } = self;
@@ -247,7 +255,24 @@ impl Executable for CpuExecutable {
             partials: partials.doubles(),
         };
         let memory = Memory { arena, persistent, work };
-        kernels.iter().try_for_each(|kernel| kernel.run(&mut machine, memory))
+        kernels[launches].iter().try_for_each(|kernel| kernel.run(&mut machine, memory))
+    }
+
+    /// Runs one step, and after every launch overwrites with NaN what nobody may read any more: a step whose plan gives
+    /// memory away too early ends with other numbers than [`Executable::run`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Executable::run`].
+    #[doc(hidden)]
+    pub fn run_poisoned(&mut self) -> Result<(), DeviceError> {
+        for (i, freed) in freed_after(&self.program).iter().enumerate() {
+            self.run_some(i..i + 1)?;
+            for &(offset, len) in freed {
+                self.arena.floats()[offset / 4..(offset + len).div_ceil(4)].fill(f32::NAN);
+            }
+        }
+        Ok(())
     }
 }
 

@@ -169,6 +169,6 @@ pub fn mean_squared_error_grad(machine: &Machine<'_>, out: &mut [f32], a: &[f32]
     machine.pool.split(out, PIECE, |task, out, _| {
         let piece = task * PIECE..task * PIECE + out.len();
         let (a, b) = (&a[piece.clone()], &b[piece]);
-        machine.level.run(|| map2(out, a, b, |a, b| factor * (a - b)));
+        map2(machine.level, out, a, b, |a, b| factor * (a - b));
     });
 }

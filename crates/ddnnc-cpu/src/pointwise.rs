@@ -256,7 +256,6 @@ impl Pointwise {
             let partial = (program.partials > 0).then_some(partial);
             program.run(&machine, memory, worker, (first, count), None, partial);
         });
-        drop(cells);
         self.finish.run(memory, partials, stride);
     }
 }

@@ -4,7 +4,7 @@ use crate::memory::{Plan, Slot};
 use crate::pointwise_kernels::{Adamw, Sgd};
 use crate::pointwise_program::{Access, Accumulator, Code, Domain, Gather, HEADER, Inst, Loc, Program};
 use crate::pointwise_tables::{Fill, FillKind, Vector};
-use ddnnc_ir::{DType, Local, Op, Step, ValueType};
+use ddnnc_ir::{DType, Local, Op, Step, UnaryKind, ValueType};
 
 /// The steps that are compiled, with the places of what they take.
 #[derive(Clone, Copy)]
@@ -84,6 +84,11 @@ pub struct Compiler<'a, 'p> {
     bound: Vec<Option<Loc>>,
     sums: usize,
     partials: usize,
+}
+
+/// Whether a function and its derivative give bf16 numbers for bf16 numbers.
+fn keeps_bf16(kind: UnaryKind) -> bool {
+    matches!(kind, UnaryKind::Relu | UnaryKind::Relu6)
 }
 
 /// Whether a value comes from a sum over the channels of each row.
@@ -314,10 +319,12 @@ impl<'a, 'p> Compiler<'a, 'p> {
             }
             Op::Unary { kind } => {
                 let x = self.value(operand(0)?, view)?;
+                let round = round && !keeps_bf16(*kind);
                 Ok(self.emit(Code::Unary(*kind), per_row, round, &[x], 1)[0])
             }
             Op::UnaryGrad { kind } => {
                 let x = [self.value(operand(0)?, view)?, self.value(operand(1)?, view)?];
+                let round = round && !keeps_bf16(*kind);
                 Ok(self.emit(Code::UnaryGrad(*kind), per_row, round, &x, 1)[0])
             }
             Op::Binary { kind } => {
@@ -512,6 +519,20 @@ impl<'a, 'p> Compiler<'a, 'p> {
     pub fn finish(self) -> Compiled {
         let Compiler { domain, prelude, mut insts, bound, .. } = self;
         insts.splice(0..0, prelude);
+        // Narrowing rounds: what is read for that alone need not be rounded before.
+        let mut only_narrowed = vec![true; bound.len()];
+        for inst in insts.iter().filter(|i| !matches!(i.code, Code::Narrow(_))) {
+            for loc in inst.src.iter().flatten() {
+                if let Loc::Register(r) = *loc {
+                    only_narrowed[r] = false;
+                }
+            }
+        }
+        for inst in &mut insts {
+            if let Some(Loc::Register(r)) = inst.dst[0] {
+                inst.round &= !only_narrowed[r] || bound[r].is_some();
+            }
+        }
         let resolve = |loc: &mut Loc| {
             if let Loc::Register(r) = *loc
                 && let Some(place) = bound[r]

@@ -1,5 +1,8 @@
-//! The inner loops of tile programs: plain slices of one length, so that they vectorise.
+//! The inner loops of tile programs: plain slices of one length, so that they vectorise. Each loop is compiled for every
+//! level of the processor on its own, since a body of many loops would not be inlined there. The innermost loops are
+//! functions of slices, which tells the compiler that the slices are apart; what a closure captures does not.
 
+use crate::simd::Level;
 use ddnnc_ir::{BinaryKind, UnaryKind};
 
 /// The nearest bf16, ties to even, as its 16 bits; not a number stays so.
@@ -17,20 +20,27 @@ pub fn widen(x: u16) -> f32 {
 }
 
 /// Rounds every element to bf16 where it lies.
-#[inline(always)]
-pub fn round(x: &mut [f32]) {
-    x.iter_mut().for_each(|x| *x = widen(narrow(*x)));
+pub fn round(level: Level, x: &mut [f32]) {
+    level.run(|| x.iter_mut().for_each(|x| *x = widen(narrow(*x))));
 }
 
-/// out = f(a).
+/// out = x.
+pub fn widen_all(level: Level, out: &mut [f32], x: &[u16]) {
+    level.run(|| each(out, x, widen));
+}
+
+/// out = x, rounded.
+pub fn narrow_all(level: Level, out: &mut [u16], x: &[f32]) {
+    level.run(|| each(out, x, narrow));
+}
+
 #[inline(always)]
-pub fn map(out: &mut [f32], a: &[f32], f: impl Fn(f32) -> f32) {
+fn each<A: Copy, B>(out: &mut [B], a: &[A], f: impl Fn(A) -> B) {
     out.iter_mut().zip(a).for_each(|(out, &a)| *out = f(a));
 }
 
-/// out = f(a, b).
 #[inline(always)]
-pub fn map2(out: &mut [f32], a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) {
+fn each2(out: &mut [f32], a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) {
     let n = out.len();
     let (a, b) = (&a[..n], &b[..n]);
     for i in 0..n {
@@ -38,17 +48,46 @@ pub fn map2(out: &mut [f32], a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) 
     }
 }
 
-/// out = f(a, u, v), where u and v repeat with the period of their length.
 #[inline(always)]
-pub fn map_periodic(out: &mut [f32], a: &[f32], u: &[f32], v: &[f32], f: impl Fn(f32, f32, f32) -> f32) {
-    let period = u.len();
-    for (out, a) in out.chunks_mut(period).zip(a.chunks(period)) {
-        let n = out.len();
-        let (a, u, v) = (&a[..n], &u[..n], &v[..n]);
-        for i in 0..n {
-            out[i] = f(a[i], u[i], v[i]);
-        }
+fn each4(out: &mut [f32], [a, b, c, d]: [&[f32]; 4], f: impl Fn([f32; 4]) -> f32) {
+    let n = out.len();
+    let (a, b, c, d) = (&a[..n], &b[..n], &c[..n], &d[..n]);
+    for i in 0..n {
+        out[i] = f([a[i], b[i], c[i], d[i]]);
     }
+}
+
+/// out = f(a).
+#[inline(always)]
+pub fn map(level: Level, out: &mut [f32], a: &[f32], f: impl Fn(f32) -> f32) {
+    level.run(|| each(out, a, f));
+}
+
+/// out = f(a, b).
+#[inline(always)]
+pub fn map2(level: Level, out: &mut [f32], a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) {
+    level.run(|| each2(out, a, b, f));
+}
+
+/// out = f(a, u), where u repeats with the period of its length.
+#[inline(always)]
+pub fn map_periodic(level: Level, out: &mut [f32], a: &[f32], u: &[f32], f: impl Fn(f32, f32) -> f32) {
+    let period = u.len();
+    level.run(|| {
+        for (out, a) in out.chunks_mut(period).zip(a.chunks(period)) {
+            each2(out, a, u, &f);
+        }
+    });
+}
+
+/// out = (x − mean) · scale + bias; the tables repeat with the period of their length.
+pub fn normalize(level: Level, out: &mut [f32], x: &[f32], [mean, scale, bias]: [&[f32]; 3]) {
+    let period = mean.len();
+    level.run(|| {
+        for (out, x) in out.chunks_mut(period).zip(x.chunks(period)) {
+            each4(out, [x, mean, scale, bias], |[x, mean, scale, bias]| (x - mean) * scale + bias);
+        }
+    });
 }
 
 fn sigmoid(x: f32) -> f32 {
@@ -68,60 +107,57 @@ fn clamp(x: f32, top: f32) -> f32 {
 }
 
 /// out = f(x).
-#[inline(always)]
-pub fn unary(kind: UnaryKind, out: &mut [f32], x: &[f32]) {
+pub fn unary(level: Level, kind: UnaryKind, out: &mut [f32], x: &[f32]) {
     match kind {
-        UnaryKind::Relu => map(out, x, |x| if x < 0.0 { 0.0 } else { x }),
-        UnaryKind::Relu6 => map(out, x, |x| clamp(x, 6.0)),
-        UnaryKind::Sigmoid => map(out, x, sigmoid),
-        UnaryKind::Tanh => map(out, x, f32::tanh),
-        UnaryKind::HardSwish => map(out, x, |x| x * clamp(x + 3.0, 6.0) * (1.0 / 6.0)),
-        UnaryKind::Silu => map(out, x, |x| x * sigmoid(x)),
-        UnaryKind::Gelu => map(out, x, |x| x * phi(x)),
-        UnaryKind::Square => map(out, x, |x| x * x),
+        UnaryKind::Relu => map(level, out, x, |x| if x < 0.0 { 0.0 } else { x }),
+        UnaryKind::Relu6 => map(level, out, x, |x| clamp(x, 6.0)),
+        UnaryKind::Sigmoid => map(level, out, x, sigmoid),
+        UnaryKind::Tanh => map(level, out, x, f32::tanh),
+        UnaryKind::HardSwish => map(level, out, x, |x| x * clamp(x + 3.0, 6.0) * (1.0 / 6.0)),
+        UnaryKind::Silu => map(level, out, x, |x| x * sigmoid(x)),
+        UnaryKind::Gelu => map(level, out, x, |x| x * phi(x)),
+        UnaryKind::Square => map(level, out, x, |x| x * x),
     }
 }
 
 /// out = dy · f'.
-#[inline(always)]
-pub fn unary_grad(kind: UnaryKind, out: &mut [f32], saved: &[f32], dy: &[f32]) {
+pub fn unary_grad(level: Level, kind: UnaryKind, out: &mut [f32], saved: &[f32], dy: &[f32]) {
     match kind {
-        UnaryKind::Relu => map2(out, saved, dy, |s, dy| dy * if s > 0.0 { 1.0 } else { 0.0 }),
-        UnaryKind::Relu6 => map2(out, saved, dy, |s, dy| dy * f32::from(s > 0.0 && s < 6.0)),
-        UnaryKind::Sigmoid => map2(out, saved, dy, |s, dy| dy * (s * (1.0 - s))),
-        UnaryKind::Tanh => map2(out, saved, dy, |s, dy| dy * (1.0 - s * s)),
-        UnaryKind::HardSwish => map2(out, saved, dy, |s, dy| {
+        UnaryKind::Relu => map2(level, out, saved, dy, |s, dy| dy * if s > 0.0 { 1.0 } else { 0.0 }),
+        UnaryKind::Relu6 => map2(level, out, saved, dy, |s, dy| dy * f32::from(s > 0.0 && s < 6.0)),
+        UnaryKind::Sigmoid => map2(level, out, saved, dy, |s, dy| dy * (s * (1.0 - s))),
+        UnaryKind::Tanh => map2(level, out, saved, dy, |s, dy| dy * (1.0 - s * s)),
+        UnaryKind::HardSwish => map2(level, out, saved, dy, |s, dy| {
             let slope = if s >= 3.0 { 1.0 } else { s * (1.0 / 3.0) + 0.5 };
             dy * if s <= -3.0 { 0.0 } else { slope }
         }),
-        UnaryKind::Silu => map2(out, saved, dy, |s, dy| {
+        UnaryKind::Silu => map2(level, out, saved, dy, |s, dy| {
             let g = sigmoid(s);
             dy * (g * (1.0 + s * (1.0 - g)))
         }),
-        UnaryKind::Gelu => map2(out, saved, dy, |s, dy| {
+        UnaryKind::Gelu => map2(level, out, saved, dy, |s, dy| {
             // 1/√(2π)
             let density = (-0.5 * s * s).exp() * 0.398_942_3;
             dy * (phi(s) + s * density)
         }),
-        UnaryKind::Square => map2(out, saved, dy, |s, dy| dy * (2.0 * s)),
+        UnaryKind::Square => map2(level, out, saved, dy, |s, dy| dy * (2.0 * s)),
     }
 }
 
 /// out = a ∘ b.
-#[inline(always)]
-pub fn binary(kind: BinaryKind, out: &mut [f32], a: &[f32], b: &[f32]) {
+pub fn binary(level: Level, kind: BinaryKind, out: &mut [f32], a: &[f32], b: &[f32]) {
     match kind {
-        BinaryKind::Add => map2(out, a, b, |a, b| a + b),
-        BinaryKind::Sub => map2(out, a, b, |a, b| a - b),
-        BinaryKind::Mul => map2(out, a, b, |a, b| a * b),
+        BinaryKind::Add => map2(level, out, a, b, |a, b| a + b),
+        BinaryKind::Sub => map2(level, out, a, b, |a, b| a - b),
+        BinaryKind::Mul => map2(level, out, a, b, |a, b| a * b),
     }
 }
 
 /// out = scale · (dy − bias − (x − mean) · along); the four tables repeat with the period of their length.
 #[inline(always)]
-pub fn normalize_grad_input(out: &mut [f32], x: &[f32], dy: &[f32], [mean, scale, bias, along]: [&[f32]; 4]) {
-    let period = mean.len();
-    for ((out, x), dy) in out.chunks_mut(period).zip(x.chunks(period)).zip(dy.chunks(period)) {
+pub fn normalize_grad_input(level: Level, out: &mut [f32], x: &[f32], dy: &[f32], tables: [&[f32]; 4]) {
+    #[inline(always)]
+    fn row(out: &mut [f32], x: &[f32], dy: &[f32], [mean, scale, bias, along]: [&[f32]; 4]) {
         let n = out.len();
         let (x, dy, mean, scale) = (&x[..n], &dy[..n], &mean[..n], &scale[..n]);
         let (bias, along) = (&bias[..n], &along[..n]);
@@ -129,6 +165,12 @@ pub fn normalize_grad_input(out: &mut [f32], x: &[f32], dy: &[f32], [mean, scale
             out[i] = scale[i] * (dy[i] - bias[i] - (x[i] - mean[i]) * along[i]);
         }
     }
+    let period = tables[0].len();
+    level.run(|| {
+        for ((out, x), dy) in out.chunks_mut(period).zip(x.chunks(period)).zip(dy.chunks(period)) {
+            row(out, x, dy, tables);
+        }
+    });
 }
 
 /// The constants of an SGD update.
@@ -143,31 +185,31 @@ pub struct Sgd {
 }
 
 /// out = w − lr · (g + decay · w).
-#[inline(always)]
-pub fn sgd_plain(sgd: Sgd, out: &mut [f32], w: &[f32], g: &[f32], lr: f32) {
-    map2(out, w, g, |w, g| w - lr * (g + sgd.decay * w));
+pub fn sgd_plain(level: Level, sgd: Sgd, out: &mut [f32], w: &[f32], g: &[f32], lr: f32) {
+    map2(level, out, w, g, |w, g| w - lr * (g + sgd.decay * w));
 }
 
 /// w', b' = w − lr · step, momentum · b + g.
-#[inline(always)]
-pub fn sgd(sgd: Sgd, (out, out_b): (&mut [f32], &mut [f32]), [w, g, b]: [&[f32]; 3], lr: f32) {
+pub fn sgd(level: Level, sgd: Sgd, (out, out_b): (&mut [f32], &mut [f32]), [w, g, b]: [&[f32]; 3], lr: f32) {
     let n = out.len();
     let (out_b, w, g, b) = (&mut out_b[..n], &w[..n], &g[..n], &b[..n]);
     let Sgd { momentum, nesterov, decay } = sgd;
-    if nesterov {
-        for i in 0..n {
-            let g = g[i] + decay * w[i];
-            let b = momentum * b[i] + g;
-            out_b[i] = b;
-            out[i] = w[i] - lr * (g + momentum * b);
+    level.run(|| {
+        if nesterov {
+            for i in 0..n {
+                let g = g[i] + decay * w[i];
+                let b = momentum * b[i] + g;
+                out_b[i] = b;
+                out[i] = w[i] - lr * (g + momentum * b);
+            }
+        } else {
+            for i in 0..n {
+                let b = momentum * b[i] + (g[i] + decay * w[i]);
+                out_b[i] = b;
+                out[i] = w[i] - lr * b;
+            }
         }
-    } else {
-        for i in 0..n {
-            let b = momentum * b[i] + (g[i] + decay * w[i]);
-            out_b[i] = b;
-            out[i] = w[i] - lr * b;
-        }
-    }
+    });
 }
 
 /// The constants of an AdamW update.
@@ -184,8 +226,8 @@ pub struct Adamw {
 }
 
 /// w', m', v'; t counts from 1.
-#[inline(always)]
 pub fn adamw(
+    level: Level,
     adamw: Adamw,
     (out, out_m, out_v): (&mut [f32], &mut [f32], &mut [f32]),
     [w, g, m, v]: [&[f32]; 4],
@@ -200,19 +242,21 @@ pub fn adamw(
     let keep = (1.0 - lr * adamw.weight_decay) as f32;
     let n = out.len();
     let (out_m, out_v, w, g, m, v) = (&mut out_m[..n], &mut out_v[..n], &w[..n], &g[..n], &m[..n], &v[..n]);
-    for i in 0..n {
-        let new_m = beta1 * m[i] + gain1 * g[i];
-        let new_v = beta2 * v[i] + gain2 * g[i] * g[i];
-        out_m[i] = new_m;
-        out_v[i] = new_v;
-        out[i] = w[i] * keep - rate * new_m / ((new_v * bias2).sqrt() + eps);
-    }
+    level.run(|| {
+        for i in 0..n {
+            let new_m = beta1 * m[i] + gain1 * g[i];
+            let new_v = beta2 * v[i] + gain2 * g[i] * g[i];
+            out_m[i] = new_m;
+            out_v[i] = new_v;
+            out[i] = w[i] * keep - rate * new_m / ((new_v * bias2).sqrt() + eps);
+        }
+    });
 }
 
 /// total += x, total2 += x² about `shift`; all three repeat with the period of their length.
-#[inline(always)]
-pub fn add_moments(x: &[f32], shift: &[f64], total: &mut [f64], squares: &mut [f64]) {
-    for x in x.chunks(shift.len()) {
+pub fn add_moments(level: Level, x: &[f32], shift: &[f64], total: &mut [f64], squares: &mut [f64]) {
+    #[inline(always)]
+    fn row(x: &[f32], shift: &[f64], total: &mut [f64], squares: &mut [f64]) {
         let n = x.len();
         let (shift, total, squares) = (&shift[..n], &mut total[..n], &mut squares[..n]);
         for i in 0..n {
@@ -221,13 +265,13 @@ pub fn add_moments(x: &[f32], shift: &[f64], total: &mut [f64], squares: &mut [f
             squares[i] += d * d;
         }
     }
+    level.run(|| x.chunks(shift.len()).for_each(|x| row(x, shift, total, squares)));
 }
 
 /// total += dy, along += dy · (x − mean).
-#[inline(always)]
-pub fn add_products(x: &[f32], dy: &[f32], mean: &[f32], along: &mut [f64], total: &mut [f64]) {
-    let period = mean.len();
-    for (x, dy) in x.chunks(period).zip(dy.chunks(period)) {
+pub fn add_products(level: Level, x: &[f32], dy: &[f32], mean: &[f32], along: &mut [f64], total: &mut [f64]) {
+    #[inline(always)]
+    fn row(x: &[f32], dy: &[f32], mean: &[f32], along: &mut [f64], total: &mut [f64]) {
         let n = x.len();
         let (dy, mean, along, total) = (&dy[..n], &mean[..n], &mut along[..n], &mut total[..n]);
         for i in 0..n {
@@ -236,17 +280,22 @@ pub fn add_products(x: &[f32], dy: &[f32], mean: &[f32], along: &mut [f64], tota
             total[i] += d;
         }
     }
+    let period = mean.len();
+    level.run(|| {
+        x.chunks(period).zip(dy.chunks(period)).for_each(|(x, dy)| row(x, dy, mean, along, total));
+    });
 }
 
 /// total += x.
-#[inline(always)]
-pub fn add_up(x: &[f32], total: &mut [f64]) {
-    for x in x.chunks(total.len()) {
+pub fn add_up(level: Level, x: &[f32], total: &mut [f64]) {
+    #[inline(always)]
+    fn row(x: &[f32], total: &mut [f64]) {
         let total = &mut total[..x.len()];
         for i in 0..x.len() {
             total[i] += f64::from(x[i]);
         }
     }
+    level.run(|| x.chunks(total.len()).for_each(|x| row(x, total)));
 }
 
 /// Σ f(i) over a run, in eight lanes.

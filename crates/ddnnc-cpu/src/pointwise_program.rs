@@ -7,11 +7,12 @@
 use crate::device::Machine;
 use crate::memory::{Memory, Slot};
 use crate::pointwise_kernels as kernels;
-use crate::pointwise_kernels::{Adamw, Sgd, narrow, sum, widen};
+use crate::pointwise_kernels::{Adamw, Sgd, sum, widen};
+use crate::simd::Level;
 use ddnnc_ir::{BinaryKind, Layout, UnaryKind, ValueType, dropout_keeps};
 
-/// Elements of a tile, about: its temporaries fit the second cache, most often the first.
-const TILE: usize = 1 << 12;
+/// Elements of a tile, about: with a few temporaries it fits the first cache.
+const TILE: usize = 1 << 11;
 
 /// The shortest period of a repeated channel vector, so that loops over it are long enough to vectorise.
 const PERIOD: usize = 256;
@@ -231,24 +232,23 @@ impl Program {
             let sums = &mut sums[..self.sums];
             sums.fill(0.0);
             let registers = &mut registers[..self.scratch()];
-            machine.level.run(|| {
-                let rows = self.domain.tile_rows();
-                for at in (0..count).step_by(rows) {
-                    let tile = Tile {
-                        program: self,
-                        memory,
-                        registers: registers.as_mut_ptr(),
-                        // SAFETY: the lent rows reach past row `at`; null only where no instruction uses them.
-                        lent: if lent.is_null() { lent } else { unsafe { lent.add(at * channels) } },
-                        first: first + at,
-                        rows: rows.min(count - at),
-                    };
-                    if at == 0 {
-                        tile.begin(sums);
-                    }
-                    tile.run(sums);
+            let rows = self.domain.tile_rows();
+            for at in (0..count).step_by(rows) {
+                let tile = Tile {
+                    program: self,
+                    memory,
+                    level: machine.level,
+                    registers: registers.as_mut_ptr(),
+                    // SAFETY: the lent rows reach past row `at`; null only where no instruction uses them.
+                    lent: if lent.is_null() { lent } else { unsafe { lent.add(at * channels) } },
+                    first: first + at,
+                    rows: rows.min(count - at),
+                };
+                if at == 0 {
+                    tile.begin(sums);
                 }
-            });
+                tile.run(sums);
+            }
             if let Some(partial) = partial {
                 self.fold(count, sums, partial);
             }
@@ -306,6 +306,7 @@ pub fn merge_moments(
 struct Tile<'a> {
     program: &'a Program,
     memory: Memory<'a>,
+    level: Level,
     registers: *mut f32,
     lent: *mut f32,
     first: usize,
@@ -387,21 +388,20 @@ impl Tile<'_> {
         }
     }
 
-    #[inline(always)]
     fn run(&self, sums: &mut [f64]) {
         for inst in &self.program.insts {
             self.step(inst, sums);
             if inst.round {
-                kernels::round(self.write(inst, 0));
+                kernels::round(self.level, self.write(inst, 0));
             }
         }
     }
 
-    #[inline(always)]
     fn step(&self, inst: &Inst, sums: &mut [f64]) {
         let period = self.program.domain.period();
         let src = |i: usize| self.read(inst, i);
         let dst = |i: usize| self.write(inst, i);
+        let level = self.level;
         match &inst.code {
             Code::Copy => {
                 if inst.dst[0] != inst.src[0] {
@@ -412,13 +412,13 @@ impl Tile<'_> {
                 let (start, n) = self.halves(inst, *slot);
                 // SAFETY: as in `read_as`.
                 let x = unsafe { std::slice::from_raw_parts(start, n) };
-                dst(0).iter_mut().zip(x).for_each(|(out, &x)| *out = widen(x));
+                kernels::widen_all(level, dst(0), x);
             }
             Code::Narrow(slot) => {
                 let (start, n) = self.halves(inst, *slot);
                 // SAFETY: as in `write`.
                 let out = unsafe { std::slice::from_raw_parts_mut(start, n) };
-                out.iter_mut().zip(src(0)).for_each(|(out, &x)| *out = narrow(x));
+                kernels::narrow_all(level, out, src(0));
             }
             Code::Spread { slot, access } => self.spread(inst, *slot, *access),
             Code::SpreadRows => {
@@ -431,39 +431,41 @@ impl Tile<'_> {
                 dst(0).chunks_mut(period).for_each(|out| out.copy_from_slice(&table[..out.len()]));
             }
             Code::Fill(number) => dst(0).fill(*number),
-            Code::Unary(kind) => kernels::unary(*kind, dst(0), src(0)),
-            Code::UnaryGrad(kind) => kernels::unary_grad(*kind, dst(0), src(0), src(1)),
-            Code::Binary(kind) => kernels::binary(*kind, dst(0), src(0), src(1)),
-            Code::Scale(factor) => kernels::map(dst(0), src(0), |x| factor * x),
+            Code::Unary(kind) => kernels::unary(level, *kind, dst(0), src(0)),
+            Code::UnaryGrad(kind) => kernels::unary_grad(level, *kind, dst(0), src(0), src(1)),
+            Code::Binary(kind) => kernels::binary(level, *kind, dst(0), src(0), src(1)),
+            Code::Scale(factor) => kernels::map(level, dst(0), src(0), |x| factor * x),
             Code::AddChannel { table } => {
                 let t = self.table(*table);
-                kernels::map_periodic(dst(0), src(0), t, t, |x, t, _| x + t);
+                kernels::map_periodic(level, dst(0), src(0), t, |x, t| x + t);
             }
             Code::MulChannel { table } => {
                 let t = self.table(*table);
-                kernels::map_periodic(dst(0), src(0), t, t, |x, t, _| x * t);
+                kernels::map_periodic(level, dst(0), src(0), t, |x, t| x * t);
             }
             Code::Normalize { mean, scale, bias } => {
-                let (mean, scale, bias) = (self.table(*mean), self.table(*scale), self.table(*bias));
-                normalize(dst(0), src(0), mean, scale, bias);
+                let tables = [*mean, *scale, *bias].map(|t| self.table(t));
+                kernels::normalize(level, dst(0), src(0), tables);
             }
             Code::NormalizeGradInput { tables } => {
-                kernels::normalize_grad_input(dst(0), src(0), src(1), tables.map(|t| self.table(t)));
+                kernels::normalize_grad_input(level, dst(0), src(0), src(1), tables.map(|t| self.table(t)));
             }
             Code::Dropout { rng, p, site } => self.dropout(dst(0), src(0), *rng, *p, *site),
-            Code::Ema { keep, take } => kernels::map2(dst(0), src(0), src(1), |a, b| keep * a + take * b),
+            Code::Ema { keep, take } => {
+                kernels::map2(level, dst(0), src(0), src(1), |a, b| keep * a + take * b)
+            }
             Code::Sgd { constants, rate } => {
                 let rate = self.scalar(*rate);
                 if inst.dst[1].is_some() {
-                    kernels::sgd(*constants, (dst(0), dst(1)), [src(0), src(1), src(2)], rate);
+                    kernels::sgd(level, *constants, (dst(0), dst(1)), [src(0), src(1), src(2)], rate);
                 } else {
-                    kernels::sgd_plain(*constants, dst(0), src(0), src(1), rate);
+                    kernels::sgd_plain(level, *constants, dst(0), src(0), src(1), rate);
                 }
             }
             Code::Adamw { constants, rate, step } => {
                 let operands = [src(0), src(1), src(2), src(3)];
                 let (rate, step) = (self.scalar(*rate), self.scalar(*step));
-                kernels::adamw(*constants, (dst(0), dst(1), dst(2)), operands, rate, step);
+                kernels::adamw(level, *constants, (dst(0), dst(1), dst(2)), operands, rate, step);
             }
             Code::SumChannels { factor } => {
                 let channels = self.program.domain.channels;
@@ -486,16 +488,16 @@ impl Tile<'_> {
                             .for_each(|(s, &x)| *s = if x.is_finite() { x.into() } else { 0.0 });
                     });
                 }
-                kernels::add_moments(x, shift, total, squares);
+                kernels::add_moments(level, x, shift, total, squares);
             }
             Code::Products { accumulator, mean } => {
                 let at = self.program.accumulators[*accumulator].at;
                 let (along, total) = sums[at..][..2 * period].split_at_mut(period);
-                kernels::add_products(src(0), src(1), self.table(*mean), along, total);
+                kernels::add_products(level, src(0), src(1), self.table(*mean), along, total);
             }
             Code::Sum { accumulator } => {
                 let at = self.program.accumulators[*accumulator].at;
-                kernels::add_up(src(0), &mut sums[at..][..period]);
+                kernels::add_up(level, src(0), &mut sums[at..][..period]);
             }
         }
     }
@@ -547,19 +549,6 @@ impl Tile<'_> {
                 let index = (image * channels + c) * area + position;
                 *out = if dropout_keeps(seed, step, site, index as u64, p) { x * scale } else { 0.0 };
             }
-        }
-    }
-}
-
-/// out = (x − mean) · scale + bias; the tables repeat with the period of their length.
-#[inline(always)]
-fn normalize(out: &mut [f32], x: &[f32], mean: &[f32], scale: &[f32], bias: &[f32]) {
-    let period = mean.len();
-    for (out, x) in out.chunks_mut(period).zip(x.chunks(period)) {
-        let n = out.len();
-        let (x, mean, scale, bias) = (&x[..n], &mean[..n], &scale[..n], &bias[..n]);
-        for i in 0..n {
-            out[i] = (x[i] - mean[i]) * scale[i] + bias[i];
         }
     }
 }

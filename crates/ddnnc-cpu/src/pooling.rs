@@ -1,7 +1,7 @@
 //! Pooling of channels-last maps, a block of channels at a time.
 
 use crate::device::Machine;
-use crate::pointwise_kernels::{narrow, widen};
+use crate::pointwise_kernels::{self, narrow};
 use crate::shape::Element;
 use ddnnc_ir::Pool;
 use std::ops::Range;
@@ -225,7 +225,6 @@ pub fn avg_grad<T: Number>(machine: &Machine<'_>, pool: &Pool, e: Extents, dy: &
 /// out = x as f32.
 pub fn widen_all(machine: &Machine<'_>, out: &mut [f32], x: &[u16]) {
     machine.pool.split(out, PIECE, |task, out, _| {
-        let x = &x[task * PIECE..][..out.len()];
-        machine.level.run(|| out.iter_mut().zip(x).for_each(|(out, &x)| *out = widen(x)));
+        pointwise_kernels::widen_all(machine.level, out, &x[task * PIECE..][..out.len()]);
     });
 }

@@ -33,9 +33,9 @@ impl Clusters {
         let order = graph.topological()?;
         let mut rebuild = Rebuild::new(graph);
         let mut of = Vec::new();
-        // For order edges, the last step stands for its group: clusters that came as groups stay together, and no
-        // other computes a last step for itself.
-        let mut last: Vec<Option<NodeId>> = vec![None; graph.index_bound()];
+        // Order edges: what waits for a group waits for each of its steps, for other clusters may come to compute them
+        // too; a group waits as its last step does, which none but it computes.
+        let mut atoms: FxHashMap<NodeId, Vec<NodeId>> = FxHashMap::default();
         for (cluster, &id) in order.iter().enumerate() {
             let node = graph.node(id);
             match &node.op {
@@ -60,12 +60,12 @@ impl Clusters {
                     for atom in &made {
                         set(&mut of, atom.index(), cluster);
                     }
-                    last[id.index()] = made.last().copied();
+                    atoms.insert(id, made);
                 }
                 _ => {
                     let new = rebuild.copy(id)?;
                     set(&mut of, new.index(), cluster);
-                    last[id.index()] = Some(new);
+                    atoms.insert(id, vec![new]);
                 }
             }
         }
@@ -73,8 +73,9 @@ impl Clusters {
         let mut new = rebuild.new;
         for &id in &order {
             for before in graph.order_predecessors(id) {
-                if let (Some(b), Some(a)) = (last[before.index()], last[id.index()]) {
-                    new.add_order(b, a);
+                let (Some(before), Some(after)) = (atoms.get(&before), atoms.get(&id)) else { continue };
+                if let Some(&after) = after.last() {
+                    before.iter().for_each(|&b| new.add_order(b, after));
                 }
             }
         }

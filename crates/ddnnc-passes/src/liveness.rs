@@ -276,6 +276,11 @@ impl<'g> Liveness<'g> {
         let id = self.order[place];
         let operands = self.graph.operands(id);
         let roots: SmallVec<[Value; 4]> = operands.iter().map(|&v| self.aliases.root(v)).collect();
+        // Most values are of no interest to a group of many updates: that is settled without its hundreds of results.
+        let wanted = |k: &usize| roots.get(*k) == Some(&value);
+        if !self.overwrites[id.index()].iter().any(|allowed| allowed.iter().any(wanted)) {
+            return false;
+        }
         let mut taken: SmallVec<[Value; 2]> = SmallVec::new();
         for (r, allowed) in self.overwrites[id.index()].iter().enumerate() {
             let bytes = self.life(Value { node: id, result: r as u16 }).bytes;

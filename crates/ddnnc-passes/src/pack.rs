@@ -15,16 +15,13 @@ pub(crate) struct Piece {
     pub(crate) death: usize,
 }
 
-/// Above this many pieces the quadratic way is left out.
-const MANY: usize = 20_000;
+/// The quadratic way places at most this many pieces.
+const MANY: usize = 4096;
 
 /// An offset for every piece, and the total: the better of two ways, the first where they are equal.
 pub(crate) fn pack(pieces: &[Piece]) -> (Vec<usize>, usize) {
     let by_time = best_fit(pieces);
-    if pieces.len() > MANY {
-        return by_time;
-    }
-    let by_size = largest_first(pieces);
+    let by_size = largest_first(pieces, MANY);
     if by_size.1 < by_time.1 { by_size } else { by_time }
 }
 
@@ -95,14 +92,16 @@ fn best_fit(pieces: &[Piece]) -> (Vec<usize>, usize) {
     (offsets, total)
 }
 
-/// Places the largest piece first, each as low as those already placed allow; O(n²) with small steps.
-fn largest_first(pieces: &[Piece]) -> (Vec<usize>, usize) {
+/// Places the `many` largest pieces, the largest first, each as low as those already placed allow; the others, which are
+/// small then, lie behind them by [`best_fit`]. O(many² + n log n).
+fn largest_first(pieces: &[Piece], many: usize) -> (Vec<usize>, usize) {
     let mut offsets = vec![0; pieces.len()];
     let mut total = 0;
     let mut by_bytes: Vec<usize> = (0..pieces.len()).collect();
     by_bytes.sort_by_key(|&i| (Reverse(pieces[i].bytes), pieces[i].birth, i));
     // (offset, end, birth, death) of what is placed, by offset.
-    let mut placed: Vec<(usize, usize, usize, usize)> = Vec::with_capacity(pieces.len());
+    let mut placed: Vec<(usize, usize, usize, usize)> = Vec::with_capacity(many.min(pieces.len()));
+    let small = by_bytes.split_off(many.min(pieces.len()));
     for i in by_bytes {
         let piece = pieces[i];
         let mut start = 0;
@@ -120,7 +119,12 @@ fn largest_first(pieces: &[Piece]) -> (Vec<usize>, usize) {
         let at = placed.partition_point(|p| p.0 <= start);
         placed.insert(at, (start, start + piece.bytes, piece.birth, piece.death));
     }
-    (offsets, total)
+    let behind: Vec<Piece> = small.iter().map(|&i| pieces[i]).collect();
+    let (places, more) = best_fit(&behind);
+    for (i, place) in small.into_iter().zip(places) {
+        offsets[i] = total + place;
+    }
+    (offsets, total + more)
 }
 
 #[cfg(test)]
@@ -147,7 +151,9 @@ mod tests {
                 .map(|t| pieces.iter().filter(|p| p.birth <= t && t <= p.death).map(|p| p.bytes).sum::<usize>())
                 .max()
                 .unwrap_or(0);
-            for (offsets, total) in [best_fit(&pieces), largest_first(&pieces), pack(&pieces)] {
+            let ways =
+                [best_fit(&pieces), largest_first(&pieces, MANY), largest_first(&pieces, 7), pack(&pieces)];
+            for (offsets, total) in ways {
                 prop_assert!(total >= at_once);
                 prop_assert!(total <= pieces.iter().map(|p| p.bytes).sum());
                 for i in 0..pieces.len() {

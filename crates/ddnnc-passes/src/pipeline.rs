@@ -1,6 +1,6 @@
 //! Which passes run, in what order, for what goal.
 
-use crate::report::operators;
+use crate::report::{operators, value_bytes};
 use crate::{
     PassError, PersistentKind, Program, Report, Tables, assign_layout, autocast, batch_shared_weights,
     canonical, dead_code, fuse, plan_memory, recompute, schedule, share_prefixes,
@@ -170,6 +170,7 @@ pub fn compile_with(
     checked("the step", &graph)?;
     observe("step", &graph);
     run(&mut graph, &options.of(&[DEAD_CODE]))?;
+    let value_bytes = value_bytes(&graph);
     let late: Vec<_> = options.passes.iter().filter(|(name, _)| LATE.contains(name)).copied().collect();
     run(&mut graph, &late)?;
     observe("fused", &graph);
@@ -179,7 +180,7 @@ pub fn compile_with(
     if cfg!(debug_assertions) {
         program.validate()?;
     }
-    let report = Report::new(before, &graph, &program);
+    let report = Report::new(before, value_bytes, &graph, &program);
     Ok(Compiled { graph, program, report })
 }
 

@@ -1,26 +1,21 @@
 //! Memory for time: values that are cheap to compute again are computed again before their late readers, not kept.
 
 use crate::aliases::is_alias;
+use crate::cheap_part::{Part, cheap_results};
 use crate::liveness::{Life, Liveness};
 use crate::rebuild::Rebuild;
 use crate::{dead_code, schedule};
-use ddnnc_ir::{
-    Graph, Group, GroupKind, IrError, Local, NodeId, Op, Origin, Step, UnaryKind, Value, is_pointwise,
-    is_update,
-};
+use ddnnc_ir::{Graph, GroupKind, IrError, NodeId, Op, Origin, Value, is_update};
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use std::collections::BinaryHeap;
-use std::sync::Arc;
 
 /// All copies together move at most this share of the bytes that the step moves.
 const TRAFFIC_SHARE: f64 = 0.10;
-/// The arithmetic of one step on one element costs as much as moving one byte per this many.
-const STEPS_PER_BYTE: u64 = 4;
 /// A value with a reader this many places after the one before is kept in between.
 const NEAR: usize = 4;
-/// Values smaller than this share of the peak are kept.
-const SMALL: i64 = 1000;
+/// Values smaller than the largest by this factor are kept.
+const SMALL: usize = 256;
 /// How often a copy that did not help is tried again after others did.
 const ROUNDS: usize = 4;
 /// The longest run of values that are made again from one another.
@@ -54,117 +49,6 @@ pub fn recompute(graph: &mut Graph) -> Result<(), IrError> {
         *graph = new;
     }
     Ok(())
-}
-
-/// Whether an operator costs little beside the memory that it moves.
-fn is_cheap(op: &Op) -> bool {
-    match op {
-        Op::Unary { kind } | Op::UnaryGrad { kind } => {
-            matches!(kind, UnaryKind::Relu | UnaryKind::Relu6 | UnaryKind::HardSwish | UnaryKind::Square)
-        }
-        Op::Dropout { .. } => false,
-        op => is_pointwise(op),
-    }
-}
-
-/// The results of a node that may be made again.
-fn cheap_results(graph: &Graph, id: NodeId) -> Vec<u16> {
-    let node = graph.node(id);
-    match &node.op {
-        Op::Fused(group) if group.kind == GroupKind::Pointwise => {
-            // Whether a step and all that it takes are cheap.
-            let mut cheap: Vec<bool> = Vec::with_capacity(group.steps.len());
-            for step in &group.steps {
-                let all = step.operands.iter().all(|l| match *l {
-                    Local::Operand(_) => true,
-                    Local::Step { step, .. } => cheap[step as usize],
-                });
-                cheap.push(all && is_cheap(&step.op));
-            }
-            let of = |l: &Local| matches!(*l, Local::Step { step, .. } if cheap[step as usize]);
-            (0..group.results.len() as u16).filter(|&r| of(&group.results[r as usize])).collect()
-        }
-        op if op.is_source() || is_alias(op) || !is_cheap(op) => Vec::new(),
-        _ => vec![0],
-    }
-}
-
-/// What makes some results of a node again.
-struct Part {
-    op: Op,
-    operands: Vec<Value>,
-    /// What it costs, in bytes moved.
-    cost: u64,
-}
-
-impl Part {
-    fn new(graph: &Graph, id: NodeId, results: &[u16]) -> Part {
-        let node = graph.node(id);
-        let operands = graph.operands(id).to_vec();
-        let (op, operands, work) = match &node.op {
-            Op::Fused(group) => {
-                let (part, kept) = restricted(group, results);
-                let work = part.steps.iter().flat_map(|s| &s.results).map(|ty| ty.elements() as u64).sum();
-                let operands = kept.into_iter().map(|k| operands[k]).collect();
-                (Op::Fused(Arc::new(part)), operands, work)
-            }
-            op => (op.clone(), operands, node.results[0].elements() as u64),
-        };
-        let moved = |v: Value| graph.ty(v).bytes() as u64;
-        let made = |&r: &u16| moved(Value { node: id, result: r });
-        let cost = operands.iter().map(|&v| moved(v)).sum::<u64>()
-            + results.iter().map(made).sum::<u64>()
-            + work / STEPS_PER_BYTE;
-        Part { op, operands, cost }
-    }
-}
-
-/// A group that makes only some results, and which operands it takes.
-fn restricted(group: &Group, results: &[u16]) -> (Group, Vec<usize>) {
-    let mut needed = vec![false; group.steps.len()];
-    let mut taken = vec![false; group.operands.len()];
-    let mut mark = |local: &Local, needed: &mut [bool]| match *local {
-        Local::Operand(i) => taken[i as usize] = true,
-        Local::Step { step, .. } => needed[step as usize] = true,
-    };
-    for &r in results {
-        mark(&group.results[r as usize], &mut needed);
-    }
-    for i in (0..group.steps.len()).rev() {
-        if needed[i] {
-            for local in &group.steps[i].operands {
-                mark(local, &mut needed);
-            }
-        }
-    }
-    let number = |marks: &[bool]| -> Vec<u32> {
-        marks
-            .iter()
-            .scan(0, |next, &there| {
-                *next += u32::from(there);
-                Some(*next - u32::from(there))
-            })
-            .collect()
-    };
-    let (step_number, operand_number) = (number(&needed), number(&taken));
-    let moved = |local: &Local| match *local {
-        Local::Operand(i) => Local::Operand(operand_number[i as usize]),
-        Local::Step { step, result } => Local::Step { step: step_number[step as usize], result },
-    };
-    let there = |marks: &[bool]| -> Vec<usize> { (0..marks.len()).filter(|&i| marks[i]).collect() };
-    let kept = there(&taken);
-    let steps = there(&needed).into_iter().map(|i| {
-        let step = &group.steps[i];
-        Step { operands: step.operands.iter().map(moved).collect(), ..step.clone() }
-    });
-    let part = Group {
-        kind: group.kind,
-        name: group.name.clone(),
-        operands: kept.iter().map(|&k| group.operands[k].clone()).collect(),
-        steps: steps.collect(),
-        results: results.iter().map(|&r| moved(&group.results[r as usize])).collect(),
-    };
-    (part, kept)
 }
 
 /// A node that is run again: before which place, and for which results.
@@ -215,7 +99,8 @@ impl<'g> Plan<'g> {
     fn new(live: Liveness<'g>) -> Plan<'g> {
         let graph = live.graph;
         let size = live.order.len().max(1).next_power_of_two();
-        let small = (live.peak().0 / SMALL).max(1) as usize;
+        let values = live.order.iter().flat_map(|&id| graph.results(id));
+        let small = (values.map(|v| live.life(v).bytes).max().unwrap_or(0) / SMALL).max(1);
         let mut plan = Plan {
             copies: vec![None; graph.index_bound()],
             stretches: vec![BinaryHeap::new(); 2 * size],

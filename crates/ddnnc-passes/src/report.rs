@@ -1,7 +1,8 @@
 //! Figures about a compiled program, for summaries.
 
+use crate::aliases::is_alias;
 use crate::{Place, Program};
-use ddnnc_ir::{Graph, ValueType};
+use ddnnc_ir::{Graph, NodeId, Op, ValueType, is_update};
 use rustc_hash::FxHashSet;
 
 /// A value of the arena and its size.
@@ -32,17 +33,22 @@ pub struct Report {
     pub persistent_bytes: usize,
     /// Both together.
     pub peak_bytes: usize,
-    /// Bytes of all values of the arena without reuse of memory.
+    /// Bytes of all values of the step before fusion, each in memory of its own: inputs, and what operators give.
     pub value_bytes: usize,
     /// The largest values of the arena, largest first, at most [`LARGEST`].
     pub largest: Vec<LargeValue>,
 }
 
 /// How many values a report names.
-pub const LARGEST: usize = 8;
+pub const LARGEST: usize = 10;
 
 impl Report {
-    pub(crate) fn new(operators_before_fusion: usize, graph: &Graph, program: &Program) -> Report {
+    pub(crate) fn new(
+        operators_before_fusion: usize,
+        value_bytes: usize,
+        graph: &Graph,
+        program: &Program,
+    ) -> Report {
         let mut values: Vec<LargeValue> = Vec::new();
         let mut counted: FxHashSet<u32> = FxHashSet::default();
         let mut add = |op: &str, path: &str, b: crate::BufferId| {
@@ -60,7 +66,6 @@ impl Report {
                 add(launch.op.mnemonic(), &launch.path, b);
             }
         }
-        let value_bytes = values.iter().map(|v| v.bytes).sum();
         values.sort_by_key(|v| std::cmp::Reverse(v.bytes));
         values.truncate(LARGEST);
         Report {
@@ -79,4 +84,15 @@ impl Report {
 /// Nodes that are neither sources nor sinks.
 pub(crate) fn operators(graph: &Graph) -> usize {
     graph.nodes().filter(|&id| !graph.node(id).op.is_source() && !graph.node(id).op.is_sink()).count()
+}
+
+/// Bytes of the inputs of a graph and of what its operators give; names of memory and updates in place take none.
+pub(crate) fn value_bytes(graph: &Graph) -> usize {
+    let made = |id: &NodeId| {
+        let op = &graph.node(*id).op;
+        let elsewhere =
+            matches!(op, Op::Parameter { .. } | Op::State { .. }) || is_alias(op) || is_update(op);
+        !elsewhere
+    };
+    graph.nodes().filter(made).flat_map(|id| &graph.node(id).results).map(ValueType::bytes).sum()
 }

@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 struct Key {
     mnemonic: &'static str,
     name: Option<Box<str>>,
+    number: Option<u64>,
     operands: SmallVec<[Value; 4]>,
     after: Vec<NodeId>,
 }
@@ -34,6 +35,7 @@ pub fn share_prefixes(graph: &mut Graph) -> Result<(), IrError> {
         let key = Key {
             mnemonic: node.op.mnemonic(),
             name: name_of(&node.op).map(Box::from),
+            number: number_of(&node.op),
             operands: graph.operands(id),
             after: graph.order_predecessors(id),
         };
@@ -70,6 +72,14 @@ fn name_of(op: &Op) -> Option<&str> {
         | Op::State { name }
         | Op::Store { name }
         | Op::Output { name } => Some(name),
+        _ => None,
+    }
+}
+
+/// The bits of a number that becomes a value: many constants stand in one graph.
+fn number_of(op: &Op) -> Option<u64> {
+    match op {
+        Op::Constant { value } | Op::Scale { factor: value } => Some(value.to_bits()),
         _ => None,
     }
 }

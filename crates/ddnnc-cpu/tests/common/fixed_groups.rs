@@ -215,5 +215,5 @@ pub fn overwritten() -> Case {
     let wide = b.step(op, &[small]);
     let sum = b.step(ADD, &[x, wide]);
     let twice = b.step(Op::Scale { factor: 2.0 }, &[small]);
-    b.finish(&[sum, twice])
+    b.finish(&[twice, sum])
 }

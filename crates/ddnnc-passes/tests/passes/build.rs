@@ -2,7 +2,7 @@
 
 use ddnnc_ir::reference::{Evaluation, Tensor, evaluate};
 use ddnnc_ir::*;
-use ddnnc_passes::{Executable, Options, Program, ReferenceDevice};
+use ddnnc_passes::{Compiled, Executable, Goal, Options, Program, ReferenceDevice, compile_with};
 use indexmap::IndexMap;
 use std::sync::Arc;
 
@@ -381,6 +381,11 @@ pub fn check(pass: ddnnc_passes::Pass, before: &str, after: &str) {
 /// Asserts that a pass leaves a graph as it is.
 pub fn refused(pass: ddnnc_passes::Pass, text: &str) {
     check(pass, text, text);
+}
+
+/// A model compiled with every operator a launch of its own.
+pub fn unfused(model: &Model, goal: Goal) -> Compiled {
+    compile_with(model, goal, &Options::without_fusion(), &mut |_, _| {}).unwrap()
 }
 
 /// The ordinary passes, and the layout pass where values are to be channels-last.

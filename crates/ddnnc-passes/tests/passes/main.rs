@@ -8,6 +8,7 @@ mod canonical;
 mod dead_code;
 mod fuse;
 mod pipeline;
+mod plan_groups;
 mod plan_memory;
 mod program_bytes;
 mod random_graphs;
