@@ -118,3 +118,44 @@ fn purpose(node: &Node) -> BTreeSet<(&'static str, &str)> {
     let results = group.results.iter().filter_map(|&result| group.step_of(result));
     results.map(|(step, _)| (step.op.mnemonic(), step.path.as_str())).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Spec, Ui};
+    use ddnnc_ir::Mode;
+    use ddnnc_passes::{Goal, Options, compile_with};
+
+    fn phase(model: &Model, goal: Goal, options: &Options, wanted: &str) -> Graph {
+        let mut found = None;
+        let mut see = |phase: &str, graph: &Graph| {
+            if phase == wanted {
+                found = Some(graph.clone());
+            }
+        };
+        compile_with(model, goal, options, &mut see).expect("the spec compiles");
+        found.expect("every goal has the phase")
+    }
+
+    #[test]
+    fn unfused_launches_are_the_operators_of_their_part() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../specs/quickstart.ddnn");
+        let spec = Spec::load(path.as_ref(), &[], Ui { color: false, quiet: true }).expect("a spec");
+        let model = spec.lower(Mode::Train, Some(2)).expect("the spec lowers");
+        let plain = Options::without_fusion();
+        let shared = phase(&model, Goal::Evaluate, &plain, "shared");
+        let parts = Parts::new(&model, &shared).expect("no cycle");
+        let graph = phase(&model, Goal::Train, &plain, "fused");
+        let step = StepLaunches::new(&model, &parts, &graph).expect("no cycle");
+        for (part, launches) in parts.parts.iter().zip(&step.of_part) {
+            for launch in launches {
+                let inside = part.operators.iter().filter(|(name, _)| *name == launch.name).count();
+                assert_eq!((&launch.nets, launch.count), (&part.nets, inside), "{}: {launch:?}", part.path);
+            }
+            let convolutions = |launch: &&PartLaunch| launch.kind == Some(GroupKind::Convolution);
+            let stem_or_block = part.stage.is_some() || part.place == "stem";
+            assert_eq!(launches.iter().any(|l| convolutions(&l)), stem_or_block, "{}", part.path);
+        }
+        assert!(step.updates.is_empty(), "{:?}", step.updates);
+    }
+}

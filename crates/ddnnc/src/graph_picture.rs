@@ -7,6 +7,7 @@
 use crate::graph_launches::StepLaunches;
 use crate::graph_layout::{Layout, Node};
 use crate::graph_parts::Parts;
+use crate::graph_terms::{Arrow, Loss, arrows, losses};
 use crate::launch_boxes::{self, LaunchBoxes};
 use crate::output::{grouped, si};
 use crate::svg::{COLORS, Face, Style, Svg, text_width};
@@ -46,27 +47,6 @@ pub fn weight(weight: &Weight) -> String {
     }
 }
 
-/// A pairing with its place in the picture.
-struct Arrow {
-    term: usize,
-    name: String,
-    teacher: usize,
-    student: usize,
-    /// The gap behind this column is where it runs down or up.
-    gap: usize,
-    /// Its row below the student.
-    row: usize,
-    /// Which of the gap's tracks it takes.
-    track: usize,
-}
-
-/// A term of one net alone, at the end of its lane.
-struct Loss {
-    term: usize,
-    net: usize,
-    column: usize,
-}
-
 /// The picture of a model as an SVG document; `shared` is its forward graph with prefixes shared, `fused` its training
 /// step after all passes, where it has one.
 ///
@@ -88,48 +68,6 @@ pub fn picture(model: &Model, shared: &Graph, fused: Option<&Graph>) -> Result<S
     let arrows = arrows(model, &layout, &ends);
     let losses = losses(model, &parts, layout.columns);
     Ok(Picture::new(model, parts, layout, launches, arrows, losses).draw())
-}
-
-fn arrows(model: &Model, layout: &Layout, ends: &[Option<(usize, usize)>]) -> Vec<Arrow> {
-    let mut arrows: Vec<Arrow> = Vec::new();
-    for (pairing, ends) in model.pairings.iter().zip(ends) {
-        let &Some((teacher, student)) = ends else { continue };
-        let (teacher, student) = (layout.node_of[teacher], layout.node_of[student]);
-        let (from, to) = (&layout.nodes[teacher], &layout.nodes[student]);
-        let gap = from.column.max(to.column);
-        // Arrows whose lines lie below the same columns of one lane have different rows.
-        let free = |row: usize| {
-            !arrows.iter().any(|other| {
-                let theirs = &layout.nodes[other.student];
-                theirs.lanes.1 == to.lanes.1
-                    && other.row == row
-                    && theirs.column <= gap
-                    && to.column <= other.gap
-            })
-        };
-        let row = (0..=arrows.len()).find(|&row| free(row)).unwrap_or(arrows.len());
-        let in_gap: Vec<&Arrow> = arrows.iter().filter(|other| other.gap == gap).collect();
-        let same = in_gap.iter().find(|other| other.teacher == teacher).map(|other| other.track);
-        let next = in_gap.iter().map(|other| other.track + 1).max().unwrap_or(0);
-        let term = model.terms.iter().position(|t| t.name == pairing.term).unwrap_or(0);
-        let name = pairing.term.clone();
-        arrows.push(Arrow { term, name, teacher, student, gap, row, track: same.unwrap_or(next) });
-    }
-    arrows
-}
-
-/// The terms that are no pairings, in columns behind all others.
-fn losses(model: &Model, parts: &Parts, columns: usize) -> Vec<Loss> {
-    let mut losses: Vec<Loss> = Vec::new();
-    for (term, entry) in model.terms.iter().enumerate() {
-        if model.pairings.iter().any(|pairing| pairing.term == entry.name) {
-            continue;
-        }
-        let Some(net) = parts.term_nets[term] else { continue };
-        let column = columns + losses.iter().filter(|loss| loss.net == net).count();
-        losses.push(Loss { term, net, column });
-    }
-    losses
 }
 
 struct Picture<'a> {
@@ -236,7 +174,7 @@ impl<'a> Picture<'a> {
     fn launches_of(&self, node: &Node) -> LaunchBoxes<'_> {
         let part = node.parts[0];
         let launches = self.launches.as_ref().map_or(&[][..], |all| all.of_part[part].as_slice());
-        LaunchBoxes { launches, nets: &self.parts.parts[part].nets }
+        LaunchBoxes { launches, nets: &self.parts.parts[part].nets, lane: &self.layout.lane }
     }
 
     fn input_lines(&self) -> [String; 2] {

@@ -20,6 +20,8 @@ pub struct LaunchBoxes<'a> {
     pub launches: &'a [PartLaunch],
     /// Indices of the block's nets.
     pub nets: &'a [usize],
+    /// The lane of every net: ticks stand in the order of lanes.
+    pub lane: &'a [usize],
 }
 
 impl LaunchBoxes<'_> {
@@ -63,7 +65,9 @@ impl LaunchBoxes<'_> {
             );
             let ticks = self.ticks(launch);
             if ticks > 0.0 {
-                for (i, &n) in launch.nets.iter().enumerate() {
+                let mut nets = launch.nets.clone();
+                nets.sort_by_key(|&n| self.lane[n]);
+                for (i, n) in nets.into_iter().enumerate() {
                     let x = left + 3.0 + TICK * i as f64;
                     svg.rect([x, top + 2.5], [TICK - 1.5, BOX - 5.0], Style::fill(net(n).1), "", "");
                 }

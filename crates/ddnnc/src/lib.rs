@@ -15,6 +15,7 @@ mod graph_launches;
 mod graph_layout;
 mod graph_parts;
 mod graph_picture;
+mod graph_terms;
 mod interrupt;
 mod launch_boxes;
 mod launches;

@@ -124,8 +124,8 @@ fn a_run_goes_on_with_other_passes() {
         assert_eq!(fused.len(), other.len());
         for (name, ours) in &fused {
             let scale = ours.iter().fold(1e-3f32, |m, x| m.max(x.abs()));
-            let bad =
-                ours.iter().zip(&other[name]).filter(|(a, b)| !((*a - *b).abs() <= 1e-3 * scale)).count();
+            let within = |(a, b): &(&f32, &f32)| (*a - *b).abs() <= 1e-3 * scale;
+            let bad = ours.iter().zip(&other[name]).filter(|pair| !within(pair)).count();
             assert_eq!(bad, 0, "{run}: {name}");
         }
     }
