@@ -19,7 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-NORMS = {"private": "private", "private everywhere": "private everywhere", "shared": "shared"}
+NORMS = {"private": "private", "private everywhere": "private_everywhere", "shared": "shared"}
 
 
 def blocks(text, word):
@@ -47,7 +47,7 @@ def alone(text, net):
 
 
 def with_norm(text, norm):
-    changed = re.sub(r"norm = [a-z ]+", f"norm = {norm}", text)
+    changed = re.sub(r"norm = [a-z_]+", f"norm = {norm}", text)
     if "norm =" not in changed:
         sys.exit("the spec has no `norm =` to change")
     return changed

@@ -4,44 +4,10 @@
 use ddnnc_ir::reference::{Evaluation, Tensor, evaluate};
 use ddnnc_ir::{Graph, Mode, Model, Op, append_optimizer, differentiate, verify};
 use ddnnc_passes::{PASSES, Pass};
-use ddnnc_tests::harness::{model, random_batch, random_weights, spec};
+use ddnnc_tests::harness::{narrow, random_batch, random_weights};
 use indexmap::IndexMap;
 
 const BATCH: usize = 2;
-
-/// A spec of smaller images and narrower layers, so that the evaluator is done in seconds: every number from 24 on
-/// before the recipe of training becomes an eighth, the image as small as the strides allow.
-fn small(name: &str) -> Model {
-    let text = spec(name);
-    let (network, recipe) = text.split_once("\ntrain ").expect("a spec says how to train");
-    let image = if name == "branchynet_alexnet" { 67 } else { 40 };
-    let mut out = String::new();
-    for line in network.lines() {
-        if line.starts_with("input") {
-            out += &line.replace("224", &image.to_string()).replace("32, 32]", "16, 16]");
-        } else {
-            narrow(line, &mut out);
-        }
-        out.push('\n');
-    }
-    model(&format!("{out}train {recipe}"), Mode::Train, BATCH)
-}
-
-fn narrow(line: &str, out: &mut String) {
-    let mut rest = line;
-    while let Some(at) = rest.find(|c: char| c.is_ascii_alphanumeric()) {
-        let (before, word) = rest.split_at(at);
-        let end = word.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(word.len());
-        let (word, after) = word.split_at(end);
-        *out += before;
-        match word.parse::<usize>() {
-            Ok(n) if n >= 24 => *out += &(n / 8).to_string(),
-            _ => *out += word,
-        }
-        rest = after;
-    }
-    *out += rest;
-}
 
 /// The training step of a model in which every net is computed on its own.
 fn step(model: &Model) -> Graph {
@@ -127,7 +93,7 @@ fn orders() -> Vec<Vec<&'static str>> {
 }
 
 fn check(name: &str) {
-    let model = small(name);
+    let model = narrow(name, Mode::Train, BATCH);
     let before = step(&model);
     let feeds = feeds(&before, &model);
     let expected = evaluate(&before, &feeds).expect("the step evaluates");
@@ -164,6 +130,6 @@ macro_rules! specs {
 }
 
 specs! {
-    branchynet_alexnet byot_resnet18 cifar100_resnet56_ekd cifar10_resnet20_ekd kd_two_networks mobilenetv2_ekd
+    branchynet_alexnet byot_resnet18 cifar100_resnet50_ekd cifar100_resnet56_ekd cifar10_resnet20_ekd kd_two_networks mobilenetv2_ekd
     quickstart resnet34_ekd resnet50_ekd vgg19_ekd
 }

@@ -1,0 +1,115 @@
+//! The CPU device on fused, channels-last steps: against the f64 reference on the step as it is before any pass, and against
+//! itself with every operator a launch of its own. Losses, logits, gradients and running statistics.
+
+use ddnnc_cpu::CpuDevice;
+use ddnnc_ir::reference::{Tensor, evaluate_all};
+use ddnnc_ir::{Mode, Model, Op, UnaryKind};
+use ddnnc_passes::{Goal, Options, Program, ReferenceDevice, compile_with};
+use ddnnc_tests::harness::{Tensors, narrow, program, random_batch, random_weights, run_once, specs};
+use indexmap::IndexMap;
+
+const BATCH: usize = 2;
+
+/// The smallest distance of an activation from the kink of a ReLU, or from a tie of a maximum: nearer than rounding, two
+/// correct programs may take different sides.
+fn margin(model: &Model, weights: &Tensors, batch: &(Vec<f32>, Vec<i64>)) -> f64 {
+    let mut feeds: IndexMap<String, Tensor> = IndexMap::new();
+    for id in model.graph.nodes() {
+        let node = model.graph.node(id);
+        let (Op::Input { name } | Op::Parameter { name, .. } | Op::State { name }) = &node.op else {
+            continue;
+        };
+        let ty = node.results[0].clone();
+        let data = if *name == model.input.0 {
+            batch.0.iter().map(|&x| f64::from(x)).collect()
+        } else if *name == model.target.0 {
+            batch.1.iter().map(|&x| x as f64).collect()
+        } else if let Some(known) = weights.get(name) {
+            known.iter().map(|&x| f64::from(x)).collect()
+        } else {
+            vec![1.0; ty.elements()]
+        };
+        feeds.insert(name.clone(), Tensor { ty, data });
+    }
+    let (_, values) = evaluate_all(&model.graph, &feeds).expect("the model evaluates");
+    let mut least = f64::INFINITY;
+    for id in model.graph.nodes() {
+        let node = model.graph.node(id);
+        let kinks: &[f64] = match node.op {
+            Op::Unary { kind: UnaryKind::Relu } => &[0.0],
+            Op::Unary { kind: UnaryKind::Relu6 } => &[0.0, 6.0],
+            Op::Unary { kind: UnaryKind::HardSwish } => &[-3.0, 3.0],
+            _ => continue,
+        };
+        let x = &values[&model.graph.operands(id)[0]];
+        for x in &x.data {
+            least = kinks.iter().map(|k| (x - k).abs()).fold(least, f64::min);
+        }
+    }
+    least
+}
+
+/// The largest difference of two tensors, of the first one's largest entry (at least 1e-3, below which a gradient is
+/// the rounding of larger ones).
+fn difference(exact: &[f32], found: &[f32]) -> f64 {
+    let largest = exact.iter().fold(1e-3f64, |m, x| m.max(f64::from(x.abs())));
+    let mut worst = 0.0f64;
+    for (x, y) in exact.iter().zip(found) {
+        let off = (f64::from(*x) - f64::from(*y)).abs() / largest;
+        worst = if off <= worst { worst } else { off };
+    }
+    worst
+}
+
+/// The fused step against the f64 reference on the step before any pass.
+fn check_against_reference(name: &str) {
+    let model = narrow(name, Mode::Train, BATCH);
+    let (weights, batch) = (0..200)
+        .map(|seed| (random_weights(&model, seed), random_batch(&model, seed)))
+        .find(|(weights, batch)| margin(&model, weights, batch) > 2e-6)
+        .expect("a batch that keeps away from kinks");
+    let none: [&str; 0] = [];
+    let plain = compiled(&model, &Options::named(&none).expect("no pass"));
+    let exact = run_once(&ReferenceDevice, &plain, &model, &weights, &batch);
+    let device = CpuDevice::new(Some(2)).expect("threads start");
+    let found = run_once(&device, &program(&model, Goal::Gradients), &model, &weights, &batch);
+    for output in plain.outputs.keys() {
+        let off = difference(&exact[output], &found[output]);
+        assert!(off <= 1e-4, "{name}: `{output}` is off by {off}");
+    }
+}
+
+fn compiled(model: &Model, options: &Options) -> Program {
+    compile_with(model, Goal::Gradients, options, &mut |_, _| {}).expect("it compiles").program
+}
+
+#[test]
+fn fused_steps_do_what_the_reference_does_on_steps_before_any_pass() {
+    for name in
+        ["branchynet_alexnet", "byot_resnet18", "cifar10_resnet20_ekd", "kd_two_networks", "quickstart"]
+    {
+        check_against_reference(name);
+    }
+}
+
+/// Fused and unfused, the device makes the same sums in another grouping, so deep nets, whose gradients amplify rounding
+/// and flip at kinks, can be compared as well.
+#[test]
+fn fused_steps_do_what_unfused_steps_do() {
+    for name in specs() {
+        let model = narrow(&name, Mode::Train, BATCH);
+        let (weights, batch) = (random_weights(&model, 5), random_batch(&model, 5));
+        let (fused, unfused) =
+            (program(&model, Goal::Gradients), compiled(&model, &Options::without_fusion()));
+        assert!(fused.launches.len() < unfused.launches.len(), "{name} is not fused");
+        let device = CpuDevice::new(Some(2)).expect("threads start");
+        let (a, b) = (
+            run_once(&device, &unfused, &model, &weights, &batch),
+            run_once(&device, &fused, &model, &weights, &batch),
+        );
+        for output in fused.outputs.keys() {
+            let off = difference(&a[output], &b[output]);
+            assert!(off <= 1e-6, "{name}: `{output}` is off by {off}");
+        }
+    }
+}
