@@ -251,7 +251,10 @@ impl Fuse {
                     || node.results.first().is_some_and(is_large);
                 let elementwise =
                     large && (is_pointwise(&node.op) || is_reduction(&node.op, &types(graph, &operands)));
-                (elementwise, node.op.mnemonic(), node.origin.path.clone())
+                // Casts of weights can all run at the step's start.
+                let of_weight = matches!(node.op, Op::Cast { .. }) && graph.op(operands[0]).is_source();
+                let path = if of_weight { "".into() } else { node.origin.path.clone() };
+                (elementwise, node.op.mnemonic(), path)
             };
             let vector = {
                 let node = self.clusters.graph.node(id);
