@@ -181,6 +181,12 @@ impl Fuse {
         }
         // Backward: all readers must be able to compute it, and must run before what has to wait for it.
         let mut last_reader = vec![0usize; graph.index_bound()];
+        let mut waits: Vec<Vec<NodeId>> = vec![Vec::new(); graph.index_bound()];
+        for &id in &order {
+            for before in graph.order_predecessors(id) {
+                waits[before.index()].push(id);
+            }
+        }
         for &id in order.iter().rev() {
             if !could[id.index()] {
                 continue;
@@ -193,8 +199,7 @@ impl Fuse {
                 if self.clusters.free[i] { last_reader[i] } else { self.position[self.clusters.of[i]] }
             };
             let last = users.iter().map(|&(user, _)| reads(user)).max().unwrap_or(0);
-            let waits =
-                graph.successors(id).into_iter().filter(|s| graph.order_predecessors(*s).contains(&id));
+            let waits = waits[id.index()].iter();
             let in_time = waits.map(|s| self.position[self.clusters.of[s.index()]]).all(|p| p > last);
             last_reader[id.index()] = last;
             self.clusters.free[id.index()] = all && in_time && !users.is_empty();
