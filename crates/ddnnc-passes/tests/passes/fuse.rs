@@ -154,6 +154,26 @@ fn losses_run_as_one_sequence_and_updates_as_one_group() {
     );
 }
 
+#[test]
+fn what_an_update_waits_for_is_not_computed_again_behind_it() {
+    // The weight gradient comes after the update, so it must not read the parameter's old content itself.
+    refused(
+        fuse,
+        r#"graph "g" {
+  v0 = parameter name="p" frozen=false : f32[2,3,4,4]
+  v1 = input name="g" : f32[2,3,4,4]
+  v2 = input name="lr" : f32[]
+  v3 = scale(v0) factor=2.0 : f32[2,3,4,4] @ "net.scale1"
+  v4 = sgd_update(v0, v1, v2) momentum=0.0 nesterov=false weight_decay=0.0 : f32[2,3,4,4] after v3
+  v5 = max_pool(v4) kernel=[1,1] stride=[1,1] pad=[0,0] : f32[2,3,4,4] @ "net.pool1"
+  v6 = conv2d_grad_weight(v3, v5) stride=[1,1] pad=[0,0] dilation=[1,1] groups=1 kernel=[1,1] : f32[3,3,1,1] @ "net.conv1"
+  n7 = output(v6) name="y"
+  n8 = store(v4) name="p"
+}
+"#,
+    );
+}
+
 /// A small residual net in three depths, by hand: what ResNets need of the passes, counted.
 #[test]
 fn a_residual_step_has_a_third_of_the_launches() {
