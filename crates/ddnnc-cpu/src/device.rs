@@ -59,26 +59,10 @@ impl CpuDevice {
     ///
     /// [`DeviceError::Failed`] for a program that is not valid, [`DeviceError::OutOfMemory`].
     pub fn load_cpu(&self, program: &Program) -> Result<CpuExecutable, DeviceError> {
-        program.validate().map_err(|e| DeviceError::Failed(e.to_string()))?;
-        let (mut need, mut work) = (Need::default(), 0);
-        let mut kernels = Vec::with_capacity(program.launches.len());
-        for launch in &program.launches {
-            let mut plan = Plan::default();
-            let kernel = launch::prepare(program, launch, &mut plan)?;
-            need.include(kernel.need());
-            work = work.max(plan.bytes);
-            kernels.push(kernel);
-        }
-        let bytes = |count: usize, size: usize| count.saturating_mul(size);
-        let worker =
-            bytes(need.scratch, 4).saturating_add(bytes(need.tile, 4)).saturating_add(bytes(need.sums, 8));
-        let needed = program
-            .peak_bytes()
-            .saturating_add(worker.saturating_mul(self.threads()))
-            .saturating_add(bytes(need.shared, 4))
-            .saturating_add(bytes(need.partials, 8))
-            .saturating_add(work);
+        let Prepared { kernels, need, work, workspace } = self.prepare(program)?;
+        let needed = program.peak_bytes().saturating_add(workspace);
         let region = |bytes: usize| Region::new(bytes, needed);
+        let bytes = |count: usize, size: usize| count.saturating_mul(size);
         let scratch = (0..self.threads()).map(|_| Ok(Mutex::new(region(bytes(need.scratch, 4))?)));
         let tiles = (0..self.threads())
             .map(|_| Ok(Mutex::new((region(bytes(need.tile, 4))?, region(bytes(need.sums, 8))?))));
@@ -95,6 +79,48 @@ impl CpuDevice {
             work: region(work)?,
         })
     }
+
+    /// Bytes that a program takes on this device besides its plan: scratch of every thread, packed weights, partial
+    /// sums, and what small operators hand to one another inside a launch.
+    ///
+    /// # Errors
+    ///
+    /// [`DeviceError::Failed`] for a program that is not valid, or that this device does not run.
+    pub fn workspace_bytes(&self, program: &Program) -> Result<usize, DeviceError> {
+        self.prepare(program).map(|prepared| prepared.workspace)
+    }
+
+    fn prepare(&self, program: &Program) -> Result<Prepared, DeviceError> {
+        program.validate().map_err(|e| DeviceError::Failed(e.to_string()))?;
+        let (mut need, mut work) = (Need::default(), 0);
+        let mut kernels = Vec::with_capacity(program.launches.len());
+        for launch in &program.launches {
+            let mut plan = Plan::default();
+            let kernel = launch::prepare(program, launch, &mut plan)?;
+            need.include(kernel.need());
+            work = work.max(plan.bytes);
+            kernels.push(kernel);
+        }
+        let bytes = |count: usize, size: usize| count.saturating_mul(size);
+        let worker =
+            bytes(need.scratch, 4).saturating_add(bytes(need.tile, 4)).saturating_add(bytes(need.sums, 8));
+        let workspace = worker
+            .saturating_mul(self.threads())
+            .saturating_add(bytes(need.shared, 4))
+            .saturating_add(bytes(need.partials, 8))
+            .saturating_add(work);
+        Ok(Prepared { kernels, need, work, workspace })
+    }
+}
+
+/// What loading a program settles before any memory is taken.
+struct Prepared {
+    kernels: Vec<Kernel>,
+    need: Need,
+    /// Bytes of the region that launches hand values on in.
+    work: usize,
+    /// Bytes of all of it.
+    workspace: usize,
 }
 
 impl std::fmt::Debug for CpuDevice {

@@ -5,6 +5,7 @@ use crate::device::not_compiled;
 use crate::launches::Counts;
 use crate::output::{bytes, grouped, print, print_json, si, table, write_file};
 use crate::{Failure, Spec, Ui, device, memory_picture};
+use ddnnc_cpu::CpuDevice;
 use ddnnc_ir::{Graph, IrError, Mode, Model, Op};
 use ddnnc_passes::{Compiled, Goal};
 use serde_json::{Value, json};
@@ -109,6 +110,18 @@ fn memory(compiled: &Compiled) -> String {
     for (name, size) in sizes {
         let (size, exact) = (bytes(size as u64), grouped(size as u64));
         let _ = writeln!(text, "  {name:<10}  {size:>10}  {exact:>15} bytes");
+    }
+    // The plan is every device's; what the CPU takes besides depends on its threads.
+    if let Ok(device) = CpuDevice::new(None)
+        && let Ok(workspace) = device.workspace_bytes(program)
+    {
+        let (size, exact) = (bytes(workspace as u64), grouped(workspace as u64));
+        let threads = device.threads();
+        let _ = writeln!(
+            text,
+            "  {:<10}  {size:>10}  {exact:>15} bytes, besides the peak, on the CPU with {threads} threads",
+            "workspace"
+        );
     }
     let (header, rows) = memory_picture::table(program);
     let _ = write!(text, "\n{}", table(3, &header, &rows));
