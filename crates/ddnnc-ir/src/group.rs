@@ -220,27 +220,6 @@ impl Group {
         if self.kind == GroupKind::Convolution {
             self.check_convolutions()?;
         }
-        if matches!(self.kind, GroupKind::Pointwise | GroupKind::Convolution) {
-            self.check_reductions()?;
-        }
-        Ok(())
-    }
-
-    /// What a reduction gives is whole when the launch ends: only steps on such results may take it.
-    fn check_reductions(&self) -> Result<(), String> {
-        let mut late = vec![false; self.steps.len()];
-        for (i, step) in self.steps.iter().enumerate() {
-            let types: SmallVec<[&ValueType; 8]> = step.operands.iter().filter_map(|&l| self.ty(l)).collect();
-            let takes_late = step.operands.iter().any(|l| match *l {
-                Local::Operand(_) => false,
-                Local::Step { step, .. } => late[step as usize],
-            });
-            if takes_late && !is_vector_step(&step.op) {
-                let name = step.op.mnemonic();
-                return Err(format!("step {i} ({name}) takes a sum that is whole only when the launch ends"));
-            }
-            late[i] = takes_late || is_reduction(&step.op, &types);
-        }
         Ok(())
     }
 
