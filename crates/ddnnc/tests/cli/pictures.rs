@@ -267,7 +267,8 @@ fn the_memory_table_gives_sizes_and_the_largest_values() {
             line.rsplit("  ").next().expect("a cell").chars().filter(char::is_ascii_digit).collect();
         assert_eq!(digits, figures[key].to_string(), "{line}");
     }
-    let rows = &lines[5..];
+    assert!(lines[3].starts_with("  workspace ") && lines[3].contains(" on the CPU with "), "{table}");
+    let rows = &lines[6..];
     assert_eq!(rows.len(), ddnnc_passes::LARGEST, "{table}");
     assert!(rows[0].contains("conv2d") && rows[0].contains("resnet.stem.conv1"), "{table}");
     // The stem's convolution is read by the backward pass, nearly at the end of the step.
