@@ -1,0 +1,74 @@
+//! What a kernel must not do, and the report of it.
+
+/// Something a kernel must not do, with all that is known of where.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{kind} in kernel `{kernel}`, PTX line {line}, block ({}, {}, {}), thread ({}, {}, {}): {message}",
+    block[0], block[1], block[2], thread[0], thread[1], thread[2])]
+pub struct Fault {
+    /// What kind of fault.
+    pub kind: FaultKind,
+    /// The kernel.
+    pub kernel: String,
+    /// Line of its PTX.
+    pub line: u32,
+    /// Block.
+    pub block: [u32; 3],
+    /// Thread in the block.
+    pub thread: [u32; 3],
+    /// The rest.
+    pub message: String,
+}
+
+/// Kinds of faults.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum FaultKind {
+    /// An address outside every allocation, or across the end of one.
+    OutOfBounds,
+    /// An address that is not a multiple of the access's size.
+    Misaligned,
+    /// Memory that nothing has written.
+    Uninitialised,
+    /// Two threads, one place in shared memory, no barrier between.
+    Race,
+    /// A place that an asynchronous copy (`cp.async`) may still write, because its thread has not waited for it.
+    AsyncCopy,
+    /// A barrier that some threads never reach.
+    Deadlock,
+    /// Lanes that should take part in an instruction of the whole warp and do not.
+    Divergence,
+    /// `trap`, or fuel spent.
+    Trap,
+    /// More threads, shared memory or parameters than the device or kernel has.
+    Launch,
+}
+
+impl std::fmt::Display for FaultKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            FaultKind::OutOfBounds => "access out of bounds",
+            FaultKind::Misaligned => "misaligned access",
+            FaultKind::Uninitialised => "uninitialised read",
+            FaultKind::Race => "race on shared memory",
+            FaultKind::AsyncCopy => "asynchronous copy still under way",
+            FaultKind::Deadlock => "deadlock",
+            FaultKind::Divergence => "divergent warp instruction",
+            FaultKind::Trap => "trap",
+            FaultKind::Launch => "launch refused",
+        })
+    }
+}
+
+/// A fault while it is still inside its warp, which knows line, block and thread.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    pub kind: FaultKind,
+    /// The lane that it is reported for.
+    pub lane: u32,
+    pub message: String,
+}
+
+/// A fault of a lane. Boxed, so that results of checks stay one word.
+pub(crate) fn problem<T>(kind: FaultKind, lane: u32, message: String) -> Result<T, Box<Problem>> {
+    Err(Box::new(Problem { kind, lane, message }))
+}
