@@ -1,10 +1,8 @@
 //! A step in the steady state allocates nothing, on any thread.
 
-mod common;
-
-use common::cases;
-use common::fixed_groups::{convolution_groups, losses, overwritten, updates};
-use common::random_group::random_group;
+use ddnnc_cases::cases;
+use ddnnc_cases::fixed_groups::{convolution_groups, losses, overwritten, updates};
+use ddnnc_cases::random_group::random_group;
 use ddnnc_cpu::CpuDevice;
 use ddnnc_ir::{DType, ValueType};
 use ddnnc_passes::{Device, Executable, Program};
@@ -40,7 +38,7 @@ static ALLOCATOR: Counting = Counting;
 
 /// One program with the launch of every case and of groups in it.
 fn everything() -> Program {
-    let mut whole = common::empty();
+    let mut whole = ddnnc_cases::empty();
     let mut all = cases();
     for dtype in [DType::F32, DType::Bf16] {
         all.extend(convolution_groups(dtype).into_iter().map(|(_, case)| case));
@@ -50,13 +48,14 @@ fn everything() -> Program {
     for (i, case) in all.iter().enumerate() {
         let mut launch =
             case.program(&[]).launches.into_iter().find(|l| l.op == case.op).expect("the launch");
-        let input = |(k, ty): (usize, &ValueType)| common::add_input(&mut whole, &format!("{i}.x{k}"), ty);
+        let input =
+            |(k, ty): (usize, &ValueType)| ddnnc_cases::add_input(&mut whole, &format!("{i}.x{k}"), ty);
         launch.operands = case.operands.iter().enumerate().map(input).collect();
-        launch.results = case.results().iter().map(|ty| common::add(&mut whole, ty, None)).collect();
+        launch.results = case.results().iter().map(|ty| ddnnc_cases::add(&mut whole, ty, None)).collect();
         let results = launch.results.clone();
         whole.launches.push(launch);
         for (k, b) in results.into_iter().enumerate() {
-            common::add_output(&mut whole, &format!("{i}.y{k}"), b);
+            ddnnc_cases::add_output(&mut whole, &format!("{i}.y{k}"), b);
         }
     }
     whole

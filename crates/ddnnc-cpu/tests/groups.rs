@@ -1,53 +1,14 @@
 //! Fused groups against the reference evaluator and against their own steps one after the other, at every level of the
 //! processor, apart and in place, on one, two and three threads.
 
-mod common;
-
-use common::Case;
-use common::fixed_groups::{EPS, convolution_groups, losses, overwritten, rows, updates, vector};
-use common::group::{Builder, group_of, unfused};
-use common::random_group::random_group;
+use ddnnc_cases::Case;
+use ddnnc_cases::fixed_groups::{EPS, convolution_groups, losses, overwritten, rows, updates, vector};
+use ddnnc_cases::group::{Builder, tolerances, unfused};
+use ddnnc_cases::random_group::random_group;
 use ddnnc_cpu::CpuDevice;
-use ddnnc_ir::reference::{Tensor, evaluate_op};
-use ddnnc_ir::{DType, GroupKind, Layout, Local, Op, ValueType};
+use ddnnc_ir::{DType, GroupKind, Layout, Op, ValueType};
 use ddnnc_passes::may_overwrite;
 use proptest::prelude::*;
-
-/// For every result, the largest difference allowed: relative to the largest value on the way to it (at least 1), a few
-/// roundings to f32, or to bf16 where there are such values.
-fn tolerances(case: &Case, operands: &[Tensor]) -> Vec<f64> {
-    let group = group_of(case);
-    let mut made: Vec<Vec<Tensor>> = Vec::new();
-    // Of every step: the largest value on the way, and whether one was bf16.
-    let mut way: Vec<(f64, bool)> = Vec::new();
-    for step in &group.steps {
-        let taken: Vec<&Tensor> = step
-            .operands
-            .iter()
-            .map(|l| match *l {
-                Local::Operand(i) => &operands[i as usize],
-                Local::Step { step, result } => &made[step as usize][result as usize],
-            })
-            .collect();
-        let results = evaluate_op(&step.op, &taken, &step.results).expect("a step");
-        let before = step.operands.iter().filter_map(|l| match *l {
-            Local::Operand(_) => None,
-            Local::Step { step, .. } => Some(way[step as usize]),
-        });
-        let (most, half) = before.fold((1.0f64, false), |m, w| (m.0.max(w.0), m.1 | w.1));
-        let most = results.iter().flat_map(|t| &t.data).fold(most, |m, x| m.max(x.abs()));
-        way.push((most, half || step.results.iter().any(|ty| ty.dtype == DType::Bf16)));
-        made.push(results);
-    }
-    let of = |l: &Local| match *l {
-        Local::Operand(_) => 0.0,
-        Local::Step { step, .. } => match way[step as usize] {
-            (most, true) => most / 64.0,
-            (most, false) => most * 2e-6,
-        },
-    };
-    group.results.iter().map(of).collect()
-}
 
 fn compare(case: &Case, how: &str, tol: &[f64], expected: &[Vec<f64>], found: &[Vec<f32>]) {
     for (r, (expected, found)) in expected.iter().zip(found).enumerate() {
@@ -85,13 +46,13 @@ fn check(levels: &[Vec<CpuDevice>], case: &Case, seed: u64, same: bool) {
     let tol = tolerances(case, &operands);
     for devices in levels {
         let how = format!("seed {seed}, {:?}", devices[0]);
-        let one = case.cpu(&devices[0], &operands, &[]).expect("runs");
+        let one = case.run(&devices[0], &operands, &[]).expect("runs");
         compare(case, &how, &tol, &expected, &one);
         for device in &devices[1..] {
-            let other = case.cpu(device, &operands, &[]).expect("runs");
+            let other = case.run(device, &operands, &[]).expect("runs");
             assert!(bits(&one) == bits(&other), "{how}: {device:?} gives other bits\n{case:#?}");
         }
-        let steps = unfused(case).cpu(&devices[1], &operands, &[]).expect("runs step by step");
+        let steps = unfused(case).run(&devices[1], &operands, &[]).expect("runs step by step");
         for (r, ty) in
             case.results().iter().enumerate().filter(|r| same || r.1.layout == Layout::ChannelsLast)
         {
@@ -105,14 +66,14 @@ fn check(levels: &[Vec<CpuDevice>], case: &Case, seed: u64, same: bool) {
             for over in may_overwrite(&case.op, r) {
                 let mut places = vec![None; count];
                 places[r] = Some(over);
-                let found = case.cpu(&devices[2], &operands, &places).expect("runs in place");
+                let found = case.run(&devices[2], &operands, &places).expect("runs in place");
                 assert!(bits(&one) == bits(&found), "{how}: result {r} on operand {over}\n{case:#?}");
                 if all[r].is_none() && !all.contains(&Some(over)) {
                     all[r] = Some(over);
                 }
             }
         }
-        let found = case.cpu(&devices[2], &operands, &all).expect("runs in place");
+        let found = case.run(&devices[2], &operands, &all).expect("runs in place");
         assert!(bits(&one) == bits(&found), "{how}: in place {all:?}\n{case:#?}");
     }
 }
@@ -156,7 +117,7 @@ fn what_cannot_be_fused_is_refused() {
     let device = CpuDevice::new(Some(1)).expect("a thread");
     let refused = |case: &Case, part: &str| {
         let operands = case.draw(1);
-        let error = case.cpu(&device, &operands, &[]).expect_err("is refused").to_string();
+        let error = case.run(&device, &operands, &[]).expect_err("is refused").to_string();
         assert!(error.contains(part), "{error}");
     };
     let mut b = Builder::new(GroupKind::Pointwise);

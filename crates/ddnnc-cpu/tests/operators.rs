@@ -1,9 +1,7 @@
 //! Every operator against the reference evaluator, at every level of the processor that the machine has, apart and in
 //! place, on one, two and three threads.
 
-mod common;
-
-use common::{Case, LAUNCHED, cases, number};
+use ddnnc_cases::{Case, LAUNCHED, cases, number};
 use ddnnc_cpu::CpuDevice;
 use ddnnc_ir::{Conv, DType, Layout, Op, Pool, ReduceKind, UnaryKind, ValueType};
 use ddnnc_passes::{Device, DeviceError, may_overwrite};
@@ -30,7 +28,7 @@ fn compare(case: &Case, seed: u64, how: &str, expected: &[Vec<f64>], found: &[Ve
         let tol = tolerance(&case.op) * scale;
         // Results are rounded to bf16 from sums that differ a little.
         let half = case.results()[r].dtype == DType::Bf16 && tol > 0.0;
-        let tol = move |e: &f64| if half { common::bf16_ulp(*e) } else { tol };
+        let tol = move |e: &f64| if half { ddnnc_cases::bf16_ulp(*e) } else { tol };
         // Not a number is a difference too.
         #[expect(
             clippy::neg_cmp_op_on_partial_ord,
@@ -57,10 +55,10 @@ fn at_one_level(devices: &[CpuDevice]) {
         }
         let operands = case.draw(seed);
         let expected = case.reference(&operands);
-        let one = case.cpu(&devices[0], &operands, &[]).expect("runs");
+        let one = case.run(&devices[0], &operands, &[]).expect("runs");
         compare(case, seed, &format!("apart, {:?}", devices[0]), &expected, &one);
         for device in &devices[1..] {
-            let other = case.cpu(device, &operands, &[]).expect("runs");
+            let other = case.run(device, &operands, &[]).expect("runs");
             let bits = |r: &[Vec<f32>]| -> Vec<u32> { r.iter().flatten().map(|x| x.to_bits()).collect() };
             assert!(bits(&one) == bits(&other), "{case:?} seed {seed}: {device:?} gives other bits");
         }
@@ -69,7 +67,7 @@ fn at_one_level(devices: &[CpuDevice]) {
             for over in may_overwrite(&case.op, r) {
                 let mut places = vec![None; results.len()];
                 places[r] = Some(over);
-                let found = case.cpu(&devices[1], &operands, &places).expect("runs in place");
+                let found = case.run(&devices[1], &operands, &places).expect("runs in place");
                 let how = format!("result {r} on operand {over}, {:?}", devices[1]);
                 compare(case, seed, &how, &expected, &found);
             }
@@ -94,17 +92,17 @@ fn every_operator_agrees_with_the_reference() {
 fn sums_over_nothing_are_zero() {
     let geometry = |stride: usize| Conv { stride: [stride; 2], pad: [1, 1], dilation: [1, 1], groups: 1 };
     let mut cases = vec![
-        common::case(Op::MatMul { transpose_a: false, transpose_b: false }, &[&[3, 0], &[0, 5]]),
-        common::case(Op::Conv2d(geometry(1)), &[&[2, 0, 4, 4], &[3, 0, 3, 3]]),
-        common::case(Op::Reduce { kind: ReduceKind::Sum, axes: vec![1] }, &[&[4, 0]]),
-        common::case(
+        ddnnc_cases::case(Op::MatMul { transpose_a: false, transpose_b: false }, &[&[3, 0], &[0, 5]]),
+        ddnnc_cases::case(Op::Conv2d(geometry(1)), &[&[2, 0, 4, 4], &[3, 0, 3, 3]]),
+        ddnnc_cases::case(Op::Reduce { kind: ReduceKind::Sum, axes: vec![1] }, &[&[4, 0]]),
+        ddnnc_cases::case(
             Op::Conv2dGradWeight { conv: geometry(1), kernel: [3, 3] },
             &[&[0, 2, 4, 4], &[0, 3, 4, 4]],
         ),
     ];
     for (stride, side) in [(1, 4), (2, 2)] {
         let op = Op::Conv2dGradInput { conv: geometry(stride), input: [4, 4] };
-        cases.push(common::case(op, &[&[2, 0, side, side], &[0, 3, 3, 3]]));
+        cases.push(ddnnc_cases::case(op, &[&[2, 0, side, side], &[0, 3, 3, 3]]));
     }
     for case in cases.iter_mut().filter(|c| !matches!(c.op, Op::MatMul { .. } | Op::Reduce { .. })) {
         let weight = !matches!(case.op, Op::Conv2dGradWeight { .. });
@@ -121,7 +119,7 @@ fn sums_over_nothing_are_zero() {
             let result = main.results[0];
             let ty = ValueType::f32(program.buffer(result).ty.shape.clone());
             let place = program.buffer(result).place;
-            let old = common::add(&mut program, &ty, Some(place));
+            let old = ddnnc_cases::add(&mut program, &ty, Some(place));
             program.inputs.insert("old".to_owned(), old);
             let mut executable = device.load(&program).expect("loads");
             let count = program.buffer(result).ty.elements();
@@ -138,7 +136,7 @@ fn sums_over_nothing_are_zero() {
 #[test]
 fn both_operands_may_be_the_result() {
     let device = CpuDevice::new(Some(2)).expect("threads");
-    let case = common::case(Op::Binary { kind: ddnnc_ir::BinaryKind::Mul }, &[&[100], &[100]]);
+    let case = ddnnc_cases::case(Op::Binary { kind: ddnnc_ir::BinaryKind::Mul }, &[&[100], &[100]]);
     let mut program = case.program(&[Some(0)]);
     program.launches[0].operands[1] = program.launches[0].operands[0];
     let mut executable = device.load_cpu(&program).expect("loads");
@@ -163,7 +161,7 @@ fn a_label_out_of_range_is_an_error() {
         for label in [-1.0, 10.0, 1e18] {
             let mut operands = case.draw(3);
             operands[1].data[2] = label;
-            match case.cpu(&device, &operands, &[]) {
+            match case.run(&device, &operands, &[]) {
                 Err(DeviceError::Failed(message)) => {
                     assert!(message.contains(&format!("label {}", label as i64)), "{message}");
                 }
@@ -177,20 +175,20 @@ fn a_label_out_of_range_is_an_error() {
 fn not_a_number_stays_so() {
     let device = CpuDevice::new(Some(1)).expect("threads");
     for kind in UnaryKind::ALL {
-        let case = common::case(Op::Unary { kind }, &[&[70]]);
+        let case = ddnnc_cases::case(Op::Unary { kind }, &[&[70]]);
         let mut operands = case.draw(1);
         operands[0].data[69] = f64::NAN;
-        let found = case.cpu(&device, &operands, &[]).expect("runs");
+        let found = case.run(&device, &operands, &[]).expect("runs");
         let count = found[0].iter().filter(|x| x.is_nan()).count();
         assert!(count == 1 && found[0][69].is_nan(), "{kind:?}: {count}");
     }
     let pool = Pool { kernel: [2, 2], stride: [2, 2], pad: [0, 0] };
-    let mut case = common::case(Op::MaxPool(pool), &[&[1, 1, 4, 4]]);
+    let mut case = ddnnc_cases::case(Op::MaxPool(pool), &[&[1, 1, 4, 4]]);
     case.operands[0].layout = Layout::ChannelsLast;
     for at in [0, 1, 4, 5] {
         let mut operands = case.draw(2);
         operands[0].data[at] = f64::NAN;
-        let found = case.cpu(&device, &operands, &[]).expect("runs");
+        let found = case.run(&device, &operands, &[]).expect("runs");
         assert!(found[0][0].is_nan() && found[0][1..].iter().all(|x| !x.is_nan()), "{at}");
     }
 }
@@ -200,7 +198,7 @@ fn bad_calls_are_errors() {
     use ddnnc_passes::Executable;
     assert!(CpuDevice::new(Some(0)).is_err());
     let device = CpuDevice::new(Some(1)).expect("a thread");
-    let mut program = common::case(Op::Scale { factor: 2.0 }, &[&[3]]).program(&[]);
+    let mut program = ddnnc_cases::case(Op::Scale { factor: 2.0 }, &[&[3]]).program(&[]);
     let mut executable = device.load_cpu(&program).expect("loads");
     assert!(matches!(executable.write_f32("no", &[0.0]), Err(DeviceError::UnknownName { .. })));
     assert!(matches!(executable.write_f32("x0", &[0.0]), Err(DeviceError::Mismatch { .. })));

@@ -2,6 +2,7 @@
 
 use crate::aliases::is_persistent;
 use crate::kinds::{Kind, Role, kinds, role};
+use crate::rebuild::Rebuild;
 use ddnnc_ir::{Graph, IrError, Layout, NodeId, Op, Origin, Value, order_stores};
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
@@ -41,26 +42,24 @@ pub fn assign_layout(graph: &mut Graph) -> Result<(), IrError> {
         return Ok(());
     }
     let decisions = decide(graph, &order);
-    let mut rebuild = Rebuild {
-        old: graph,
+    let mut relayout = Relayout {
+        rebuild: Rebuild::new(graph),
         decisions: &decisions,
-        new: Graph::new(graph.name.clone()),
-        made: FxHashMap::default(),
         converted: FxHashMap::default(),
         reads_stored: false,
     };
-    let mut nodes: Vec<Option<NodeId>> = vec![None; graph.index_bound()];
     for &id in order.iter().filter(|id| !decisions[id.index()].dropped) {
-        nodes[id.index()] = Some(rebuild.node(id)?);
+        relayout.node(id)?;
     }
     for &id in &order {
         for before in graph.order_predecessors(id) {
-            for (before, after) in rebuild.ordered(before, id, &nodes) {
-                rebuild.new.add_order(before, after);
+            if decisions[id.index()].dropped || decisions[before.index()].dropped {
+                relayout.order_around_dropped(before, id);
             }
         }
     }
-    let Rebuild { mut new, reads_stored, .. } = rebuild;
+    let reads_stored = relayout.reads_stored;
+    let mut new = relayout.rebuild.finish();
     if reads_stored {
         order_stores(&mut new);
     }
@@ -153,21 +152,18 @@ fn demand(graph: &Graph, id: NodeId, i: usize, layout: Layout) -> Demand {
 }
 
 /// The graph that takes the old one's place.
-struct Rebuild<'a> {
-    old: &'a Graph,
+struct Relayout<'a> {
+    rebuild: Rebuild<'a>,
     decisions: &'a [Decision],
-    new: Graph,
-    /// What every value has become.
-    made: FxHashMap<Value, Value>,
-    /// The same values in another layout.
+    /// Values of the old graph, made in another layout.
     converted: FxHashMap<(Value, Layout), Value>,
     /// Whether something that was added reads a parameter or state.
     reads_stored: bool,
 }
 
-impl Rebuild<'_> {
-    fn node(&mut self, id: NodeId) -> Result<NodeId, IrError> {
-        let node = self.old.node(id);
+impl Relayout<'_> {
+    fn node(&mut self, id: NodeId) -> Result<(), IrError> {
+        let node = self.rebuild.old.node(id);
         let Decision { layout, .. } = self.decisions[id.index()];
         let mut op = node.op.clone();
         if let Op::Broadcast { layout: attribute, shape, .. } = &mut op
@@ -176,11 +172,13 @@ impl Rebuild<'_> {
             *attribute = layout;
         }
         let taken: SmallVec<[(Value, Demand); 4]> = (0..)
-            .zip(self.old.operands(id))
-            .map(|(i, v)| (root(self.old, self.decisions, v), demand(self.old, id, i, layout)))
+            .zip(self.rebuild.old.operands(id))
+            .map(|(i, v)| {
+                (root(self.rebuild.old, self.decisions, v), demand(self.rebuild.old, id, i, layout))
+            })
             .collect();
         // What is made anew comes before what is converted, where a second run finds it.
-        for &(v, demand) in taken.iter().filter(|(v, _)| role(self.old.op(*v)) == Role::Free) {
+        for &(v, demand) in taken.iter().filter(|(v, _)| role(self.rebuild.old.op(*v)) == Role::Free) {
             self.operand(v, demand)?;
         }
         let mut operands: SmallVec<[Value; 4]> = SmallVec::new();
@@ -192,42 +190,36 @@ impl Rebuild<'_> {
             if ty.shape.rank() == 4 {
                 ty.layout = layout;
             }
-            self.new.add_source(op, ty, node.origin.clone())?.node
+            self.rebuild.new.add_source(op, ty, node.origin.clone())?.node
         } else {
-            self.new.add(op, &operands, node.origin.clone())?
+            self.rebuild.new.add(op, &operands, node.origin.clone())?
         };
-        for (old, new) in self.old.results(id).into_iter().zip(self.new.results(added)) {
-            self.made.insert(old, new);
-        }
-        Ok(added)
+        self.rebuild.replace(id, added);
+        Ok(())
     }
 
-    /// What an order edge of the old graph becomes: a dropped conversion stands for what is in its place on one side,
-    /// and for its readers on the other.
-    fn ordered(&self, before: NodeId, after: NodeId, nodes: &[Option<NodeId>]) -> Vec<(NodeId, NodeId)> {
-        let first = match nodes[before.index()] {
-            Some(node) => Some(node),
-            None => {
-                let v = root(self.old, self.decisions, Value { node: before, result: 0 });
-                self.converted.get(&(v, self.decisions[before.index()].layout)).map(|v| v.node)
-            }
-        };
-        let Some(first) = first else { return Vec::new() };
-        let mut found = Vec::new();
+    /// Keeps an order edge of the old graph one of whose ends is a dropped conversion: it stands for what is in its
+    /// place on one side, and for its readers on the other.
+    fn order_around_dropped(&mut self, before: NodeId, after: NodeId) {
+        let old = self.rebuild.old;
+        let first = self.rebuild.node(before).or_else(|| {
+            let v = root(old, self.decisions, Value { node: before, result: 0 });
+            self.converted.get(&(v, self.decisions[before.index()].layout)).map(|v| v.node)
+        });
+        let Some(first) = first else { return };
         let mut open = vec![after];
         while let Some(id) = open.pop() {
-            match nodes[id.index()] {
-                Some(node) => found.push((first, node)),
-                None => open.extend(self.old.successors(id)),
+            match self.rebuild.node(id) {
+                Some(node) => self.rebuild.new.add_order(first, node),
+                None => open.extend(old.successors(id)),
             }
         }
-        found
     }
 
     /// A value of the old graph (no dropped conversion), as a reader asks for it.
     fn operand(&mut self, v: Value, demand: Demand) -> Result<Value, IrError> {
-        let made = self.made[&v];
-        let ty = self.new.ty(made);
+        let made = self.rebuild.value(v)?;
+        let ty = self.rebuild.new.ty(made);
         let layout = match demand {
             _ if ty.shape.rank() != 4 => return Ok(made),
             Demand::Any => return Ok(made),
@@ -239,20 +231,20 @@ impl Rebuild<'_> {
         if let Some(&known) = self.converted.get(&(v, layout)) {
             return Ok(known);
         }
-        let origin: Origin = self.old.node(v.node).origin.clone();
-        let value = match self.new.op(made).clone() {
+        let origin: Origin = self.rebuild.old.node(v.node).origin.clone();
+        let value = match self.rebuild.new.op(made).clone() {
             op @ Op::Constant { .. } => {
                 let ty = ty.clone().with_layout(layout);
-                self.new.add_source(op, ty, origin)?
+                self.rebuild.new.add_source(op, ty, origin)?
             }
             Op::Broadcast { shape, axes, .. } => {
-                let operands = self.new.operands(made.node);
-                self.reads_stored |= operands.iter().any(|&v| is_persistent(&self.new, v));
-                self.new.add1(Op::Broadcast { shape, axes, layout }, &operands, origin)?
+                let operands = self.rebuild.new.operands(made.node);
+                self.reads_stored |= operands.iter().any(|&v| is_persistent(&self.rebuild.new, v));
+                self.rebuild.new.add1(Op::Broadcast { shape, axes, layout }, &operands, origin)?
             }
             _ => {
-                self.reads_stored |= is_persistent(&self.new, made);
-                self.new.add1(Op::ConvertLayout { layout }, &[made], origin)?
+                self.reads_stored |= is_persistent(&self.rebuild.new, made);
+                self.rebuild.new.add1(Op::ConvertLayout { layout }, &[made], origin)?
             }
         };
         self.converted.insert((v, layout), value);

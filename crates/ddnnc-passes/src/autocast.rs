@@ -2,6 +2,7 @@
 
 use crate::aliases::is_persistent;
 use crate::kinds::{Kind, Role, kinds, role};
+use crate::rebuild::Rebuild;
 use ddnnc_ir::{DType, Graph, IrError, NodeId, Op, Value, order_stores};
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
@@ -23,26 +24,17 @@ pub fn autocast(graph: &mut Graph) -> Result<(), IrError> {
         return Ok(());
     }
     let dtypes = decide(graph, &order);
-    let mut rebuild = Rebuild {
-        old: graph,
+    let mut recast = Recast {
+        rebuild: Rebuild::new(graph),
         dtypes: &dtypes,
-        new: Graph::new(graph.name.clone()),
-        made: FxHashMap::default(),
         cast: FxHashMap::default(),
         reads_stored: false,
     };
-    let mut nodes: Vec<Option<NodeId>> = vec![None; graph.index_bound()];
     for &id in &order {
-        nodes[id.index()] = Some(rebuild.node(id)?);
+        recast.node(id)?;
     }
-    let Rebuild { mut new, reads_stored, .. } = rebuild;
-    for &id in &order {
-        for before in graph.order_predecessors(id) {
-            if let (Some(before), Some(after)) = (nodes[before.index()], nodes[id.index()]) {
-                new.add_order(before, after);
-            }
-        }
-    }
+    let reads_stored = recast.reads_stored;
+    let mut new = recast.rebuild.finish();
     if reads_stored {
         order_stores(&mut new);
     }
@@ -202,69 +194,63 @@ fn demand(op: &Op, i: usize, dtype: DType) -> Option<DType> {
 }
 
 /// The graph that takes the old one's place.
-struct Rebuild<'a> {
-    old: &'a Graph,
+struct Recast<'a> {
+    rebuild: Rebuild<'a>,
     dtypes: &'a [DType],
-    new: Graph,
-    /// What every value has become.
-    made: FxHashMap<Value, Value>,
-    /// The same values of another element type.
+    /// Values of the old graph, made of another element type.
     cast: FxHashMap<(Value, DType), Value>,
     /// Whether something that was added reads a parameter or state.
     reads_stored: bool,
 }
 
-impl Rebuild<'_> {
-    fn node(&mut self, id: NodeId) -> Result<NodeId, IrError> {
-        let node = self.old.node(id);
+impl Recast<'_> {
+    fn node(&mut self, id: NodeId) -> Result<(), IrError> {
+        let node = self.rebuild.old.node(id);
         let dtype = self.dtypes[id.index()];
-        if node.op.is_source() {
+        let added = if node.op.is_source() {
             let mut ty = node.results[0].clone();
             if matches!(node.op, Op::Constant { .. }) && ty.dtype != DType::I64 {
                 ty.dtype = dtype;
             }
-            let value = self.new.add_source(node.op.clone(), ty, node.origin.clone())?;
-            self.made.insert(Value { node: id, result: 0 }, value);
-            return Ok(value.node);
-        }
-        let mut operands: SmallVec<[Value; 4]> = SmallVec::new();
-        for (i, v) in self.old.operands(id).into_iter().enumerate() {
-            operands.push(match demand(&node.op, i, dtype) {
-                Some(dtype) => self.operand(v, dtype)?,
-                None => self.made[&v],
-            });
-        }
-        let added = self.new.add(node.op.clone(), &operands, node.origin.clone())?;
-        for (old, new) in self.old.results(id).into_iter().zip(self.new.results(added)) {
-            self.made.insert(old, new);
-        }
-        Ok(added)
+            self.rebuild.new.add_source(node.op.clone(), ty, node.origin.clone())?.node
+        } else {
+            let mut operands: SmallVec<[Value; 4]> = SmallVec::new();
+            for (i, v) in self.rebuild.old.operands(id).into_iter().enumerate() {
+                operands.push(match demand(&node.op, i, dtype) {
+                    Some(dtype) => self.operand(v, dtype)?,
+                    None => self.rebuild.value(v)?,
+                });
+            }
+            self.rebuild.add(node.op.clone(), &operands, node.origin.clone())?
+        };
+        self.rebuild.replace(id, added);
+        Ok(())
     }
 
     /// A value of the old graph, of that element type (integers are taken as they are).
     fn operand(&mut self, v: Value, dtype: DType) -> Result<Value, IrError> {
-        let made = self.made[&v];
-        let ty = self.new.ty(made);
+        let made = self.rebuild.value(v)?;
+        let ty = self.rebuild.new.ty(made);
         if ty.dtype == dtype || ty.dtype == DType::I64 {
             return Ok(made);
         }
         if let Some(&known) = self.cast.get(&(v, dtype)) {
             return Ok(known);
         }
-        let origin = self.old.node(v.node).origin.clone();
-        let value = match self.new.op(made).clone() {
+        let origin = self.rebuild.old.node(v.node).origin.clone();
+        let value = match self.rebuild.new.op(made).clone() {
             op @ Op::Constant { .. } => {
                 let ty = ty.clone().with_dtype(dtype);
-                self.new.add_source(op, ty, origin)?
+                self.rebuild.new.add_source(op, ty, origin)?
             }
             op @ Op::Broadcast { .. } => {
-                let below = self.operand(self.old.operands(v.node)[0], dtype)?;
-                self.reads_stored |= is_persistent(&self.new, below);
-                self.new.add1(op, &[below], origin)?
+                let below = self.operand(self.rebuild.old.operands(v.node)[0], dtype)?;
+                self.reads_stored |= is_persistent(&self.rebuild.new, below);
+                self.rebuild.new.add1(op, &[below], origin)?
             }
             _ => {
-                self.reads_stored |= is_persistent(&self.new, made);
-                self.new.add1(Op::Cast { dtype }, &[made], origin)?
+                self.reads_stored |= is_persistent(&self.rebuild.new, made);
+                self.rebuild.new.add1(Op::Cast { dtype }, &[made], origin)?
             }
         };
         self.cast.insert((v, dtype), value);

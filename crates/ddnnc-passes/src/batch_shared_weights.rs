@@ -1,7 +1,7 @@
 //! Sub-nets that use one weight on different values run in one launch.
 
 use crate::clusters::Clusters;
-use ddnnc_ir::{BinaryKind, Graph, IrError, NodeId, Op, Value, ValueType, is_convolution};
+use ddnnc_ir::{BinaryKind, Graph, IrError, NodeId, Op, Value, ValueType};
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
 
@@ -100,9 +100,4 @@ fn absorb_sums(clusters: &mut Clusters) {
             clusters.of[id.index()] = cluster;
         }
     }
-    debug_assert!(
-        graph
-            .nodes()
-            .all(|id| !is_convolution(&graph.node(id).op) || clusters.of[id.index()] < clusters.count)
-    );
 }

@@ -7,12 +7,13 @@ use std::sync::Arc;
 /// So many steps of arithmetic on an element cost as much as moving one byte.
 const STEPS_PER_BYTE: u64 = 4;
 
-/// Whether an operator costs little beside the memory that it moves.
-fn is_cheap(op: &Op) -> bool {
+/// Whether an operator costs little beside the memory that it moves, so that it can be computed again.
+pub(crate) fn is_cheap(op: &Op) -> bool {
     match op {
-        Op::Unary { kind } | Op::UnaryGrad { kind } => {
-            matches!(kind, UnaryKind::Relu | UnaryKind::Relu6 | UnaryKind::HardSwish | UnaryKind::Square)
-        }
+        Op::Unary { kind } | Op::UnaryGrad { kind } => match kind {
+            UnaryKind::Relu | UnaryKind::Relu6 | UnaryKind::HardSwish | UnaryKind::Square => true,
+            UnaryKind::Sigmoid | UnaryKind::Tanh | UnaryKind::Silu | UnaryKind::Gelu => false,
+        },
         Op::Dropout { .. } => false,
         op => is_pointwise(op),
     }

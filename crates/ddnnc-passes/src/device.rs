@@ -27,6 +27,14 @@ pub enum DeviceError {
         /// Bytes of arena, persistent region and workspace.
         needed: usize,
     },
+    /// The device has memory, but not enough.
+    #[error("the program needs {needed} bytes and the device has {free} bytes free")]
+    TooLarge {
+        /// Bytes of arena, persistent region, workspace and staging.
+        needed: usize,
+        /// Bytes that nobody uses.
+        free: usize,
+    },
     /// The device failed.
     #[error("{0}")]
     Failed(String),
@@ -57,6 +65,12 @@ pub trait Executable: Send {
     /// Copies an f32 output or persistent buffer; `data` has as many elements as the buffer.
     fn read_f32(&self, name: &str, data: &mut [f32]) -> Result<(), DeviceError>;
 
-    /// Runs one step.
+    /// Runs one step. A device may return before the step has ended; what reads its results waits for it.
     fn run(&mut self) -> Result<(), DeviceError>;
+
+    /// Whether inputs of the next step may be written before the results of the last one are read. Where they may not,
+    /// an input can lie on an output's memory.
+    fn inputs_wait_apart(&self) -> bool {
+        false
+    }
 }

@@ -5,10 +5,11 @@
 //! operator joins a cluster only if all else it needs has a smaller position: so no circle can come of it.
 
 use crate::aliases::is_alias;
+use crate::cheap_part::is_cheap;
 use crate::clusters::Clusters;
 use ddnnc_ir::{
-    Graph, IrError, NodeId, Op, UnaryKind, Value, ValueType, is_convolution, is_pointwise, is_reduction,
-    is_update, is_vector_step,
+    Graph, IrError, NodeId, Op, Value, ValueType, is_convolution, is_pointwise, is_reduction, is_update,
+    is_vector_step,
 };
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
@@ -80,18 +81,6 @@ fn is_large(ty: &ValueType) -> bool {
 
 fn types<'g>(graph: &'g Graph, operands: &[Value]) -> SmallVec<[&'g ValueType; 8]> {
     operands.iter().map(|&v| graph.ty(v)).collect()
-}
-
-/// Whether the operator is cheap enough to be computed again wherever its result is read.
-fn is_cheap(op: &Op) -> bool {
-    match op {
-        Op::Unary { kind } | Op::UnaryGrad { kind } => match kind {
-            UnaryKind::Relu | UnaryKind::Relu6 | UnaryKind::HardSwish | UnaryKind::Square => true,
-            UnaryKind::Sigmoid | UnaryKind::Tanh | UnaryKind::Silu | UnaryKind::Gelu => false,
-        },
-        Op::Dropout { .. } => false,
-        op => is_pointwise(op),
-    }
 }
 
 /// How many nodes use a value.
@@ -316,27 +305,21 @@ impl Fuse {
         let graph = &self.clusters.graph;
         matches!(graph.node(id).op, Op::Binary { .. } | Op::Scale { .. })
             && graph.operands(id).iter().any(|v| {
-                let cluster = self.clusters.of.get(v.node.index()).copied();
                 matches!(graph.op(*v), Op::Conv2dGradWeight { .. })
                     || (matches!(graph.op(*v), Op::Binary { .. } | Op::Scale { .. })
-                        && cluster.is_some_and(|c| c != usize::MAX && self.holds_weight_gradient(c, v.node)))
+                        && self.is_weight_gradient(v.node))
             })
     }
 
-    fn holds_weight_gradient(&self, cluster: usize, id: NodeId) -> bool {
-        !self.clusters.free[id.index()]
-            && self.kind[cluster] == Kind::Convolution
-            && self.part[id.index()]
-                .is_some_and(|p| matches!(self.clusters.graph.node(p).op, Op::Conv2dGradWeight { .. }))
+    /// Whether a node has joined a convolution group as a step on weight gradients.
+    fn is_weight_gradient(&self, id: NodeId) -> bool {
+        let part = self.part[id.index()];
+        part.is_some_and(|p| matches!(self.clusters.graph.node(p).op, Op::Conv2dGradWeight { .. }))
     }
 
     /// The position before which a value is there.
     fn ready(&self, v: Value) -> usize {
-        let i = v.node.index();
-        if self.clusters.graph.op(v).is_source() {
-            return 0;
-        }
-        if self.clusters.free[i] { self.free_ready[i] } else { self.position[self.clusters.of[i]] + 1 }
+        if self.clusters.graph.op(v).is_source() { 0 } else { self.node_ready(v.node) }
     }
 
     /// The position before which all is there that a free node needs.
@@ -346,6 +329,7 @@ impl Fuse {
         values.chain(graph.order_predecessors(id).into_iter().map(|p| self.node_ready(p))).max().unwrap_or(0)
     }
 
+    /// The position before which a node has run.
     fn node_ready(&self, id: NodeId) -> usize {
         let i = id.index();
         if self.clusters.free[i] { self.free_ready[i] } else { self.position[self.clusters.of[i]] + 1 }
@@ -463,9 +447,6 @@ impl Fuse {
     /// Makes one cluster of all updates that nothing waits for but what stores them.
     fn join_updates(&mut self) {
         let graph = &self.clusters.graph;
-        let is_last = |id: NodeId| {
-            graph.successors(id).into_iter().all(|s| matches!(graph.node(s).op, Op::Store { .. }))
-        };
         let mut joined: Option<usize> = None;
         // Backwards, so that the first update of a chain finds the second in the group.
         let order: Vec<NodeId> = graph.nodes().collect();
@@ -478,7 +459,7 @@ impl Fuse {
                 .successors(id)
                 .into_iter()
                 .all(|s| matches!(graph.node(s).op, Op::Store { .. }) || inside[s.index()]);
-            if is_last(id) || chained {
+            if chained {
                 inside[id.index()] = true;
                 let cluster = *joined.get_or_insert(self.clusters.of[id.index()]);
                 self.clusters.of[id.index()] = cluster;

@@ -2,7 +2,7 @@
 //!
 //! A program holds no path and no time: the same spec gives the same bytes.
 
-use ddnnc_ir::{Group, GroupKind, Local, Op, Step, ValueType};
+use ddnnc_ir::{Group, GroupKind, Local, Op, ValueType};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
@@ -130,7 +130,7 @@ impl Program {
 /// elements of that operand at the same index have been read, and needs no other element of it).
 pub fn may_overwrite(op: &Op, result: usize) -> SmallVec<[usize; 2]> {
     match op {
-        Op::Fused(group) => group_may_overwrite(group, result),
+        Op::Fused(group) => group_may_overwrite(group, result, &readers(group)),
         op => SmallVec::from_slice(operator_may_overwrite(op, result)),
     }
 }
@@ -138,29 +138,30 @@ pub fn may_overwrite(op: &Op, result: usize) -> SmallVec<[usize; 2]> {
 /// [`may_overwrite`] for every result of an operator, in time linear in the size of a group of updates.
 pub(crate) fn overwrites(op: &Op, results: usize) -> Vec<SmallVec<[usize; 2]>> {
     match op {
-        Op::Fused(group) if group.kind == GroupKind::Update => {
-            let mut readers = vec![0usize; group.operands.len()];
-            for local in group.steps.iter().flat_map(|step| &step.operands) {
-                if let Local::Operand(i) = *local {
-                    readers[i as usize] += 1;
-                }
-            }
-            let alone = |i: &usize| readers[*i] == 1;
-            (0..results).map(|r| group.updated_operand(r).filter(alone).into_iter().collect()).collect()
+        Op::Fused(group) => {
+            let readers = readers(group);
+            (0..results).map(|r| group_may_overwrite(group, r, &readers)).collect()
         }
-        op => (0..results).map(|r| may_overwrite(op, r)).collect(),
+        op => (0..results).map(|r| SmallVec::from_slice(operator_may_overwrite(op, r))).collect(),
     }
+}
+
+/// How often the steps of a group read each operand.
+fn readers(group: &Group) -> Vec<usize> {
+    let mut readers = vec![0usize; group.operands.len()];
+    for local in group.steps.iter().flat_map(|step| &step.operands) {
+        if let Local::Operand(i) = *local {
+            readers[i as usize] += 1;
+        }
+    }
+    readers
 }
 
 /// An update overwrites what it updates. In an elementwise group a tile's operands are all read before its results are
 /// written: a result may lie on an operand of its type that the chains around it read, and no other chain.
-fn group_may_overwrite(group: &Group, result: usize) -> SmallVec<[usize; 2]> {
-    let readers = |i: usize| {
-        let reads = move |s: &&Step| s.operands.contains(&Local::Operand(i as u32));
-        group.steps.iter().filter(reads).count()
-    };
+fn group_may_overwrite(group: &Group, result: usize, readers: &[usize]) -> SmallVec<[usize; 2]> {
     match group.kind {
-        GroupKind::Update => group.updated_operand(result).filter(|&i| readers(i) == 1).into_iter().collect(),
+        GroupKind::Update => group.updated_operand(result).filter(|&i| readers[i] == 1).into_iter().collect(),
         GroupKind::Pointwise => {
             let Some(&Local::Step { step, .. }) = group.results.get(result) else { return SmallVec::new() };
             let ty = group.ty(group.results[result]);

@@ -38,6 +38,19 @@ impl<'g> Rebuild<'g> {
         self.nodes[old.index()] = Some(new);
     }
 
+    /// The new node that stands for an old one in order edges.
+    pub(crate) fn node(&self, old: NodeId) -> Option<NodeId> {
+        self.nodes[old.index()]
+    }
+
+    /// Lets a new node stand for an old one, result by result and in order edges.
+    pub(crate) fn replace(&mut self, old: NodeId, new: NodeId) {
+        for (old, new) in self.old.results(old).into_iter().zip(self.new.results(new)) {
+            self.set_value(old, new);
+        }
+        self.set_node(old, new);
+    }
+
     /// Adds a node as it was, on the new values of its operands.
     pub(crate) fn copy(&mut self, id: NodeId) -> Result<NodeId, IrError> {
         let Node { op, results, origin } = self.old.node(id).clone();
@@ -49,10 +62,7 @@ impl<'g> Rebuild<'g> {
                 self.old.operands(id).into_iter().map(|v| self.value(v)).collect::<Result<_, _>>()?;
             self.new.add(op, &operands, origin)?
         };
-        for result in 0..self.old.node(id).results.len() as u16 {
-            self.set_value(Value { node: id, result }, Value { node: new, result });
-        }
-        self.set_node(id, new);
+        self.replace(id, new);
         Ok(new)
     }
 

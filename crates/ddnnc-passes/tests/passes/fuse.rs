@@ -174,7 +174,7 @@ fn what_an_update_waits_for_is_not_computed_again_behind_it() {
     );
 }
 
-/// A small residual net in three depths, by hand: what ResNets need of the passes, counted.
+/// The training step of two small sub-nets with a frozen teacher: what ResNets need of the passes, counted.
 #[test]
 fn a_residual_step_has_a_third_of_the_launches() {
     use crate::build::{SGD, model};

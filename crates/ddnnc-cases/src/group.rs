@@ -1,7 +1,8 @@
 //! Groups, built step by step.
 
 use super::Case;
-use ddnnc_ir::{Group, GroupKind, Local, Op, Step, ValueType, infer};
+use ddnnc_ir::reference::{Tensor, evaluate_op};
+use ddnnc_ir::{DType, Group, GroupKind, Local, Op, Step, ValueType, infer};
 use std::sync::Arc;
 
 /// A group in the making.
@@ -104,4 +105,40 @@ pub fn special(group: &Group) -> (Vec<usize>, Vec<usize>) {
         }
     }
     (positive, counts)
+}
+
+/// For every result, the largest difference allowed: relative to the largest value on the way to it (at least 1), a few
+/// roundings to f32, or to bf16 where there are such values.
+pub fn tolerances(case: &Case, operands: &[Tensor]) -> Vec<f64> {
+    let group = group_of(case);
+    let mut made: Vec<Vec<Tensor>> = Vec::new();
+    // Of every step: the largest value on the way, and whether one was bf16.
+    let mut way: Vec<(f64, bool)> = Vec::new();
+    for step in &group.steps {
+        let taken: Vec<&Tensor> = step
+            .operands
+            .iter()
+            .map(|l| match *l {
+                Local::Operand(i) => &operands[i as usize],
+                Local::Step { step, result } => &made[step as usize][result as usize],
+            })
+            .collect();
+        let results = evaluate_op(&step.op, &taken, &step.results).expect("a step");
+        let before = step.operands.iter().filter_map(|l| match *l {
+            Local::Operand(_) => None,
+            Local::Step { step, .. } => Some(way[step as usize]),
+        });
+        let (most, half) = before.fold((1.0f64, false), |m, w| (m.0.max(w.0), m.1 | w.1));
+        let most = results.iter().flat_map(|t| &t.data).fold(most, |m, x| m.max(x.abs()));
+        way.push((most, half || step.results.iter().any(|ty| ty.dtype == DType::Bf16)));
+        made.push(results);
+    }
+    let of = |l: &Local| match *l {
+        Local::Operand(_) => 0.0,
+        Local::Step { step, .. } => match way[step as usize] {
+            (most, true) => most / 64.0,
+            (most, false) => most * 2e-6,
+        },
+    };
+    group.results.iter().map(of).collect()
 }

@@ -1,11 +1,9 @@
-//! Programs of one launch, and random operands.
-#![allow(dead_code)]
+//! Programs of one launch, and random operands: what every device is tested with.
 
 pub mod fixed_groups;
 pub mod group;
 pub mod random_group;
 
-use ddnnc_cpu::CpuDevice;
 use ddnnc_ir::reference::{Tensor, evaluate_op, to_bf16};
 use ddnnc_ir::{DType, Layout, Op, ValueType, infer};
 use ddnnc_passes::{ALIGNMENT, Buffer, BufferId, Device, DeviceError, Launch, Place, Program};
@@ -123,10 +121,10 @@ impl Case {
         program
     }
 
-    /// What the CPU says.
-    pub fn cpu(
+    /// What a device says.
+    pub fn run(
         &self,
-        device: &CpuDevice,
+        device: &dyn Device,
         operands: &[Tensor],
         over: &[Option<usize>],
     ) -> Result<Vec<Vec<f32>>, DeviceError> {
