@@ -1,0 +1,366 @@
+//! Kernels of sequences: the text of each step, in one block or in ranges of many.
+//!
+//! A step is one phase of statements or two; the second needs all of the first. Statements know the uints `t` and `n`:
+//! the number of the thread and how many there are, of the block, or of the range of blocks that the step has. Both are
+//! multiples of a warp, so that warps (and in ranges, blocks) stay together.
+
+use crate::code::{Argument, Cost, Kernel, LaunchCode, c_type};
+use crate::emit::PRELUDE;
+use crate::places::{Places, is_copy};
+use crate::{elementwise, losses, moves, pooling, samples, sums};
+use ddnnc_ir::{Group, Local, Op, Step, ValueType};
+use indexmap::IndexMap;
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+/// Threads of a block where a kernel has many.
+const THREADS: usize = 256;
+
+/// Threads of a block that is alone.
+const THREADS_ALONE: usize = 512;
+
+/// The most blocks of a step: four for each multiprocessor of a large card. More work is done in more rounds.
+const MOST_BLOCKS: usize = 592;
+
+/// The templates that steps call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Library {
+    /// Sums that carry their errors, teams.
+    Sums,
+    /// Operators on rows.
+    Samples,
+    /// Losses of rows.
+    Losses,
+    /// Neighbouring channels.
+    Channels,
+    /// Pooling.
+    Pooling,
+    /// Moves.
+    Moves,
+}
+
+/// Neighbouring channels as one access.
+pub const CHANNELS: &str = include_str!("../../../kernels/channels.cuh");
+
+impl Library {
+    fn text(self) -> &'static str {
+        match self {
+            Library::Sums => include_str!("../../../kernels/sums.cuh"),
+            Library::Samples => include_str!("../../../kernels/samples.cuh"),
+            Library::Losses => include_str!("../../../kernels/losses.cuh"),
+            Library::Channels => CHANNELS,
+            Library::Pooling => include_str!("../../../kernels/pooling.cuh"),
+            Library::Moves => include_str!("../../../kernels/moves.cuh"),
+        }
+    }
+}
+
+/// Statements that any number of threads run together.
+#[derive(Clone, Debug, Default)]
+pub struct Phase {
+    /// C statements.
+    pub text: String,
+    /// Threads that have something to do.
+    pub threads: usize,
+}
+
+/// How a kernel runs its levels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blocks {
+    /// One block runs all steps in turn.
+    One,
+    /// One level, each step in blocks of its own.
+    Many,
+}
+
+/// A kernel in the making.
+pub struct Writer<'a> {
+    /// The whole group.
+    pub group: &'a Group,
+    places: &'a mut Places,
+    code: &'a mut LaunchCode,
+    /// Threads of a block.
+    pub threads: usize,
+    /// Bytes of shared memory that a step uses; `char* shared` in the text.
+    pub shared_bytes: usize,
+    /// What it costs.
+    pub cost: Cost,
+    libraries: BTreeSet<Library>,
+    parameters: IndexMap<Argument, (String, String)>,
+}
+
+impl Writer<'_> {
+    /// An operand of a step as an expression: a typed pointer.
+    pub fn operand(&mut self, step: &Step, i: usize) -> String {
+        self.value(step.operands[i], true)
+    }
+
+    /// A result of a step, likewise.
+    pub fn result(&mut self, s: usize, result: usize) -> String {
+        self.value(Local::Step { step: s as u32, result: result as u32 }, false)
+    }
+
+    /// The type of an operand of a step.
+    pub fn ty(&self, step: &Step, i: usize) -> ValueType {
+        step.operands.get(i).and_then(|&l| self.group.ty(l)).cloned().unwrap_or_else(ValueType::scalar)
+    }
+
+    fn value(&mut self, local: Local, read: bool) -> String {
+        let ctype = self.group.ty(local).map_or("float", |ty| c_type(ty.dtype));
+        let place = self.places.place(self.code, self.group, local);
+        let constant = if read { "const " } else { "" };
+        match place {
+            Argument::Workspace(offset) => {
+                let base = self.parameter(Argument::Workspace(0), "w".to_owned(), "char*".to_owned());
+                format!("(({constant}{ctype}*)({base} + {offset}))")
+            }
+            Argument::Operand(i) => self.parameter(place, format!("p{i}"), format!("const {ctype}*")),
+            Argument::Result(i) => self.parameter(place, format!("r{i}"), format!("{ctype}*")),
+            other => self.parameter(other, "other".to_owned(), format!("{ctype}*")),
+        }
+    }
+
+    fn parameter(&mut self, argument: Argument, name: String, ctype: String) -> String {
+        self.parameters.entry(argument).or_insert((name, ctype)).0.clone()
+    }
+
+    /// Workspace for that many partial results, as an expression.
+    pub fn partials(&mut self, count: usize) -> String {
+        let offset = self.code.workspace_bytes;
+        self.code.workspace_bytes += (4 * count).next_multiple_of(256);
+        let base = self.parameter(Argument::Workspace(0), "w".to_owned(), "char*".to_owned());
+        format!("((float*)({base} + {offset}))")
+    }
+
+    fn counter(&mut self) -> String {
+        let i = self.code.counters;
+        self.code.counters += 1;
+        self.parameter(Argument::Counter(i), format!("c{i}"), "uint*".to_owned())
+    }
+
+    /// The text calls this library.
+    pub fn needs(&mut self, library: Library) {
+        self.libraries.insert(library);
+        if matches!(library, Library::Samples | Library::Losses) {
+            self.libraries.insert(Library::Sums);
+            self.libraries.insert(Library::Samples);
+        }
+        if library == Library::Pooling {
+            self.libraries.insert(Library::Channels);
+        }
+    }
+
+    /// Counts bytes read and written, and operations.
+    pub fn costs(&mut self, read: usize, written: usize, flops: usize) {
+        self.cost.bytes_read += read as u64;
+        self.cost.bytes_written += written as u64;
+        self.cost.vector_flops += flops as u64;
+    }
+
+    /// Threads that take a row of that length together: a warp, or for long rows a block.
+    pub fn team(&mut self, len: usize) -> usize {
+        let team = if len > 4096 { self.threads } else { 32 };
+        self.shared_bytes = self.shared_bytes.max(4 * (team / 32));
+        team
+    }
+}
+
+/// Whether this module has text for a step.
+pub fn suits(group: &Group, step: &Step) -> bool {
+    let real = |local: &Local| group.ty(*local).is_some();
+    let other = matches!(
+        step.op,
+        Op::Conv2d(_)
+            | Op::Conv2dGradInput { .. }
+            | Op::Conv2dGradWeight { .. }
+            | Op::MatMul { .. }
+            | Op::SgdUpdate { .. }
+            | Op::AdamwUpdate { .. }
+            | Op::Fused(_)
+            | Op::Input { .. }
+            | Op::Parameter { .. }
+            | Op::State { .. }
+            | Op::Output { .. }
+    );
+    !other && step.operands.iter().all(real)
+}
+
+/// The phases of a step.
+fn phases(w: &mut Writer<'_>, s: usize) -> Result<Vec<Phase>, String> {
+    let group = w.group;
+    let step = &group.steps[s];
+    if is_copy(group, step) {
+        return Ok(moves::copy(w, s));
+    }
+    match &step.op {
+        Op::Constant { .. } | Op::Ema { .. } => elementwise::phases(w, s),
+        Op::Unary { .. }
+        | Op::UnaryGrad { .. }
+        | Op::Binary { .. }
+        | Op::Scale { .. }
+        | Op::BiasAdd
+        | Op::Dropout { .. }
+        | Op::Normalize { .. }
+        | Op::NormalizeGradInput { .. }
+        | Op::NormalizeGradFixed { .. }
+        | Op::Cast { .. } => elementwise::phases(w, s),
+        Op::Store { .. } | Op::StopGradient | Op::Reshape { .. } => Ok(moves::copy(w, s)),
+        Op::Concat { .. } | Op::Slice { .. } | Op::Pad { .. } => Ok(moves::spans(w, s)),
+        Op::Broadcast { .. } => Ok(moves::broadcast(w, s)),
+        Op::ConvertLayout { .. } => Ok(moves::transpose(w, s)),
+        Op::Reduce { .. } => Ok(sums::reduce(w, s)),
+        Op::ChannelStats | Op::NormalizeGradReduce { .. } => Ok(sums::channels(w, s)),
+        Op::MatMul { .. } => Ok(sums::matmul(w, s)),
+        Op::MaxPool(_) | Op::MaxPoolGrad(_) | Op::AvgPool(_) | Op::AvgPoolGrad { .. } => {
+            Ok(pooling::phases(w, s))
+        }
+        Op::Standardize { .. }
+        | Op::StandardizeGrad { .. }
+        | Op::L2Normalize { .. }
+        | Op::L2NormalizeGrad { .. }
+        | Op::Softmax
+        | Op::SoftmaxGrad
+        | Op::LogSoftmax
+        | Op::LogSoftmaxGrad => Ok(samples::phases(w, s)),
+        Op::CrossEntropy { .. }
+        | Op::CrossEntropyGrad { .. }
+        | Op::KlDivergence { .. }
+        | Op::KlGradTeacher { .. }
+        | Op::KlGradStudent { .. }
+        | Op::MeanSquaredError
+        | Op::MeanSquaredErrorGrad => Ok(losses::phases(w, s)),
+        op => Err(format!("{} is no step of a sequence's kernel", op.mnemonic())),
+    }
+}
+
+/// One kernel for these levels; none where there is nothing to do.
+///
+/// # Errors
+///
+/// What no kernel can do.
+pub fn kernel(
+    group: &Group,
+    places: &mut Places,
+    code: &mut LaunchCode,
+    levels: &[Vec<usize>],
+    blocks: Blocks,
+) -> Result<Option<Kernel>, String> {
+    let threads = if blocks == Blocks::One { THREADS_ALONE } else { THREADS };
+    let mut w = Writer {
+        group,
+        places,
+        code,
+        threads,
+        shared_bytes: 0,
+        cost: Cost::default(),
+        libraries: BTreeSet::new(),
+        parameters: IndexMap::new(),
+    };
+    let (mut body, mut grid) = (String::new(), 1);
+    match blocks {
+        Blocks::One => alone(&mut w, levels, &mut body)?,
+        Blocks::Many => {
+            grid = ranges(&mut w, levels, &mut body)?;
+            if grid == 0 {
+                return Ok(None);
+            }
+        }
+    }
+    let name = name_of(group, levels);
+    let libraries: String = w.libraries.iter().map(|l| l.text()).collect();
+    let parameters: Vec<String> =
+        w.parameters.values().map(|(name, ctype)| format!("{ctype} {name}")).collect();
+    let shared = match w.shared_bytes {
+        0 => String::new(),
+        bytes => format!("    __shared__ __align__(16) char shared[{bytes}];\n"),
+    };
+    let source = format!(
+        "{PRELUDE}\n{libraries}\nextern \"C\" __global__ void __launch_bounds__({threads}) {name}(\n    {}\n) {{\n\
+         {shared}{body}}}\n",
+        parameters.join(", ")
+    );
+    Ok(Some(Kernel {
+        name,
+        source,
+        grid: [grid as u32, 1, 1],
+        block: threads as u32,
+        dynamic_shared: 0,
+        arguments: w.parameters.keys().copied().collect(),
+        cost: w.cost,
+        choice: match blocks {
+            Blocks::One => format!("{} steps in one block", levels.iter().map(Vec::len).sum::<usize>()),
+            Blocks::Many => format!("{grid} blocks"),
+        },
+    }))
+}
+
+/// All steps in turn, a barrier between levels and between phases.
+fn alone(w: &mut Writer<'_>, levels: &[Vec<usize>], body: &mut String) -> Result<(), String> {
+    body.push_str("    const uint t = threadIdx.x, n = blockDim.x;\n");
+    for (i, level) in levels.iter().enumerate() {
+        let mut seconds = String::new();
+        if i > 0 {
+            body.push_str("    __syncthreads();\n");
+        }
+        for &s in level {
+            let mut phases = phases(w, s)?.into_iter();
+            if let Some(first) = phases.next() {
+                let _ = writeln!(body, "    {{ // {}\n{}    }}", w.group.steps[s].op.mnemonic(), first.text);
+            }
+            for second in phases {
+                let _ = writeln!(seconds, "    {{\n{}    }}", second.text);
+            }
+        }
+        if !seconds.is_empty() {
+            let _ = write!(body, "    __syncthreads();\n{seconds}");
+        }
+    }
+    Ok(())
+}
+
+/// Each step in a range of blocks; second phases by the last block of the range. Gives the number of blocks.
+fn ranges(w: &mut Writer<'_>, levels: &[Vec<usize>], body: &mut String) -> Result<usize, String> {
+    let mut parts = Vec::new();
+    for &s in levels.iter().flatten() {
+        let mut phases = phases(w, s)?.into_iter();
+        let Some(first) = phases.next() else { continue };
+        let blocks = first.threads.div_ceil(w.threads).clamp(1, MOST_BLOCKS);
+        let mut text = first.text;
+        for second in phases {
+            let (counter, threads) = (w.counter(), w.threads);
+            let _ = write!(
+                text,
+                "        if (last_block({counter}, {blocks})) {{\n        const uint t = threadIdx.x, n = {threads};\n{}        }}\n",
+                second.text
+            );
+        }
+        parts.push((blocks, w.group.steps[s].op.mnemonic(), text));
+    }
+    let (mut first, count) = (0, parts.len());
+    for (i, (blocks, name, text)) in parts.into_iter().enumerate() {
+        let end = first + blocks;
+        let condition = match i + 1 == count {
+            true => String::new(),
+            false => format!("if (blockIdx.x < {end}) "),
+        };
+        let otherwise = if i > 0 { "    else " } else { "    " };
+        let block = if first > 0 { format!("(blockIdx.x - {first})") } else { "blockIdx.x".to_owned() };
+        let _ = write!(
+            body,
+            "{otherwise}{condition}{{ // {name}\n        const uint t = {block} * {} + threadIdx.x, n = {};\n{text}    }}\n",
+            w.threads,
+            blocks * w.threads
+        );
+        first = end;
+    }
+    Ok(first)
+}
+
+/// `sequence`, or with the operator where there is only one.
+fn name_of(group: &Group, levels: &[Vec<usize>]) -> String {
+    let mut all = levels.iter().flatten().map(|&s| group.steps[s].op.mnemonic());
+    match all.next() {
+        Some(first) if all.all(|name| name == first) => format!("{first}_kernel"),
+        _ => "sequence_kernel".to_owned(),
+    }
+}

@@ -1,0 +1,333 @@
+//! How a matrix product is cut into tiles: the candidates, and a model of what each would cost.
+//!
+//! The model counts cycles of one multiprocessor. A tile of a block takes the longer of its arithmetic and its copies from
+//! the L2 cache, plus a constant for filling the pipeline and for the epilogue; the blocks are dealt to the
+//! multiprocessors, and the fullest one decides. It only has to rank the candidates: absolute times are not claimed.
+
+use crate::arch::{Arch, Math, Target};
+use crate::limits::multiprocessor;
+use ddnnc_ir::DType;
+
+/// What multiplies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unit {
+    /// f32 units.
+    Exact,
+    /// Matrix units on f32 rounded to tf32.
+    Tf32,
+    /// Matrix units on bf16.
+    Bf16,
+}
+
+impl Unit {
+    /// What multiplies elements of that type.
+    pub(crate) fn of(dtype: DType, target: &Target) -> Unit {
+        match (dtype, target.math) {
+            (DType::Bf16, _) => Unit::Bf16,
+            (_, Math::Tf32) => Unit::Tf32,
+            (_, Math::Exact) => Unit::Exact,
+        }
+    }
+
+    /// Bytes of an element in a tile.
+    pub(crate) fn element(self) -> usize {
+        if self == Unit::Bf16 { 2 } else { 4 }
+    }
+
+    /// Floating-point operations per cycle of one multiprocessor (A100; newer ones differ by a factor common to all
+    /// candidates).
+    fn rate(self) -> f64 {
+        match self {
+            Unit::Exact => 128.0,
+            Unit::Tf32 => 1024.0,
+            Unit::Bf16 => 2048.0,
+        }
+    }
+}
+
+/// A way of cutting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tile {
+    /// Rows of a block's tile.
+    pub rows: usize,
+    /// Columns of it.
+    pub columns: usize,
+    /// Depth of a stage.
+    pub depth: usize,
+    /// How warps (threads, where f32 units multiply) lie over rows and columns.
+    pub units: [usize; 2],
+    /// Threads of a block.
+    pub threads: usize,
+}
+
+const fn on_matrix_units(rows: usize, columns: usize, depth: usize, warps: [usize; 2]) -> Tile {
+    Tile { rows, columns, depth, units: warps, threads: 32 * warps[0] * warps[1] }
+}
+
+const fn on_f32_units(rows: usize, columns: usize, units: [usize; 2]) -> Tile {
+    Tile { rows, columns, depth: 16, units, threads: units[0] * units[1] }
+}
+
+/// Legal tiles. Every operand's chunks divide among the threads of each, whichever way it lies.
+const BF16: [Tile; 15] = [
+    on_matrix_units(256, 64, 32, [4, 2]),
+    on_matrix_units(256, 64, 64, [4, 2]),
+    on_matrix_units(128, 128, 32, [2, 4]),
+    on_matrix_units(128, 128, 64, [2, 4]),
+    on_matrix_units(128, 64, 32, [2, 2]),
+    on_matrix_units(128, 64, 64, [2, 2]),
+    on_matrix_units(64, 128, 32, [2, 2]),
+    on_matrix_units(128, 32, 32, [4, 1]),
+    on_matrix_units(128, 32, 64, [4, 1]),
+    on_matrix_units(64, 64, 32, [2, 2]),
+    on_matrix_units(64, 64, 64, [2, 2]),
+    on_matrix_units(64, 32, 32, [2, 2]),
+    on_matrix_units(64, 32, 64, [2, 2]),
+    on_matrix_units(32, 32, 32, [2, 2]),
+    on_matrix_units(32, 32, 64, [2, 2]),
+];
+const TF32: [Tile; 9] = [
+    on_matrix_units(128, 128, 16, [2, 4]),
+    on_matrix_units(128, 128, 32, [2, 4]),
+    on_matrix_units(128, 64, 16, [2, 2]),
+    on_matrix_units(128, 64, 32, [2, 2]),
+    on_matrix_units(64, 128, 16, [2, 2]),
+    on_matrix_units(128, 32, 32, [4, 1]),
+    on_matrix_units(64, 64, 32, [2, 2]),
+    on_matrix_units(64, 32, 32, [2, 2]),
+    on_matrix_units(32, 32, 32, [2, 2]),
+];
+const EXACT: [Tile; 6] = [
+    on_f32_units(128, 128, [16, 16]),
+    on_f32_units(128, 64, [16, 8]),
+    on_f32_units(128, 32, [16, 8]),
+    on_f32_units(64, 64, [16, 8]),
+    on_f32_units(64, 32, [16, 8]),
+    on_f32_units(32, 32, [8, 8]),
+];
+
+impl Tile {
+    /// All legal ones.
+    pub(crate) fn all(unit: Unit) -> &'static [Tile] {
+        match unit {
+            Unit::Exact => &EXACT,
+            Unit::Tf32 => &TF32,
+            Unit::Bf16 => &BF16,
+        }
+    }
+
+    /// Elements of a row of the finished tile in shared memory.
+    pub(crate) fn pitch(&self) -> usize {
+        self.columns + 8
+    }
+
+    /// Bytes of the finished tile.
+    pub(crate) fn finished_bytes(&self) -> usize {
+        4 * self.rows * self.pitch()
+    }
+
+    /// The share of the peak that its inner loop can reach: small tiles of a warp read shared memory more often than
+    /// the units can multiply.
+    fn efficiency(&self, unit: Unit) -> f64 {
+        let (rows, columns) = (self.rows / self.units[0], self.columns / self.units[1]);
+        let reuse = (rows * columns) as f64 / (rows + columns) as f64;
+        // Values multiplied per value read from shared memory at which both take the same time.
+        let even = if unit == Unit::Exact { 2.0 } else { 10.0 };
+        0.9 * reuse / (reuse + 0.35 * even)
+    }
+}
+
+/// Products of one extent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Extent {
+    /// Rows.
+    pub rows: usize,
+    /// Columns.
+    pub columns: usize,
+    /// Depth.
+    pub depth: usize,
+    /// How many.
+    pub count: usize,
+}
+
+/// What an operand takes in shared memory, beside its tile.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Beside {
+    /// Bytes per element in each stage.
+    pub raw: usize,
+    /// Values of a table per entry, and its entries where they are not the tile's own columns.
+    pub table: Option<(usize, Option<usize>)>,
+}
+
+/// A choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Choice {
+    /// The tile.
+    pub tile: Tile,
+    /// Stages of the pipeline.
+    pub stages: usize,
+    /// Into how many runs the depth is cut.
+    pub splits: usize,
+}
+
+impl Choice {
+    /// For people.
+    pub(crate) fn describe(&self) -> String {
+        let Tile { rows, columns, depth, .. } = self.tile;
+        let mut text = format!("tile {rows}x{columns}x{depth}, {} stages", self.stages);
+        if self.splits > 1 {
+            text += &format!(", split-K {}", self.splits);
+        }
+        text
+    }
+}
+
+/// Dynamic shared memory that a block may have, beside a little that is static.
+pub(crate) fn shared_limit(arch: Arch) -> usize {
+    multiprocessor(arch).shared_per_block as usize - 128
+}
+
+/// Bytes of tables and of one stage.
+pub(crate) fn pipeline(tile: &Tile, unit: Unit, a: Beside, b: Beside) -> (usize, usize) {
+    let table = |beside: Beside, columns: usize| {
+        beside
+            .table
+            .map_or(0, |(values, entries)| 4 * (values * entries.unwrap_or(columns)).next_multiple_of(4))
+    };
+    let tables = table(a, tile.rows) + table(b, tile.columns);
+    let stage = tile.depth * (tile.rows * (unit.element() + a.raw) + tile.columns * (unit.element() + b.raw));
+    (tables, stage)
+}
+
+/// Choices for products of these extents, the best first. `fixed_splits` says that the depth may be cut at will, and how
+/// many partial sums there are at least; else it is cut only where that pays.
+///
+/// # Errors
+///
+/// A forced tile that is not legal.
+pub(crate) fn ranked(
+    target: &Target,
+    unit: Unit,
+    extents: &[Extent],
+    [a, b]: [Beside; 2],
+    column_multiple: usize,
+) -> Result<Vec<Choice>, String> {
+    let all = Tile::all(unit);
+    let limit = shared_limit(target.arch);
+    let forced = match target.tile {
+        None => None,
+        Some(wanted) => {
+            let found = all.iter().find(|t| [t.rows, t.columns, t.depth] == wanted);
+            let list =
+                || all.iter().map(|t| format!("{}x{}x{}", t.rows, t.columns, t.depth)).collect::<Vec<_>>();
+            let [m, n, k] = wanted;
+            Some(found.ok_or_else(|| format!("tile {m}x{n}x{k}: legal are {}", list().join(", ")))?)
+        }
+    };
+    let mut costs: Vec<(f64, Choice)> = Vec::new();
+    for tile in all {
+        if forced.is_some_and(|f| f != tile) || !column_multiple.is_multiple_of(tile.columns) {
+            continue;
+        }
+        let (tables, stage) = pipeline(tile, unit, a, b);
+        // As many stages as keep three blocks on a multiprocessor, at least three.
+        let stages = if tables + 4 * stage <= limit / 3 { 4 } else { 3 };
+        let bytes = (tables + stages * stage).max(tile.finished_bytes());
+        if bytes > limit {
+            continue;
+        }
+        for splits in [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128] {
+            if splits > 1 && extents.iter().any(|e| e.depth < 4 * splits * tile.depth) {
+                break;
+            }
+            let choice = Choice { tile: *tile, stages, splits };
+            costs.push((cycles(target, unit, extents, &choice, bytes, a.raw + b.raw), choice));
+        }
+    }
+    costs.sort_by(|x, y| x.0.total_cmp(&y.0));
+    Ok(costs.into_iter().map(|c| c.1).collect())
+}
+
+fn cycles(
+    target: &Target,
+    unit: Unit,
+    extents: &[Extent],
+    choice: &Choice,
+    shared: usize,
+    raw: usize,
+) -> f64 {
+    let Choice { tile, splits, .. } = *choice;
+    let multiprocessors = f64::from(target.multiprocessors.max(1));
+    let (mut blocks, mut work, mut longest, mut last) = (0.0f64, 0.0f64, 0.0f64, 0.0f64);
+    for e in extents {
+        let count = (e.rows.div_ceil(tile.rows) * e.columns.div_ceil(tile.columns) * e.count * splits) as f64;
+        let steps = e.depth.div_ceil(tile.depth).div_ceil(splits) as f64;
+        let flops = (2 * tile.rows * tile.columns * tile.depth) as f64;
+        // Bytes per cycle that a multiprocessor gets from the L2 cache.
+        let copies = ((tile.rows + tile.columns) * tile.depth * (unit.element() + raw / 2)) as f64 / 40.0;
+        let step = (flops / (unit.rate() * tile.efficiency(unit))).max(copies) + 20.0;
+        let finish = (tile.rows * tile.columns) as f64 / 16.0;
+        // Partial sums are written by every block, and read by the one that comes last.
+        let partials = if splits > 1 { (tile.rows * tile.columns * 4) as f64 } else { 0.0 };
+        let block = steps * step + 800.0 + finish + partials / 13.0 + partials / 30.0;
+        last = last.max(partials * splits as f64 / 30.0);
+        blocks += count;
+        work += count * block;
+        longest = longest.max(block);
+    }
+    // Too few warps on a multiprocessor leave it waiting.
+    let resident = (shared_limit(target.arch) / shared.max(1)).clamp(1, 2048 / tile.threads) as f64;
+    let filled = (blocks / multiprocessors).min(resident) * (tile.threads / 32) as f64;
+    let wait = 1.0 + 4.0 / filled.max(1.0);
+    let rounds = (blocks / multiprocessors).ceil() * (work / blocks.max(1.0));
+    rounds.max(longest) * wait + last
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `load.cuh` asserts of every operand, for both ways that it may lie.
+    #[test]
+    fn chunks_divide_among_the_threads() {
+        for unit in [Unit::Exact, Unit::Tf32, Unit::Bf16] {
+            let vector = 16 / unit.element();
+            for t in Tile::all(unit) {
+                for extent in [t.rows, t.columns] {
+                    for (rows, columns) in [(extent, t.depth), (t.depth, extent)] {
+                        let chunks = columns / vector;
+                        assert_eq!(columns % vector, 0, "{t:?}");
+                        assert_eq!(t.threads % chunks, 0, "{t:?}: {rows}x{columns}");
+                        assert_eq!(rows * chunks % t.threads, 0, "{t:?}: {rows}x{columns}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_forced_tile_is_taken_or_refused() {
+        let extents = [Extent { rows: 1000, columns: 64, depth: 576, count: 1 }];
+        let mut target = Target::new(Arch(80));
+        target.tile = Some([64, 32, 32]);
+        let choices = ranked(&target, Unit::Bf16, &extents, [Beside::default(); 2], 0).expect("a legal tile");
+        assert!(!choices.is_empty() && choices.iter().all(|c| (c.tile.rows, c.tile.columns) == (64, 32)));
+        target.tile = Some([100, 1, 1]);
+        let error =
+            ranked(&target, Unit::Bf16, &extents, [Beside::default(); 2], 0).expect_err("no such tile");
+        assert!(error.contains("128x128x32"), "{error}");
+    }
+
+    #[test]
+    fn large_products_get_large_tiles_and_small_ones_many_blocks() {
+        let target = Target::new(Arch(80));
+        let best = |rows, columns, depth| {
+            let extents = [Extent { rows, columns, depth, count: 1 }];
+            ranked(&target, Unit::Bf16, &extents, [Beside::default(); 2], 0).expect("no forced tile")[0]
+        };
+        let large = best(200_704, 256, 2304);
+        assert!(large.tile.rows * large.tile.columns >= 128 * 64 && large.splits == 1, "{large:?}");
+        let deep = best(64, 64, 200_704);
+        assert!(deep.splits >= 32, "{deep:?}");
+    }
+}

@@ -1,0 +1,210 @@
+// Operands of matrix products: where their elements lie, and how tiles of them come into shared memory.
+//
+// An operand is a matrix of rows u and columns v whose columns are contiguous in memory, at least GRANULE of them at a
+// time. Its columns are the depth of the product (`OUTER` false), or its rows are (`OUTER` true). An index says where an
+// element is: u() and v() decode a row and a column, offset() is the element's place from the start of the value, or -1
+// where there is none: then it counts as 0.
+
+// Numbers that no sum of two makes valid again.
+constexpr int FAR_BELOW = -(1 << 28);
+constexpr int FAR_ABOVE = 1 << 26;
+
+// A matrix as it lies in memory.
+template <int ROWS, int COLUMNS, int PITCH, int G> struct Matrix {
+    static constexpr int GRANULE = G;
+    int base;
+    struct U { int at; };
+    struct V { int at; };
+    __device__ __forceinline__ U u(int r) const { return {r < ROWS ? r * PITCH : -1}; }
+    __device__ __forceinline__ V v(int c) const { return {c < COLUMNS ? c : -1}; }
+    __device__ __forceinline__ int offset(U u, V v) const { return (u.at | v.at) < 0 ? -1 : base + u.at + v.at; }
+    __device__ __forceinline__ int channel(V v) const { return v.at; }
+};
+
+// A map seen through a convolution: row = output pixel (n, h', w'), column = (kh, kw, c) of a group of channels.
+template <class C, int PIXELS, int G> struct Patches {
+    static constexpr int GRANULE = G;
+    int base;
+    struct U { int at, h, w; };
+    struct V { int h, w, c; };
+    __device__ __forceinline__ U u(int p) const {
+        const int w = p % C::OUT_W, t = p / C::OUT_W, h = t % C::OUT_H, n = t / C::OUT_H;
+        return {base + n * (C::IN_H * C::IN_W * C::INPUTS), p < PIXELS ? h * C::STRIDE_H - C::PAD_H : FAR_BELOW,
+                w * C::STRIDE_W - C::PAD_W};
+    }
+    __device__ __forceinline__ V v(int k) const {
+        const int tap = k / C::GROUP_INPUTS, c = k - tap * C::GROUP_INPUTS;
+        const int h = tap / C::KERNEL_W, w = tap - h * C::KERNEL_W;
+        return {h < C::KERNEL_H ? h * C::DILATION_H : FAR_ABOVE, w * C::DILATION_W, c};
+    }
+    __device__ __forceinline__ int offset(U u, V v) const {
+        const int h = u.h + v.h, w = u.w + v.w;
+        const bool there = (uint)h < (uint)C::IN_H && (uint)w < (uint)C::IN_W;
+        return there ? u.at + (h * C::IN_W + w) * C::INPUTS + v.c : -1;
+    }
+    __device__ __forceinline__ int channel(V v) const { return v.h < FAR_ABOVE ? v.c : -1; }
+};
+
+// What one phase of an input gradient has in common: the pixels whose rows and columns leave the same remainders by the
+// strides meet the same taps, first_h + j * C::TAP_STEP_H, and see the output row i + from_h - j * C::OUT_STEP_H.
+struct Phase {
+    int rows, columns;      // pixels of an image that are of this phase
+    int offset_h, offset_w; // the first one's row and column
+    int taps_h, taps_w;     // how many taps
+    int first_h, first_w;   // the first one
+    int from_h, from_w;
+};
+
+// The pixel of the map that is number p of a phase; -1 behind the last.
+template <class C, int IMAGES> __device__ __forceinline__ int phase_row(const Phase& q, int p) {
+    const int l = p % q.columns, t = p / q.columns, i = t % q.rows, n = t / q.rows;
+    const int h = q.offset_h + i * C::STRIDE_H, w = q.offset_w + l * C::STRIDE_W;
+    return n < IMAGES ? (n * C::IN_H + h) * C::IN_W + w : -1;
+}
+
+// An output gradient seen from the pixels of a phase of the input: column = (tap, o).
+template <class C, int IMAGES, int G> struct Gathered {
+    static constexpr int GRANULE = G;
+    int base;
+    Phase phase;
+    struct U { int at, h, w; };
+    struct V { int h, w, c; };
+    __device__ __forceinline__ U u(int p) const {
+        const int l = p % phase.columns, t = p / phase.columns, i = t % phase.rows, n = t / phase.rows;
+        return {base + n * (C::OUT_H * C::OUT_W * C::OUTPUTS), n < IMAGES ? i + phase.from_h : FAR_BELOW,
+                l + phase.from_w};
+    }
+    __device__ __forceinline__ V v(int k) const {
+        const int tap = k / C::GROUP_OUTPUTS, c = k - tap * C::GROUP_OUTPUTS;
+        const int h = phase.taps_w == 1 ? tap : tap / max(phase.taps_w, 1), w = tap - h * phase.taps_w;
+        return {h < phase.taps_h ? -h * C::OUT_STEP_H : FAR_ABOVE, -w * C::OUT_STEP_W, c};
+    }
+    __device__ __forceinline__ int offset(U u, V v) const {
+        const int h = u.h + v.h, w = u.w + v.w;
+        const bool there = (uint)h < (uint)C::OUT_H && (uint)w < (uint)C::OUT_W;
+        return there ? u.at + (h * C::OUT_W + w) * C::OUTPUTS + v.c : -1;
+    }
+    __device__ __forceinline__ int channel(V v) const { return v.h < FAR_ABOVE ? v.c : -1; }
+};
+
+// Weights [O][kh][kw][PITCH] of the taps of a phase: row = (tap, o), column = c.
+template <class C, int PITCH, int G> struct PhaseTaps {
+    static constexpr int GRANULE = G;
+    int base;
+    Phase phase;
+    struct U { int at; };
+    struct V { int at; };
+    __device__ __forceinline__ U u(int k) const {
+        const int tap = k / C::GROUP_OUTPUTS, o = k - tap * C::GROUP_OUTPUTS;
+        const int h = phase.taps_w == 1 ? tap : tap / max(phase.taps_w, 1), w = tap - h * phase.taps_w;
+        const int at = (phase.first_h + h * C::TAP_STEP_H) * C::KERNEL_W + phase.first_w + w * C::TAP_STEP_W;
+        return {h < phase.taps_h ? (o * (C::KERNEL_H * C::KERNEL_W) + at) * PITCH : -1};
+    }
+    __device__ __forceinline__ V v(int c) const { return {c < C::GROUP_INPUTS ? c : -1}; }
+    __device__ __forceinline__ int offset(U u, V v) const { return (u.at | v.at) < 0 ? -1 : base + u.at + v.at; }
+    __device__ __forceinline__ int channel(V v) const { return v.at; }
+};
+
+// Where the 16-byte chunk `c` of a row lies in a tile of COLUMNS elements of E per row. Eight rows at one chunk (ldmatrix,
+// the float4 reads of a quarter warp) and eight neighbouring chunks (copies) each touch all 32 banks once, as the chunk's
+// number is mixed with the row's. A tile of floats whose rows are the depth is read element by element for tf32, four rows
+// and two chunks at a time: there the row counts twice, and the eight chunks differ too.
+template <typename E, int COLUMNS, bool OUTER> __device__ __forceinline__ int place(int row, int c) {
+    constexpr int CHUNKS = COLUMNS * (int)sizeof(E) / 16;
+    constexpr int ROWS_OF_EIGHT = CHUNKS >= 8 ? 1 : 8 / CHUNKS, MASK = CHUNKS >= 8 ? 7 : CHUNKS - 1;
+    constexpr int STEP = OUTER && sizeof(E) == 4 ? 2 : 1;
+    return row * CHUNKS + (c ^ ((row * STEP / ROWS_OF_EIGHT) & MASK));
+}
+
+// An operand that is read as it lies in memory.
+template <typename E> struct Direct {
+    static constexpr int RAW_ELEMENT = 0;
+    static constexpr bool MAKES = false, IN_PLACE = true;
+    const E* p;
+    template <int G> __device__ __forceinline__ void copy(char*, E* to, int, int, int at) const {
+        copy_async<G * (int)sizeof(E)>(to, p + max(at, 0), at >= 0);
+    }
+    __device__ void fill(float*, int, int, int) const {}
+    template <int G>
+    __device__ void make(const char*, int, E*, int, int, const float*, int, int, int) const {}
+};
+
+// One operand of a block: ROWS x COLUMNS elements of E in each stage, copied by all THREADS threads. A thread copies the
+// same chunk column of several rows. FIRST is where tiles lie in a stage, RAW_FIRST where what the chain reads beside.
+template <class Index, class Chain, typename E, int ROWS, int COLUMNS, bool OUTER, int THREADS, int TABLE>
+struct Operand {
+    static constexpr int VECTOR = 16 / (int)sizeof(E), ROW_CHUNKS = COLUMNS / VECTOR;
+    static constexpr int COUNT = ROWS * ROW_CHUNKS / THREADS, ROW_STEP = THREADS / ROW_CHUNKS;
+    static constexpr int G = Index::GRANULE, GRANULES = VECTOR / G, ELEMENTS = ROWS * COLUMNS;
+    static constexpr int TILE_BYTES = ELEMENTS * (int)sizeof(E), RAW_BYTES = ELEMENTS * Chain::RAW_ELEMENT;
+    static_assert(COUNT * THREADS == ROWS * ROW_CHUNKS && THREADS % ROW_CHUNKS == 0, "chunks do not fill the threads");
+    Index index;
+    Chain chain;
+    typename Index::U us[OUTER ? 1 : COUNT];
+    typename Index::V vs[OUTER ? GRANULES : 1];
+
+    // Fixes the rows (or, outer, the columns) from `first` on.
+    __device__ __forceinline__ void start(int first) {
+        if constexpr (OUTER) {
+            #pragma unroll
+            for (int g = 0; g < GRANULES; g++)
+                vs[g] = index.v(first + (int)threadIdx.x % ROW_CHUNKS * VECTOR + g * G);
+        } else {
+            #pragma unroll
+            for (int i = 0; i < COUNT; i++) us[i] = index.u(first + (int)threadIdx.x / ROW_CHUNKS + i * ROW_STEP);
+        }
+    }
+
+    // Fills the table of what is constant along the rows: of the tile's own columns, or of all channels. `channel` is
+    // the group's first.
+    __device__ __forceinline__ void fill(float* table, int first, int channel) const {
+        if constexpr (TABLE > 0) {
+            for (int j = threadIdx.x; j < TABLE; j += THREADS) {
+                const int c = OUTER ? index.channel(index.v(first + j)) : j;
+                if (c >= 0) chain.fill(table, j, TABLE, channel + c);
+            }
+        }
+    }
+
+    // Calls f(granule of the chunk, where it goes, its number among what this thread copies, u, v).
+    template <class F> __device__ __forceinline__ void each(E* tile, int k, F f) {
+        const int column = (int)threadIdx.x % ROW_CHUNKS, row0 = (int)threadIdx.x / ROW_CHUNKS;
+        #pragma unroll
+        for (int g = 0; g < GRANULES; g++) {
+            typename Index::V v;
+            if constexpr (OUTER) v = vs[g];
+            else v = index.v(k + column * VECTOR + g * G);
+            #pragma unroll
+            for (int i = 0; i < COUNT; i++) {
+                const int row = row0 + i * ROW_STEP;
+                typename Index::U u;
+                if constexpr (OUTER) u = index.u(k + row);
+                else u = us[i];
+                E* to = tile + place<E, COLUMNS, OUTER>(row, column) * VECTOR + g * G;
+                f(to, (i * THREADS + (int)threadIdx.x) * VECTOR + g * G, index.offset(u, v), v, column * VECTOR + g * G);
+            }
+        }
+    }
+
+    // Starts the copies of the tile at depth k.
+    __device__ __forceinline__ void load(char* tile, char* raw, int k) {
+        each((E*)tile, k, [&](E* to, int slot, int at, typename Index::V, int) {
+            chain.template copy<G>(raw, to, slot, ELEMENTS, at);
+        });
+    }
+
+    // Makes the operand of what this thread copied.
+    __device__ __forceinline__ void make(char* tile, const char* raw, const float* table, int k, int channel) {
+        if constexpr (Chain::MAKES) {
+            each((E*)tile, k, [&](E* to, int slot, int at, typename Index::V v, int column) {
+                const int c = index.channel(v);
+                if (at >= 0) {
+                    chain.template make<G>(raw, slot, to, ELEMENTS, at, table, OUTER ? column : c, TABLE, channel + c);
+                } else if constexpr (!Chain::IN_PLACE) {
+                    const float zeros[G] = {};
+                    pack(to, zeros);
+                }
+            });
+        }
+    }
+};
