@@ -1,6 +1,6 @@
 //! The training loop.
 
-use crate::data::{Batch, DataSource};
+use crate::data::{Batch, DataError, DataSource};
 use crate::error::TrainError;
 use crate::evaluate::{Evaluator, NetResult, nets_with_logits, rank};
 use crate::feed::{self, Clock, Feed};
@@ -242,10 +242,29 @@ impl<'a> Trainer<'a> {
         let (mut mark, mut images_since) = (Instant::now(), 0u64);
         let (mut epoch_seconds, mut epoch_images) = (0.0, 0u64);
         let mut interrupted = stop.load(Ordering::SeqCst);
+        // The batch of the next step, once the device has been given it while it ran the last one.
+        let mut given: Option<Result<Batch, DataError>> = None;
         while self.step < end && !interrupted {
-            let Some(batch) = loader.next_batch() else { break };
-            let batch = batch?;
-            self.one_step(&batch, total, &mut record)?;
+            let batch = match given.take() {
+                Some(batch) => batch?,
+                None => {
+                    let Some(batch) = loader.next_batch() else { break };
+                    let batch = batch?;
+                    let clock = self.clock(self.step, total);
+                    self.feed.write(self.exec.as_mut(), &batch, clock)?;
+                    batch
+                }
+            };
+            let lr = self.clock(self.step, total).lr;
+            self.exec.run()?;
+            if self.exec.inputs_wait_apart() && self.step + 1 < end {
+                given = loader.next_batch();
+                if let Some(Ok(next)) = &given {
+                    let clock = self.clock(self.step + 1, total);
+                    self.feed.write(self.exec.as_mut(), next, clock)?;
+                }
+            }
+            self.read_step(&batch, lr, &mut record)?;
             images_since += batch.real as u64;
             epoch_images += batch.real as u64;
             loader.recycle(batch);
@@ -277,13 +296,15 @@ impl<'a> Trainer<'a> {
         self.finish(interrupted, total, validation, started, observer)
     }
 
-    /// Feeds and runs one step, and reads what it gives.
-    fn one_step(&mut self, batch: &Batch, total: u64, record: &mut StepRecord) -> Result<(), TrainError> {
+    /// The numbers of a step that comes after `step` others.
+    fn clock(&self, step: u64, total: u64) -> Clock {
         let recipe = &self.job.model.recipe;
-        let lr = recipe.optimizer.lr() * recipe.schedule.factor(self.step, total, self.steps_per_epoch);
-        let epochs = self.step as f64 / self.steps_per_epoch as f64;
-        self.feed.write(self.exec.as_mut(), batch, Clock { step: self.step, lr, epochs })?;
-        self.exec.run()?;
+        let lr = recipe.optimizer.lr() * recipe.schedule.factor(step, total, self.steps_per_epoch);
+        Clock { step, lr, epochs: step as f64 / self.steps_per_epoch as f64 }
+    }
+
+    /// Reads what a step gives.
+    fn read_step(&mut self, batch: &Batch, lr: f64, record: &mut StepRecord) -> Result<(), TrainError> {
         record.epoch = self.step / self.steps_per_epoch + 1;
         self.step += 1;
         record.step = self.step;

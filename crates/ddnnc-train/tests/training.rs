@@ -10,7 +10,8 @@ use ddnnc_train::{
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 const SPEC: &str = "model tiny // <spec> & text";
 
@@ -43,6 +44,8 @@ struct Setup {
     data: DataSource,
     recalibrate: bool,
     nan_at: Option<u64>,
+    apart: bool,
+    early: Arc<AtomicU64>,
 }
 
 impl Setup {
@@ -50,7 +53,7 @@ impl Setup {
     fn new() -> Setup {
         let folder = tempfile::tempdir().unwrap();
         let data = mnist(&folder.path().join("data"), 60, 25, 0.1, vec![]);
-        Setup { folder, data, recalibrate: false, nan_at: None }
+        Setup { folder, data, recalibrate: false, nan_at: None, apart: false, early: Arc::default() }
     }
 
     fn run(&self, name: &str) -> PathBuf {
@@ -74,7 +77,7 @@ impl Setup {
             eval_model: &model,
             eval: &eval,
             calibrate: Some(&calibrate),
-            device: &FakeDevice { nan_at: self.nan_at },
+            device: &FakeDevice { nan_at: self.nan_at, apart: self.apart, early: self.early.clone() },
             data: &self.data,
             start: initial_values(&model, 7, Path::new("")).unwrap(),
             options,
@@ -160,6 +163,26 @@ fn a_resumed_run_equals_the_uninterrupted_one_to_the_bit() {
         assert_eq!(summary.ending, Ending::Finished);
         assert_eq!(setup.last(&name), setup.last("whole"), "stopped at {at}");
         assert_eq!(setup.records(&name), setup.records("whole"), "stopped at {at}");
+    }
+}
+
+#[test]
+fn a_device_that_keeps_inputs_apart_gets_batches_early_and_trains_to_the_same_bits() {
+    let mut setup = Setup::new();
+    setup.train("plain", 0, |_| {}).unwrap();
+    assert_eq!(setup.early.load(Ordering::Relaxed), 0);
+    setup.apart = true;
+    setup.train("apart", 0, |o| o.loader_threads = 2).unwrap();
+    assert_eq!(setup.early.load(Ordering::Relaxed), 17, "every batch but the first of 18");
+    assert_eq!(setup.last("apart"), setup.last("plain"));
+    assert_eq!(setup.records("apart"), setup.records("plain"));
+    // Stopped and resumed, a batch that was given and never used changes nothing.
+    for at in [5, 6, 17] {
+        let name = format!("part{at}");
+        assert_eq!(setup.train(&name, at, |_| {}).unwrap().0.step, at);
+        setup.train(&name, 0, |o| o.resume = true).unwrap();
+        assert_eq!(setup.last(&name), setup.last("plain"), "stopped at {at}");
+        assert_eq!(setup.records(&name), setup.records("plain"), "stopped at {at}");
     }
 }
 

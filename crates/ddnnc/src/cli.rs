@@ -1,5 +1,6 @@
 //! The command line as clap reads it.
 
+use crate::device_args::{CodeArgs, DeviceArgs};
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -41,21 +42,23 @@ pub enum Color {
 pub enum Command {
     /// Compile a spec and show what came of it
     #[command(
-        after_help = "Examples:\n  ddnnc compile specs/resnet50_ekd.ddnn --batch 32\n  ddnnc compile specs/quickstart.ddnn --no-fuse\n  ddnnc compile specs/quickstart.ddnn --passes dead_code,share_prefixes,canonical,fuse --emit fused"
+        after_help = "Examples:\n  ddnnc compile specs/resnet50_ekd.ddnn --batch 32\n  ddnnc compile specs/quickstart.ddnn --no-fuse\n  ddnnc compile specs/quickstart.ddnn --passes dead_code,share_prefixes,canonical,fuse --emit fused\n  ddnnc compile specs/quickstart.ddnn --emit cuda --arch sm_90 -o quickstart.cu\n  ddnnc compile specs/resnet50_ekd.ddnn --batch 256 --arch sm_90 --set train.precision=bf16"
     )]
     Compile(CompileArgs),
     /// Train every sub-net of a spec at once
     #[command(
-        after_help = "Examples:\n  ddnnc train specs/quickstart.ddnn --set train.epochs=3 --out runs/try\n  ddnnc compile specs/quickstart.ddnn -o step.program && ddnnc train specs/quickstart.ddnn --program step.program"
+        after_help = "Examples:\n  ddnnc train specs/quickstart.ddnn --set train.epochs=3 --out runs/try\n  ddnnc compile specs/quickstart.ddnn -o step.program && ddnnc train specs/quickstart.ddnn --program step.program\n  ddnnc train specs/quickstart.ddnn --device cuda --tf32\n  ddnnc train specs/quickstart.ddnn --emulate --batch 8 --steps 20"
     )]
     Train(TrainArgs),
     /// Measure the accuracy of every sub-net
     #[command(
-        after_help = "Examples:\n  ddnnc eval runs/quickstart\n  ddnnc eval specs/quickstart.ddnn --weights w.safetensors --split validation\n  ddnnc eval runs/quickstart --at-least 0.975"
+        after_help = "Examples:\n  ddnnc eval runs/quickstart\n  ddnnc eval specs/quickstart.ddnn --weights w.safetensors --split validation\n  ddnnc eval runs/quickstart --at-least 0.975\n  ddnnc eval runs/quickstart --device cuda"
     )]
     Eval(EvalArgs),
     /// Classify image files
-    #[command(after_help = "Example:\n  ddnnc predict runs/quickstart --subnet small digit.png")]
+    #[command(
+        after_help = "Examples:\n  ddnnc predict runs/quickstart --subnet small digit.png\n  ddnnc predict runs/quickstart --device cuda digit.png"
+    )]
     Predict(PredictArgs),
     /// Write one sub-net as a model of its own
     #[command(after_help = "Example:\n  ddnnc export runs/quickstart --subnet small -o small.safetensors")]
@@ -67,14 +70,16 @@ pub enum Command {
     Import(ImportArgs),
     /// Run one step on given tensors, without an update; or write fresh weights
     #[command(
-        after_help = "Examples:\n  ddnnc step specs/quickstart.ddnn --init w.safetensors --seed 1\n  ddnnc step specs/quickstart.ddnn --weights w.safetensors --batch b.safetensors --out g.safetensors"
+        after_help = "Examples:\n  ddnnc step specs/quickstart.ddnn --init w.safetensors --seed 1\n  ddnnc step specs/quickstart.ddnn --weights w.safetensors --batch b.safetensors --out g.safetensors\n  ddnnc step specs/quickstart.ddnn --weights w.safetensors --batch b.safetensors --emulate"
     )]
     Step(StepArgs),
     /// Show what a spec declares: nets, stages, losses, pairings, parameters
     #[command(after_help = "Example:\n  ddnnc inspect specs/quickstart.ddnn --parameters")]
     Inspect(InspectArgs),
     /// Measure the speed of the training step on random data
-    #[command(after_help = "Example:\n  ddnnc bench specs/cifar10_resnet20_ekd.ddnn --steps 20")]
+    #[command(
+        after_help = "Examples:\n  ddnnc bench specs/cifar10_resnet20_ekd.ddnn --steps 20\n  ddnnc bench specs/cifar10_resnet20_ekd.ddnn --device cuda --tf32"
+    )]
     Bench(BenchArgs),
     /// Rewrite specs in the canonical form
     #[command(
@@ -106,30 +111,6 @@ pub struct SpecArgs {
     /// Replace a setting of the spec: train.epochs=3, train.optimizer.lr=0.05, share.resnet.norm=shared, let.width=32
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-}
-
-/// Where the program runs.
-#[derive(Debug, Args)]
-pub struct DeviceArgs {
-    /// What runs the program (auto is cpu)
-    #[arg(long, value_enum, default_value_t = DeviceName::Auto)]
-    pub device: DeviceName,
-    /// Threads of the cpu device [default: one for each core]
-    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub threads: Option<u16>,
-}
-
-/// The devices by name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum DeviceName {
-    /// The best that is there
-    Auto,
-    /// Native kernels
-    Cpu,
-    /// An NVIDIA GPU
-    Cuda,
-    /// The slow f64 evaluator
-    Reference,
 }
 
 /// Which passes the compiler runs.
@@ -173,7 +154,7 @@ pub struct CompileArgs {
     /// Write every phase into this folder
     #[arg(long, value_name = "DIR")]
     pub dump_phases: Option<PathBuf>,
-    /// Write the program
+    /// Write the program; with `--emit cuda|ptx|sass`, write that text
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Print the summary as one JSON object
@@ -188,6 +169,9 @@ pub struct CompileArgs {
     /// The training step, or inference
     #[arg(long, value_enum, default_value_t = StepMode::Train)]
     pub mode: StepMode,
+    /// The kernels
+    #[command(flatten)]
+    pub code: CodeArgs,
     /// The passes
     #[command(flatten)]
     pub passes: PassArgs,
@@ -206,6 +190,12 @@ pub enum Emit {
     Fused,
     /// Launches in order, with their buffers
     Schedule,
+    /// CUDA C++ of every kernel, with the launches that use it
+    Cuda,
+    /// The same, compiled by NVRTC to PTX
+    Ptx,
+    /// The same, compiled by NVRTC to machine code and disassembled by nvdisasm
+    Sass,
 }
 
 /// Training or inference.

@@ -1,23 +1,71 @@
 //! From `--device` to a device, and from programs to what runs them.
 
-use crate::Failure;
-use crate::cli::{DeviceArgs, DeviceName, PassArgs};
+use crate::cli::PassArgs;
+use crate::device_args::{DeviceArgs, DeviceName};
+use crate::load_notes::LoadNotes;
+use crate::output::bytes;
+use crate::{Failure, Ui};
 use ddnnc_cpu::CpuDevice;
+use ddnnc_cuda::{CudaDevice, CudaOptions, OpenError};
 use ddnnc_ir::Model;
 use ddnnc_passes::{Compiled, Device, DeviceError, Goal, Options, PassError, ReferenceDevice};
+use std::sync::Arc;
 
 /// Opens the device that the user named.
-pub fn open(args: &DeviceArgs) -> Result<Box<dyn Device>, Failure> {
-    match args.device {
-        DeviceName::Auto | DeviceName::Cpu => {
-            let device = CpuDevice::new(args.threads.map(usize::from)).map_err(failed)?;
-            Ok(Box::new(device))
-        }
-        DeviceName::Reference => Ok(Box::new(ReferenceDevice)),
-        DeviceName::Cuda => {
-            Err(Failure::environment("this build has no CUDA device").hint("use `--device cpu`"))
+pub fn open(args: &DeviceArgs, ui: Ui) -> Result<Box<dyn Device>, Failure> {
+    open_watched(args, ui, Arc::new(LoadNotes::new(ui)))
+}
+
+/// As [`open`]; the notes learn how programs are loaded, if the device tells.
+pub fn open_watched(args: &DeviceArgs, ui: Ui, notes: Arc<LoadNotes>) -> Result<Box<dyn Device>, Failure> {
+    let name = args.name();
+    if matches!(name, DeviceName::Cpu | DeviceName::Reference) {
+        let option = if args.emulate { Some("--emulate") } else { args.kernels.given() };
+        if let Some(option) = option {
+            let message = format!("{option} is for the cuda device, not for `--device {}`", name.as_str());
+            return Err(Failure::usage(message));
         }
     }
+    if args.emulate {
+        ddnnc_emu::install().map_err(|message| {
+            Failure::environment(format!("no emulated CUDA driver: {message}"))
+                .hint("`cargo build -p ddnnc-emu` makes the library; DDNNC_EMU_LIBRARY says where it is")
+        })?;
+    }
+    match name {
+        DeviceName::Auto if CudaDevice::has_driver() => match cuda(args, notes) {
+            Ok(device) => Ok(device),
+            Err(error) => {
+                ui.note(&format!("running on the cpu: {error}"));
+                cpu(args)
+            }
+        },
+        DeviceName::Auto | DeviceName::Cpu => cpu(args),
+        DeviceName::Cuda => cuda(args, notes).map_err(|error| {
+            let failure = Failure::environment(&error).hint("use `--device cpu`");
+            match error {
+                OpenError::NoDriver | OpenError::NoDevice { .. } if !args.emulate => {
+                    failure.hint("`--emulate` runs the kernels on the CPU, slowly and checked")
+                }
+                _ => failure,
+            }
+        }),
+        DeviceName::Reference => Ok(Box::new(ReferenceDevice)),
+    }
+}
+
+fn cpu(args: &DeviceArgs) -> Result<Box<dyn Device>, Failure> {
+    Ok(Box::new(CpuDevice::new(args.threads.map(usize::from)).map_err(failed)?))
+}
+
+fn cuda(args: &DeviceArgs, notes: Arc<LoadNotes>) -> Result<Box<dyn Device>, OpenError> {
+    let options = CudaOptions {
+        math: args.kernels.math(),
+        tile: args.kernels.cuda_tile,
+        watch: notes,
+        ..CudaOptions::default()
+    };
+    Ok(Box::new(CudaDevice::open(options)?))
 }
 
 /// The passes that the user asked for. An order that they cannot run in is the command line's fault.
@@ -44,5 +92,12 @@ pub fn not_compiled(error: &PassError) -> Failure {
 
 /// A device that failed.
 pub fn failed(error: DeviceError) -> Failure {
-    Failure::environment(error)
+    match error {
+        DeviceError::TooLarge { needed, free } => {
+            let (needed, free) = (bytes(needed as u64), bytes(free as u64));
+            Failure::environment(format!("the program needs {needed} and the device has {free} free"))
+                .hint("a smaller batch needs less: `--batch N`")
+        }
+        error => Failure::environment(error),
+    }
 }

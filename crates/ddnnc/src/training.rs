@@ -4,13 +4,17 @@
 use crate::cli::{SpecArgs, WeightArgs};
 use crate::output::{grouped, percent, si, table};
 use crate::weights;
-use crate::{Failure, Spec, Ui};
+use crate::{Failure, Spec, Ui, device};
 use ddnnc_ir::Model;
+use ddnnc_passes::DeviceError;
 use ddnnc_train::{Checkpoint, DataError, Fit, NetResult, RunFolder, Tensors, TrainError, read_weights};
 use std::path::{Path, PathBuf};
 
 /// The exit status of an error of the training library.
 pub fn failed(error: TrainError) -> Failure {
+    if let TrainError::Device(error @ DeviceError::TooLarge { .. }) = error {
+        return device::failed(error);
+    }
     if error.is_environment() { Failure::environment(error) } else { Failure::input(error) }
 }
 

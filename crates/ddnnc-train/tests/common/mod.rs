@@ -10,8 +10,11 @@ use ddnnc_passes::{
 };
 use ddnnc_train::{DataSource, Fit};
 use indexmap::IndexMap;
+use std::cell::Cell;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 pub const CLASSES: usize = 10;
 
@@ -161,9 +164,18 @@ pub fn program(goal: Goal, batch: usize) -> Program {
 pub struct FakeDevice {
     /// The step, from 1, whose `kl.right.wrong` is NaN.
     pub nan_at: Option<u64>,
+    /// Inputs of the next step may be written before the results of the last are read; else writing one destroys them,
+    /// as it may where inputs and outputs share memory.
+    pub apart: bool,
+    /// Images that came before the results of the step before were read.
+    pub early: Arc<AtomicU64>,
 }
 
 struct FakeExecutable {
+    apart: bool,
+    early: Arc<AtomicU64>,
+    /// A step has run, and its results were not asked for yet.
+    unread: Cell<bool>,
     program: Program,
     floats: IndexMap<String, Vec<f32>>,
     integers: IndexMap<String, Vec<i64>>,
@@ -187,7 +199,15 @@ impl Device for FakeDevice {
                 ddnnc_ir::DType::I64 => drop(integers.insert(name.clone(), vec![0; ty.elements()])),
             }
         }
-        Ok(Box::new(FakeExecutable { program: program.clone(), floats, integers, nan_at: self.nan_at }))
+        Ok(Box::new(FakeExecutable {
+            program: program.clone(),
+            floats,
+            integers,
+            nan_at: self.nan_at,
+            apart: self.apart,
+            early: self.early.clone(),
+            unread: Cell::new(false),
+        }))
     }
 }
 
@@ -207,6 +227,14 @@ impl Executable for FakeExecutable {
 
     fn write_f32(&mut self, name: &str, data: &[f32]) -> Result<(), DeviceError> {
         let unknown = || DeviceError::UnknownName { name: name.into() };
+        if self.program.inputs.contains_key(name) && !self.apart {
+            for output in self.program.outputs.keys() {
+                self.floats[output].fill(f32::NAN);
+            }
+        }
+        if name == "picture" && self.unread.get() && self.program.name == "train" {
+            self.early.fetch_add(1, Ordering::Relaxed);
+        }
         copy(name, data, self.floats.get_mut(name).ok_or_else(unknown)?)
     }
 
@@ -217,10 +245,16 @@ impl Executable for FakeExecutable {
 
     fn read_f32(&self, name: &str, data: &mut [f32]) -> Result<(), DeviceError> {
         let unknown = || DeviceError::UnknownName { name: name.into() };
+        self.unread.set(false);
         copy(name, self.floats.get(name).ok_or_else(unknown)?, data)
     }
 
+    fn inputs_wait_apart(&self) -> bool {
+        self.apart
+    }
+
     fn run(&mut self) -> Result<(), DeviceError> {
+        self.unread.set(true);
         let image = self.floats["picture"].clone();
         let samples = image.len() / 784;
         let mut gradient: [f32; 4] =

@@ -1,11 +1,13 @@
 //! `ddnnc bench`: how fast the training step runs on random data.
 
 use crate::cli::BenchArgs;
+use crate::load_notes::LoadNotes;
 use crate::output::{bytes, print, print_json};
 use crate::{Failure, Spec, Ui, device, weights};
 use ddnnc_ir::{DType, Mode, Model};
 use ddnnc_passes::{Executable, Goal};
 use serde_json::json;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Steps before the clock runs, so that memory is touched and caches are warm.
@@ -19,7 +21,8 @@ pub fn run(args: &BenchArgs, ui: Ui) -> Result<(), Failure> {
     // Speed does not depend on the weights: what the spec loads from files begins at random here.
     model.parameters.values_mut().for_each(|p| p.load = None);
     model.states.values_mut().for_each(|s| s.load = None);
-    let device = device::open(&args.device)?;
+    let notes = Arc::new(LoadNotes::new(ui));
+    let device = device::open_watched(&args.device, ui, Arc::clone(&notes))?;
     let compiled = device::compile(&model, Goal::Train, &options)?;
     let mut run = device.load(&compiled.program).map_err(device::failed)?;
     weights::fill(run.as_mut(), &weights::initial(&spec, &model, model.recipe.seed)?)?;
@@ -28,6 +31,8 @@ pub fn run(args: &BenchArgs, ui: Ui) -> Result<(), Failure> {
         feed(run.as_mut(), &model, step)?;
         let start = Instant::now();
         run.run().map_err(device::failed)?;
+        // A device may run on behind the call; reading what the step gives waits for it.
+        run.read_f32("loss.total", &mut [0.0]).map_err(device::failed)?;
         if step >= WARM_UP {
             times.push(start.elapsed().as_secs_f64() * 1e3);
         }
@@ -36,14 +41,23 @@ pub fn run(args: &BenchArgs, ui: Ui) -> Result<(), Failure> {
     let rate = if median > 0.0 { model.batch as f64 / median * 1e3 } else { 0.0 };
     let precision = model.recipe.precision.as_str();
     let rss = peak_rss();
+    let loaded = notes.last();
     if args.json {
-        return print_json(&json!({
+        let mut figures = json!({
             "model": model.name, "images_per_second": rate, "step_ms": median, "batch": model.batch,
             "device": device.name(), "precision": precision, "steps": args.steps, "peak_rss_bytes": rss,
-        }));
+        });
+        if let Some(loaded) = loaded {
+            figures["device_bytes"] = json!(loaded.memory.total());
+            figures["kernels"] = json!(loaded.kernels);
+            figures["load_ms"] = json!(loaded.milliseconds);
+        }
+        return print_json(&figures);
     }
+    let on_device = loaded
+        .map_or(String::new(), |loaded| format!(", {} on the device", bytes(loaded.memory.total() as u64)));
     print(&format!(
-        "{} on {}, batch {}, {precision}: {rate:.1} images/s, {median:.2} ms a step (median of {}), peak memory {}\n",
+        "{} on {}, batch {}, {precision}: {rate:.1} images/s, {median:.2} ms a step (median of {}), peak memory {}{on_device}\n",
         model.name,
         device.name(),
         model.batch,

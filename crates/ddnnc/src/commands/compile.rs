@@ -2,9 +2,10 @@
 
 use crate::cli::{CompileArgs, Emit, StepMode};
 use crate::device::not_compiled;
+use crate::kernel_facts::Facts;
 use crate::launches::Counts;
 use crate::output::{bytes, grouped, print, print_json, si, table, write_file};
-use crate::{Failure, Spec, Ui, device, memory_picture};
+use crate::{Failure, Spec, Ui, device, kernel_text, memory_picture};
 use ddnnc_cpu::CpuDevice;
 use ddnnc_ir::{Graph, IrError, Mode, Model, Op};
 use ddnnc_passes::{Compiled, Goal};
@@ -50,6 +51,13 @@ impl Phases {
 pub fn run(args: &CompileArgs, ui: Ui) -> Result<(), Failure> {
     let start = Instant::now();
     let options = device::options(&args.passes)?;
+    let kernels = kernel_text::is_kernels(args.emit);
+    // Without a phase, `--arch` asks what is known of the kernels.
+    let facts = args.emit.is_none() && args.code.arch.is_some();
+    if let (false, Some(option)) = (kernels || facts, args.code.given()) {
+        let hint = "it goes with `--emit cuda`, `ptx` or `sass`, or with `--arch` and no `--emit`";
+        return Err(Failure::usage(format!("{option} changes nothing here")).hint(hint));
+    }
     let spec = Spec::load(&args.spec.spec, &args.spec.set, ui)?;
     if args.emit == Some(Emit::Ast) {
         return print(&ddnnc_syntax::dump(&spec.file));
@@ -69,7 +77,7 @@ pub fn run(args: &CompileArgs, ui: Ui) -> Result<(), Failure> {
         // Without a backward pass, the forward graph with its prefixes shared is what comes nearest.
         Some(Emit::Grad) => vec![if args.mode == StepMode::Train { "grad" } else { "shared" }],
         Some(Emit::Fused) => vec!["fused"],
-        Some(Emit::Ast | Emit::Schedule) | None => Vec::new(),
+        Some(Emit::Ast | Emit::Schedule | Emit::Cuda | Emit::Ptx | Emit::Sass) | None => Vec::new(),
     };
     let compiled =
         ddnnc_passes::compile_with(&model, goal, &options, &mut |phase, graph| phases.see(phase, graph))
@@ -77,6 +85,13 @@ pub fn run(args: &CompileArgs, ui: Ui) -> Result<(), Failure> {
     let elapsed = start.elapsed().as_secs_f64() * 1e3;
     if let Some(folder) = &args.dump_phases {
         dump(folder, &spec, &phases, &compiled)?;
+    }
+    if let (true, Some(emit)) = (kernels, args.emit) {
+        let text = kernel_text::text(&compiled.program, emit, &args.code)?;
+        let Some(path) = &args.output else { return print(&text) };
+        write_file(path, text.as_bytes())?;
+        ui.note(&format!("wrote the kernels to {}", path.display()));
+        return Ok(());
     }
     if let Some(path) = &args.output {
         write_file(path, &compiled.program.to_bytes().map_err(|e| not_compiled(&e))?)?;
@@ -90,11 +105,30 @@ pub fn run(args: &CompileArgs, ui: Ui) -> Result<(), Failure> {
         return print(&memory(&compiled));
     }
     let shared = phases.operators_after_sharing;
+    let known = match args.code.arch {
+        Some(arch) if facts => {
+            let note = |text: &str| ui.note(text);
+            Some(Facts::new(&compiled.program, &args.code, arch, &note)?)
+        }
+        _ => None,
+    };
     match args.emit {
         Some(Emit::Schedule) => print(&compiled.program.to_string()),
         Some(_) => print(phases.text(phases.wanted[0])?),
-        None if args.json => print_json(&as_json(&model, &compiled, shared, elapsed)),
-        None => print(&summary(&model, args.mode, &compiled, shared, elapsed)),
+        None if args.json => {
+            let mut object = as_json(&model, &compiled, shared, elapsed);
+            if let Some(known) = &known {
+                object["kernels"] = known.json();
+            }
+            print_json(&object)
+        }
+        None => {
+            let mut text = summary(&model, args.mode, &compiled, shared, elapsed);
+            if let Some(known) = &known {
+                let _ = write!(text, "\n{}", known.table(SHOWN_KERNELS));
+            }
+            print(&text)
+        }
     }
 }
 
@@ -166,6 +200,9 @@ fn as_json(model: &Model, compiled: &Compiled, shared: usize, elapsed: f64) -> V
         "compile_ms": (elapsed * 1e3).round() / 1e3,
     })
 }
+
+/// How many launches the summary of `--arch` names.
+const SHOWN_KERNELS: usize = 15;
 
 /// How many of the largest values the summary names.
 const SHOWN: usize = 5;

@@ -30,7 +30,7 @@ pub fn run(args: &EvalArgs, ui: Ui) -> Result<(), Failure> {
             Failure::input("the spec holds no images out for validation").hint("evaluate on `--split test`")
         );
     }
-    let device = device::open(&args.device)?;
+    let device = device::open(&args.device, ui)?;
     let compiled = device::compile(&model, Goal::Evaluate, &options)?;
     let results =
         evaluate(&model, &compiled.program, device.as_ref(), &values, &data, part, loader_threads())

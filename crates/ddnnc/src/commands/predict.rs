@@ -22,7 +22,7 @@ pub fn run(args: &PredictArgs, ui: Ui) -> Result<(), Failure> {
         std::fs::metadata(path).map_err(|e| Failure::reading(path, &e))?;
         images.push(read_image(&model.recipe.data, &model.input.1, path).map_err(bad_data)?);
     }
-    let device = device::open(&args.device)?;
+    let device = device::open(&args.device, ui)?;
     let compiled = device::compile(&model, Goal::Evaluate, &options)?;
     let mut run = device.load(&compiled.program).map_err(device::failed)?;
     weights::fill(run.as_mut(), &values)?;

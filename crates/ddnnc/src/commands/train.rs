@@ -1,6 +1,7 @@
 //! `ddnnc train`: every sub-net of a spec at once.
 
 use crate::cli::TrainArgs;
+use crate::device_args::DeviceName;
 use crate::output::print;
 use crate::training::{bad_data, data_folder, failed, fit, loader_threads, results_table};
 use crate::{Failure, Spec, Ui, device, interrupt, saved_program, weights};
@@ -29,7 +30,7 @@ pub fn run(args: &TrainArgs, ui: Ui) -> Result<(), Failure> {
     if !args.resume {
         RunFolder::check_new(&folder).map_err(failed)?;
     }
-    let device = device::open(&args.device)?;
+    let device = device::open(&args.device, ui)?;
     let data_folder = data_folder(&spec, &model, args.data.as_deref())?;
     let data = DataSource::open(&model.recipe.data, &data_folder, fit(&model)).map_err(bad_data)?;
     let start = weights::initial(&spec, &model, model.recipe.seed)?;
@@ -86,9 +87,14 @@ fn resume_command(args: &TrainArgs, folder: &Path) -> String {
     option("--seed", args.seed.map(|n| n.to_string()));
     option("--steps", args.steps.map(|n| n.to_string()));
     option("--data", args.data.as_ref().map(|p| p.display().to_string()));
+    // The same device again, so that the bits go on as they would have.
+    let device = args.device.device;
+    option("--device", (device != DeviceName::Auto).then(|| device.as_str().to_string()));
     option("--passes", args.passes.passes.as_ref().map(|names| names.join(",")));
     option("--program", args.program.as_ref().map(|p| p.display().to_string()));
     option("--out", Some(folder.display().to_string()));
+    words.extend(args.device.emulate.then(|| "--emulate".to_string()));
+    words.extend(args.device.kernels.tf32.then(|| "--tf32".to_string()));
     words.extend(args.passes.no_fuse.then(|| "--no-fuse".to_string()));
     words.push("--resume".to_string());
     words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
@@ -151,13 +157,16 @@ mod tests {
             "d",
             "--program",
             "p",
+            "--device",
+            "cuda",
+            "--tf32",
             "--passes",
             "dead_code,fuse",
         ];
         let Command::Train(args) = Cli::parse_from(line).command else { panic!("it is `train`") };
         assert_eq!(
             resume_command(&args, Path::new("r")),
-            "ddnnc train 'a b.ddnn' --set 'train.data.path=\"it'\\''s\"' --batch 8 --data d --passes dead_code,fuse --program p --out r --resume"
+            "ddnnc train 'a b.ddnn' --set 'train.data.path=\"it'\\''s\"' --batch 8 --data d --device cuda --passes dead_code,fuse --program p --out r --tf32 --resume"
         );
     }
 }

@@ -1,0 +1,121 @@
+//! The options that say where a program runs, and how CUDA kernels are made.
+
+use clap::{Args, ValueEnum};
+use ddnnc_cuda::arch::{Arch, Math, Target};
+
+/// Where the program runs.
+#[derive(Debug, Args)]
+pub struct DeviceArgs {
+    /// What runs the program (auto is cuda where a driver, a card and NVRTC are found, else cpu)
+    #[arg(long, value_enum, default_value_t = DeviceName::Auto)]
+    pub device: DeviceName,
+    /// Threads of the cpu device [default: one for each core]
+    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// Run the kernels of the cuda device without a card: a driver that executes them on the CPU and checks every access
+    #[arg(long)]
+    pub emulate: bool,
+    /// How kernels are made
+    #[command(flatten)]
+    pub kernels: KernelArgs,
+}
+
+impl DeviceArgs {
+    /// The device that is meant: an emulated driver has only the one.
+    pub fn name(&self) -> DeviceName {
+        if self.emulate && self.device == DeviceName::Auto { DeviceName::Cuda } else { self.device }
+    }
+}
+
+/// The devices by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DeviceName {
+    /// The best that is there
+    Auto,
+    /// Native kernels
+    Cpu,
+    /// An NVIDIA GPU
+    Cuda,
+    /// The slow f64 evaluator
+    Reference,
+}
+
+impl DeviceName {
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            DeviceName::Auto => "auto",
+            DeviceName::Cpu => "cpu",
+            DeviceName::Cuda => "cuda",
+            DeviceName::Reference => "reference",
+        }
+    }
+}
+
+/// How CUDA kernels are made.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct KernelArgs {
+    /// Compute products of f32 on matrix units, their operands rounded to 10 bits of mantissa (cuda only)
+    #[arg(long)]
+    pub tf32: bool,
+    /// Force the tile of matrix kernels: rows, columns, depth
+    #[arg(long, value_name = "MxNxK", hide = true, value_parser = tile)]
+    pub cuda_tile: Option<[usize; 3]>,
+}
+
+impl KernelArgs {
+    /// Products of f32.
+    pub fn math(&self) -> Math {
+        if self.tf32 { Math::Tf32 } else { Math::Exact }
+    }
+
+    /// What kernels are made for, where that is not a device that is there.
+    pub fn target(&self, arch: Arch) -> Target {
+        Target { math: self.math(), tile: self.cuda_tile, ..Target::new(arch) }
+    }
+
+    /// The first option that was given.
+    pub fn given(&self) -> Option<&'static str> {
+        if self.tf32 { Some("--tf32") } else { self.cuda_tile.map(|_| "--cuda-tile") }
+    }
+}
+
+/// `128x64x32`
+fn tile(text: &str) -> Result<[usize; 3], String> {
+    let numbers: Vec<Option<usize>> = text.split('x').map(|n| n.parse().ok().filter(|&n| n > 0)).collect();
+    match numbers[..] {
+        [Some(rows), Some(columns), Some(depth)] => Ok([rows, columns, depth]),
+        _ => Err("three sizes are needed: rows, columns, depth, as in 128x64x32".to_owned()),
+    }
+}
+
+/// What `compile --emit cuda|ptx|sass` makes kernels for.
+#[derive(Clone, Debug, Args)]
+pub struct CodeArgs {
+    /// The architecture that kernels are for: sm_80, sm_90, sm_100, sm_120 … [default: sm_90]
+    #[arg(long, value_name = "ARCH")]
+    pub arch: Option<Arch>,
+    /// How kernels are made
+    #[command(flatten)]
+    pub kernels: KernelArgs,
+}
+
+impl CodeArgs {
+    /// The first option that was given.
+    pub fn given(&self) -> Option<&'static str> {
+        if self.arch.is_some() { Some("--arch") } else { self.kernels.given() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_are_three_positive_numbers() {
+        assert_eq!(tile("128x64x32"), Ok([128, 64, 32]));
+        for wrong in ["", "128", "128x64", "128x64x0", "128x64x32x1", "ax64x32", "128*64*32"] {
+            assert!(tile(wrong).is_err(), "{wrong}");
+        }
+    }
+}
