@@ -1,9 +1,9 @@
 //! From spec text to numbers: compile, feed, run on a device.
 
 use ddnnc_diag::{SourceMap, render};
-use ddnnc_ir::{DType, Mode, Model};
+use ddnnc_ir::{DType, Graph, Mode, Model, verify};
 use ddnnc_lower::{Options, lower};
-use ddnnc_passes::{Device, Executable, Goal, Program, compile};
+use ddnnc_passes::{Device, Executable, Goal, Program, compile, compile_with};
 use std::collections::BTreeMap;
 
 /// Tensors by name.
@@ -25,6 +25,15 @@ pub fn model(text: &str, mode: Mode, batch: usize) -> Model {
 pub fn spec(name: &str) -> String {
     let path = format!("{}/../specs/{name}.ddnn", env!("CARGO_MANIFEST_DIR"));
     std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"))
+}
+
+/// The step of a model with layouts and precision settled and nothing fused.
+pub fn unfused(model: &Model, goal: Goal) -> Graph {
+    let passes = ["dead_code", "share_prefixes", "canonical", "assign_layout"];
+    let options = ddnnc_passes::Options::named(&passes).expect("passes by name");
+    let compiled = compile_with(model, goal, &options, &mut |_, _| {}).expect("a spec compiles");
+    verify(&compiled.graph).expect("the passes leave a graph that verifies");
+    compiled.graph
 }
 
 /// A spec of smaller images and narrower layers, so that the evaluator is done in seconds: every number from 24 on

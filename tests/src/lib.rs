@@ -1,4 +1,5 @@
 //! Tests across the crates: cases by phase, with snapshots. This library holds what several of them need.
 
 pub mod digest;
+pub mod gate;
 pub mod harness;

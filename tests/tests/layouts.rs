@@ -1,8 +1,8 @@
 //! Where conversions between layouts stand in the training steps of the specs.
 
-use ddnnc_ir::{Graph, Layout, Mode, Op, Value, verify};
-use ddnnc_passes::{Goal, Options, compile_with};
-use ddnnc_tests::harness::{model, spec, specs};
+use ddnnc_ir::{Graph, Layout, Mode, Op, Value};
+use ddnnc_passes::Goal;
+use ddnnc_tests::harness::{model, spec, specs, unfused};
 
 /// The operator whose result each conversion takes, by name.
 fn conversions(graph: &Graph) -> Vec<&'static str> {
@@ -14,12 +14,7 @@ fn conversions(graph: &Graph) -> Vec<&'static str> {
 }
 
 fn channels_last(name: &str, goal: Goal) -> Graph {
-    let lowered = model(&spec(name), Mode::Train, 4);
-    let options = Options::named(&["dead_code", "share_prefixes", "canonical", "assign_layout"])
-        .expect("passes by name");
-    let compiled = compile_with(&lowered, goal, &options, &mut |_, _| {}).expect("a spec compiles");
-    verify(&compiled.graph).expect("the passes leave a graph that verifies");
-    compiled.graph
+    unfused(&model(&spec(name), Mode::Train, 4), goal)
 }
 
 #[test]

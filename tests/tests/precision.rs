@@ -1,17 +1,13 @@
 //! The training steps of the specs in bf16: what is cast, and what stays in f32.
 
-use ddnnc_ir::{DType, Graph, Mode, Op, Precision, verify};
-use ddnnc_passes::{Goal, Options, compile_with};
-use ddnnc_tests::harness::{model, spec, specs};
+use ddnnc_ir::{DType, Graph, Mode, Op, Precision};
+use ddnnc_passes::Goal;
+use ddnnc_tests::harness::{model, spec, specs, unfused};
 
 fn in_bf16(name: &str, goal: Goal) -> Graph {
     let mut lowered = model(&spec(name), Mode::Train, 4);
     lowered.recipe.precision = Precision::Bf16;
-    let options = Options::named(&["dead_code", "share_prefixes", "canonical", "assign_layout"])
-        .expect("passes by name");
-    let compiled = compile_with(&lowered, goal, &options, &mut |_, _| {}).expect("a spec compiles");
-    verify(&compiled.graph).expect("the passes leave a graph that verifies");
-    compiled.graph
+    unfused(&lowered, goal)
 }
 
 #[test]

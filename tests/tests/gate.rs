@@ -1,0 +1,83 @@
+//! The gate that compiled CUDA kernels pass, on a small set of launches; `cargo run --release -p ddnnc-tests --example
+//! kernel_gate` holds every kernel of every spec against it.
+
+use ddnnc_cuda::analysis::examine;
+use ddnnc_cuda::arch::{Arch, Math, Target};
+use ddnnc_cuda::emitted::Emitted;
+use ddnnc_ir::{Mode, Op, Precision};
+use ddnnc_passes::{Goal, Program};
+use ddnnc_tests::gate::{Silent, complaints, gate};
+use ddnnc_tests::harness::{model, program, spec};
+use std::collections::BTreeSet;
+
+/// The step of the quickstart with one launch of every kind: of those that differ in counts alone, the first.
+fn quickstart(precision: Precision) -> Program {
+    let mut model = model(&spec("quickstart"), Mode::Train, 16);
+    model.recipe.precision = precision;
+    let mut program = program(&model, Goal::Train);
+    let mut seen = BTreeSet::new();
+    program.launches.retain(|launch| {
+        let name = match &launch.op {
+            Op::Fused(group) => &group.name,
+            op => op.mnemonic(),
+        };
+        seen.insert(name.replace(|c: char| c.is_ascii_digit() || c == '*', ""))
+    });
+    program
+}
+
+fn pass(precision: Precision, math: Math) {
+    let program = quickstart(precision);
+    for arch in Arch::GATED {
+        let target = Target { math, ..Target::new(arch) };
+        let found = gate(&program, &target).unwrap_or_else(|e| panic!("{e}"));
+        assert!(found.is_empty(), "{}", found.join("\n"));
+    }
+}
+
+#[test]
+fn kernels_of_a_bf16_step_pass() {
+    pass(Precision::Bf16, Math::Exact);
+}
+
+#[test]
+fn kernels_of_a_tf32_step_pass() {
+    pass(Precision::F32, Math::Tf32);
+}
+
+/// Changes a matrix kernel's text, and gives what the gate then says of it.
+fn broken(from: &str, to: &str) -> Vec<String> {
+    let mut program = quickstart(Precision::Bf16);
+    let target = Target::new(Arch(80));
+    let mut emitted = Emitted::new(&program, &target).expect("every launch has kernels");
+    let matrix = |code: &ddnnc_cuda::code::LaunchCode| code.kernels.iter().any(|k| k.cost.matrix_flops > 0);
+    let at = emitted.launches.iter().position(matrix).expect("a launch on matrix units");
+    program.launches = vec![program.launches.swap_remove(at)];
+    emitted = Emitted::new(&program, &target).expect("as before");
+    let kernels = &mut emitted.launches[0].kernels;
+    let at = kernels.iter().position(|k| k.cost.matrix_flops > 0).expect("found above");
+    assert!(kernels[at].source.contains(from), "the kernel's text no longer has `{from}`");
+    kernels[at].source = kernels[at].source.replace(from, to);
+    let kernel = kernels[at].clone();
+    let compiled = examine(&emitted, target.arch, true, None, &Silent).unwrap_or_else(|e| panic!("{e}"));
+    complaints(&kernel, &compiled[emitted.text_of[0][at]])
+}
+
+#[test]
+fn a_kernel_without_matrix_instructions_is_seen() {
+    let found = broken("mma.sync.aligned", "// mma.sync.aligned");
+    assert!(found.iter().any(|c| c.contains("no matrix instruction")), "{found:?}");
+}
+
+#[test]
+fn a_kernel_without_asynchronous_copies_is_seen() {
+    let found = broken("cp.async.c", "// cp.async.c");
+    assert!(found.iter().any(|c| c.contains("no asynchronous copy")), "{found:?}");
+}
+
+#[test]
+fn a_kernel_that_spills_is_seen() {
+    // So few registers that the accumulators cannot stay in them.
+    let found = broken("__launch_bounds__(THREADS)", "__maxnreg__(32)");
+    assert!(found.iter().any(|c| c.contains("spilled")), "{found:?}");
+}
