@@ -1,4 +1,4 @@
-//! Convolutions of channels-last rows: the types that all three directions share, and the forward direction.
+//! Convolutions of channels-last rows: the types that all three directions share, and the two that give rows.
 //!
 //! An activation `[N, C, H, W]` lies as rows: row (n · H + h) · W + w holds the C channels of one position. Weights are
 //! row-major `[O, C/groups, kh, kw]`. A kernel reads its operands through [`Rows`], which may compute them on the way,
@@ -8,6 +8,7 @@ use crate::correlation;
 use crate::depthwise_rows;
 use crate::device::Machine;
 use crate::launch::Need;
+use crate::method::Method;
 use crate::plan::Plan;
 use ddnnc_ir::Conv;
 
@@ -18,6 +19,9 @@ pub trait Rows: Sync {
 
     /// All rows as they lie in memory, where nothing has to be computed.
     fn direct(&self) -> Option<&[f32]>;
+
+    /// All rows as they lie in memory as bf16, where nothing has to be computed.
+    fn direct_bf16(&self) -> Option<&[u16]>;
 
     /// Writes rows `first..first + count` to `out`, which holds `count · channels` elements.
     fn load(&self, machine: &Machine<'_>, first: usize, count: usize, worker: usize, out: &mut [f32]);
@@ -91,34 +95,40 @@ pub enum Weights<'a> {
     Bf16(&'a [u16]),
 }
 
-/// y = conv(x, w): the parts' `x` are rows of x, `out` rows of y.
+/// Forward convolutions (the parts' `x` are rows of x, `out` rows of y) or, where `backward`, input gradients (rows of dy
+/// and of dx).
 ///
-/// Needs the workspace that [`forward_need`] says.
-pub fn forward(
+/// Needs the workspace that [`need`] says; the method fits the geometry.
+pub fn run(
     machine: &mut Machine<'_>,
+    method: Method,
     g: &Geometry,
+    backward: bool,
     w: Weights<'_>,
     parts: &mut [Part<'_>],
     emit: Option<&dyn Emit>,
 ) {
-    if g.is_depthwise() {
-        return depthwise_rows::forward(machine, g, w, parts, emit);
+    match method {
+        Method::Depthwise => depthwise_rows::run(machine, g, backward, w, parts, emit),
+        Method::Direct | Method::Winograd | Method::Bf16 => {
+            correlation::run(machine, g, backward, w, parts, emit);
+        }
     }
-    correlation::run(machine, g, false, w, parts, emit);
 }
 
-/// Workspace of [`forward`] for parts of so many images.
-pub fn forward_need(g: &Geometry, images: &[usize]) -> Need {
-    if g.is_depthwise() {
-        return depthwise_rows::forward_need(g, images);
+/// Workspace of [`run`] for parts of so many images.
+pub fn need(method: Method, g: &Geometry, backward: bool, images: &[usize]) -> Need {
+    match method {
+        Method::Depthwise => depthwise_rows::need(g, backward, images),
+        Method::Direct | Method::Winograd | Method::Bf16 => correlation::need(g, backward, images),
     }
-    correlation::need(g, false, images)
 }
 
-/// Tasks of [`forward`], each of which emits its rows as one run.
-pub fn forward_tasks(g: &Geometry, images: &[usize]) -> usize {
-    if g.is_depthwise() {
-        return depthwise_rows::forward_tasks(g, images);
+/// Tasks of [`run`], each of which emits its rows as one run.
+pub fn tasks(method: Method, g: &Geometry, backward: bool, images: &[usize]) -> usize {
+    match method {
+        Method::Depthwise | Method::Direct | Method::Winograd | Method::Bf16 => {
+            images.iter().map(|&n| Plan::new(g, backward, n).tasks()).sum()
+        }
     }
-    images.iter().map(|&n| Plan::new(g, false, n).tasks()).sum()
 }

@@ -5,11 +5,11 @@
 //! convolution takes part in) or after (steps on sums, and on weight gradients).
 
 use crate::convolution::{self, Emit, Geometry, Part, Rows, Run, Weights};
-use crate::convolution_input::{grad_input, grad_input_need, grad_input_tasks};
 use crate::convolution_weight::{GradPart, grad_weight, grad_weight_need};
 use crate::device::Machine;
 use crate::launch::Need;
 use crate::memory::{Memory, Plan, Slot};
+use crate::method::{Direction, Method, Settings};
 use crate::pointwise::{Cells, Pointwise, after_sums, clear, domain_of, gathers, needed};
 use crate::pointwise_compile::{Body, Compiler};
 use crate::pointwise_finish::Finish;
@@ -25,6 +25,8 @@ const PARTS: usize = 16;
 enum Input {
     /// As they lie in memory, f32.
     Direct(Slot),
+    /// As they lie in memory, bf16, and the program that makes f32 of them.
+    Bf16(Slot, Box<Program>),
     /// Computed.
     Program(Box<Program>),
 }
@@ -67,6 +69,7 @@ enum Work {
 #[derive(Clone, Debug)]
 pub struct Convolution {
     geometry: Geometry,
+    method: Method,
     before: Option<Pointwise>,
     fills: Vec<Fill>,
     body: Work,
@@ -120,6 +123,15 @@ fn geometry(body: &Body<'_>, step: &Step) -> Result<Geometry, String> {
     })
 }
 
+/// Whether both operands of a convolution are rounded to bf16.
+fn rounded(body: &Body<'_>, step: &Step) -> Result<bool, String> {
+    let mut both = true;
+    for local in step.operands.iter().take(2) {
+        both &= body.ty(*local)?.dtype == DType::Bf16;
+    }
+    Ok(both)
+}
+
 /// Whether rows of channels are how a value lies.
 fn check_rows(ty: &ValueType) -> Result<(), String> {
     let d = ty.dims();
@@ -131,6 +143,7 @@ fn check_rows(ty: &ValueType) -> Result<(), String> {
 
 /// What compiling a launch goes by.
 struct Maker<'a, 'p> {
+    settings: &'p Settings,
     body: Body<'a>,
     results: &'a [(Local, Slot)],
     convolutions: &'a [Vec<usize>],
@@ -156,21 +169,36 @@ impl Maker<'_, '_> {
         let compile = |body: Body<'_>, local: Local, plan: &mut Plan, fills: &mut Vec<Fill>| {
             let mut compiler = Compiler::new(body, Domain::of(&ty), plan, fills);
             compiler.write_rows(local)?;
-            Ok(Input::Program(Box::new(compiler.finish().program)))
+            Ok::<_, String>(Box::new(compiler.finish().program))
         };
         match there {
             Some(slot) if slot.dtype == DType::F32 => Ok(Input::Direct(slot)),
             Some(slot) => {
                 let types = [ty.clone()];
                 let body = Body { steps: &[], operands: &types, slots: &[slot], aliased: &[false] };
-                compile(body, Local::Operand(0), self.plan, &mut self.fills)
+                let program = compile(body, Local::Operand(0), self.plan, &mut self.fills)?;
+                Ok(if slot.dtype == DType::Bf16 {
+                    Input::Bf16(slot, program)
+                } else {
+                    Input::Program(program)
+                })
             }
-            None => compile(self.body, local, self.plan, &mut self.fills),
+            None => compile(self.body, local, self.plan, &mut self.fills).map(Input::Program),
         }
     }
 }
 
 impl Convolution {
+    /// What its convolutions compute, and how.
+    pub fn method(&self) -> (Direction, Method) {
+        let direction = match self.body {
+            Work::Rows { backward: false, .. } => Direction::Forward,
+            Work::Rows { backward: true, .. } => Direction::InputGradient,
+            Work::Weights(_) => Direction::WeightGradient,
+        };
+        (direction, self.method)
+    }
+
     /// Compiles a group of convolutions whose values `results` go to those places.
     ///
     /// # Errors
@@ -181,6 +209,7 @@ impl Convolution {
         operands: &[ValueType],
         slots: &[Slot],
         results: &[(Local, Slot)],
+        settings: &Settings,
         plan: &mut Plan,
     ) -> Result<Convolution, String> {
         if slots.iter().any(|slot| results.iter().any(|r| r.1.overlaps(slot))) {
@@ -202,7 +231,7 @@ impl Convolution {
             false => Some(Pointwise::compile(steps, operands, slots, &early, plan)?),
         };
         let late: Vec<(Local, Slot)> = results.iter().filter(|r| !apart(r)).copied().collect();
-        let maker = Maker { body, results, convolutions: &convolutions, plan, fills: Vec::new() };
+        let maker = Maker { settings, body, results, convolutions: &convolutions, plan, fills: Vec::new() };
         let mut made = match first.op {
             Op::Conv2dGradWeight { .. } => weights(maker, geometry, &late)?,
             _ => rows(maker, geometry, first, &late)?,
@@ -218,17 +247,14 @@ impl Convolution {
             need.include(Need { tile: p.scratch(), sums: p.sums, ..Need::default() });
         };
         let input = |need: &mut Need, x: &Input| {
-            if let Input::Program(p) = x {
+            if let Input::Program(p) | Input::Bf16(_, p) = x {
                 program(need, p);
             }
         };
         match &self.body {
             Work::Rows { backward, shares, .. } => {
                 let images: Vec<usize> = shares.iter().map(|s| s.images).collect();
-                need.include(match backward {
-                    false => convolution::forward_need(&self.geometry, &images),
-                    true => grad_input_need(&self.geometry, &images),
-                });
+                need.include(convolution::need(self.method, &self.geometry, *backward, &images));
                 for share in shares {
                     input(&mut need, &share.x);
                     share.epilogue.iter().for_each(|p| program(&mut need, p));
@@ -237,7 +263,7 @@ impl Convolution {
             Work::Weights(sums) => {
                 for sum in sums {
                     let images: Vec<usize> = sum.shares.iter().map(|s| s.images).collect();
-                    need.include(grad_weight_need(&self.geometry, &images));
+                    need.include(grad_weight_need(self.method, &self.geometry, &images));
                     for share in &sum.shares {
                         input(&mut need, &share.x);
                         input(&mut need, &share.dy);
@@ -308,10 +334,7 @@ impl Convolution {
             false => None,
         };
         let parts = &mut parts[..shares.len()];
-        match backward {
-            false => convolution::forward(&mut machine, &self.geometry, weights, parts, emit),
-            true => grad_input(&mut machine, &self.geometry, weights, parts, emit),
-        }
+        convolution::run(&mut machine, self.method, &self.geometry, backward, weights, parts, emit);
         self.finish.run(memory, partials, self.stride);
     }
 
@@ -332,7 +355,7 @@ impl Convolution {
         });
         // SAFETY: the result lies apart from all operands and is written by this call alone.
         let out = unsafe { memory.view_mut(sum.out) };
-        grad_weight(machine, g, &parts[..shares.len()], out);
+        grad_weight(machine, self.method, g, &parts[..shares.len()], out);
     }
 }
 
@@ -434,12 +457,14 @@ fn rows(
     }
     finish.copies(results);
     let images: Vec<usize> = shares.iter().map(|s| s.images).collect();
-    let tasks = match backward {
-        false => convolution::forward_tasks(&geometry, &images),
-        true => grad_input_tasks(&geometry, &images),
-    };
+    let direction = if backward { Direction::InputGradient } else { Direction::Forward };
+    let bf16 =
+        all.iter().try_fold(true, |bf16, &i| Ok::<_, String>(bf16 && rounded(&body, &body.steps[i])?))?;
+    let method = Method::choose(maker.settings, &geometry, direction, &images, bf16);
+    let tasks = convolution::tasks(method, &geometry, backward, &images);
     Ok(Convolution {
         geometry,
+        method,
         before: None,
         fills: maker.fills,
         body: Work::Rows { backward, weight: body.slots[weight as usize], shares },
@@ -494,6 +519,7 @@ fn weights(
     let mut steps = body.steps.to_vec();
     let (mut operands, mut slots) = (body.operands.to_vec(), body.slots.to_vec());
     let mut sums = Vec::new();
+    let (mut bf16, mut images) = (true, Vec::new());
     for (root, convolutions) in parts.iter().enumerate() {
         if convolutions.is_empty() || inner[root] || !needed[root] {
             continue;
@@ -506,8 +532,10 @@ fn weights(
             let [x, dy] = body.steps[c].operands.as_slice() else {
                 return Err("a weight gradient of two operands".to_owned());
             };
-            let images = body.ty(*x)?.dims()[0];
-            shares.push(GradShare { images, x: maker.input(*x)?, dy: maker.input(*dy)? });
+            bf16 &= rounded(&body, &body.steps[c])?;
+            let n = body.ty(*x)?.dims()[0];
+            images.push(n);
+            shares.push(GradShare { images: n, x: maker.input(*x)?, dy: maker.input(*dy)? });
         }
         let local = Local::Step { step: root as u32, result: 0 };
         let ty = body.ty(local)?;
@@ -538,6 +566,7 @@ fn weights(
     };
     Ok(Convolution {
         geometry,
+        method: Method::choose(maker.settings, &geometry, Direction::WeightGradient, &images, bf16),
         before: None,
         fills: maker.fills,
         body: Work::Weights(sums),
@@ -552,20 +581,26 @@ fn weights(
 struct Source<'a> {
     channels: usize,
     direct: Option<&'a [f32]>,
+    direct_bf16: Option<&'a [u16]>,
     program: Option<(&'a Program, Memory<'a>)>,
 }
 
 impl<'a> Source<'a> {
-    const NONE: Source<'static> = Source { channels: 0, direct: None, program: None };
+    const NONE: Source<'static> = Source { channels: 0, direct: None, direct_bf16: None, program: None };
 
     fn new(input: &'a Input, channels: usize, memory: Memory<'a>) -> Source<'a> {
         match input {
             Input::Direct(slot) => {
                 // SAFETY: operands of a convolution lie apart from its results, so nothing writes there; it holds f32.
                 let rows = unsafe { memory.view(*slot) };
-                Source { channels, direct: Some(rows), program: None }
+                Source { channels, direct: Some(rows), ..Source::NONE }
             }
-            Input::Program(program) => Source { channels, direct: None, program: Some((program, memory)) },
+            Input::Bf16(slot, program) => {
+                // SAFETY: as above; it holds bf16.
+                let rows = unsafe { memory.view(*slot) };
+                Source { channels, direct_bf16: Some(rows), program: Some((program, memory)), ..Source::NONE }
+            }
+            Input::Program(program) => Source { channels, program: Some((program, memory)), ..Source::NONE },
         }
     }
 }
@@ -577,6 +612,10 @@ impl Rows for Source<'_> {
 
     fn direct(&self) -> Option<&[f32]> {
         self.direct
+    }
+
+    fn direct_bf16(&self) -> Option<&[u16]> {
+        self.direct_bf16
     }
 
     fn load(&self, machine: &Machine<'_>, first: usize, count: usize, worker: usize, out: &mut [f32]) {

@@ -1,10 +1,10 @@
 //! Every direction against the reference evaluator: at every level of the processor, on one, two and three threads, with
 //! several parts, operands direct and computed, results kept and only emitted.
 
-use crate::convolution::{Emit, Geometry, Part, Rows, Run, Weights, forward, forward_need, forward_tasks};
-use crate::convolution_input::{grad_input, grad_input_need, grad_input_tasks};
+use crate::convolution::{Emit, Geometry, Part, Rows, Run, Weights, need, run, tasks};
 use crate::convolution_weight::{GradPart, grad_weight, grad_weight_need};
 use crate::device::Machine;
+use crate::method::{Direction, Method};
 use crate::simd::Level;
 use ddnnc_ir::reference::{Tensor, evaluate_op};
 use ddnnc_ir::{Conv, Op, ValueType};
@@ -38,6 +38,13 @@ impl Rows for Stored {
     fn direct(&self) -> Option<&[f32]> {
         match self {
             Stored::Direct(_, all) => Some(all),
+            _ => None,
+        }
+    }
+
+    fn direct_bf16(&self) -> Option<&[u16]> {
+        match self {
+            Stored::Bf16(_, all) => Some(all),
             _ => None,
         }
     }
@@ -114,17 +121,21 @@ impl Emit for Collect {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Direction {
-    Forward,
-    Input,
+const METHODS: [Method; 4] = [Method::Direct, Method::Depthwise, Method::Winograd, Method::Bf16];
+
+/// The largest difference allowed, relative to the largest result (at least 1). Operands are exact in bf16.
+fn tolerance(method: Method) -> f64 {
+    match method {
+        Method::Direct | Method::Depthwise | Method::Bf16 => 2e-6,
+        Method::Winograd => 1e-4,
+    }
 }
 
 #[expect(clippy::neg_cmp_op_on_partial_ord, reason = "a comparison with not a number must count as wrong")]
-fn compare(expected: &[f64], found: &[f32], what: &str) {
+fn compare(expected: &[f64], found: &[f32], tolerance: f64, what: &str) {
     assert_eq!(expected.len(), found.len(), "{what}");
     let scale = expected.iter().fold(1.0f64, |m, x| m.max(x.abs()));
-    let wrong = |(e, f): (&f64, &f32)| !((e - f64::from(*f)).abs() <= 2e-6 * scale);
+    let wrong = |(e, f): (&f64, &f32)| !((e - f64::from(*f)).abs() <= tolerance * scale);
     let count = expected.iter().zip(found).filter(|&p| wrong(p)).count();
     let first = expected.iter().zip(found).position(wrong).map(|i| (i, expected[i], found[i]));
     assert_eq!(count, 0, "{what}: first wrong (index, expected, found) {first:?}");
@@ -174,10 +185,10 @@ impl Case {
         };
         let floats: Vec<f32> = w.data.iter().map(|&x| x as f32).collect();
         let halves: Vec<u16> = floats.iter().map(|&x| to_bf16(x)).collect();
-        let sources = self.activations(direction == Direction::Input, rng);
+        let sources = self.activations(direction == Direction::InputGradient, rng);
         let (channels, [height, width]) = match direction {
             Direction::Forward => (g.outputs, g.output),
-            Direction::Input => (g.inputs, g.input),
+            _ => (g.inputs, g.input),
         };
         let expected: Vec<Vec<f64>> = sources
             .iter()
@@ -185,17 +196,19 @@ impl Case {
                 let dims = [source.images, channels, height, width];
                 let op = match direction {
                     Direction::Forward => Op::Conv2d(g.conv),
-                    Direction::Input => Op::Conv2dGradInput { conv: g.conv, input: g.input },
+                    _ => Op::Conv2dGradInput { conv: g.conv, input: g.input },
                 };
                 let y = self.evaluate(op, &[&source.tensor, &w], ValueType::f32(dims));
                 rows_of(dims, &y.data)
             })
             .collect();
-        let (need, tasks) = match direction {
-            Direction::Forward => (forward_need(&g, &self.images), forward_tasks(&g, &self.images)),
-            Direction::Input => (grad_input_need(&g, &self.images), grad_input_tasks(&g, &self.images)),
-        };
-        for &level in levels {
+        let backward = direction == Direction::InputGradient;
+        let fits = |level| move |method: &Method| method.fits(&g, direction, level, true);
+        for (level, method) in
+            levels.iter().flat_map(|&level| METHODS.into_iter().filter(fits(level)).map(move |m| (level, m)))
+        {
+            let need = need(method, &g, backward, &self.images);
+            let tasks = tasks(method, &g, backward, &self.images);
             let mut first: Option<Vec<Vec<f32>>> = None;
             for threads in 1..=3 {
                 // Whether a part has a place for its result changes with the part and the number of threads.
@@ -217,16 +230,16 @@ impl Case {
                         out: kept(i).then_some(&mut out[..]),
                     })
                     .collect();
-                Machine::testing(level, threads, need, |machine| match direction {
-                    Direction::Forward => forward(machine, &g, weights, &mut parts, Some(&emit)),
-                    Direction::Input => grad_input(machine, &g, weights, &mut parts, Some(&emit)),
+                Machine::testing(level, threads, need, |machine| {
+                    run(machine, method, &g, backward, weights, &mut parts, Some(&emit));
                 });
-                let what = format!("{direction:?} {self:?} {level:?} {threads} threads seed {seed}");
+                let what =
+                    format!("{direction:?} {method:?} {self:?} {level:?} {threads} threads seed {seed}");
                 assert!(emit.tasks.lock().unwrap().iter().all(|&n| n == 1), "{what}: tasks that emit");
                 let emitted: Vec<Vec<f32>> =
                     emit.rows.into_inner().unwrap().into_iter().map(|rows| rows.concat()).collect();
                 for (i, (expected, emitted)) in expected.iter().zip(&emitted).enumerate() {
-                    compare(expected, emitted, &format!("{what} part {i}"));
+                    compare(expected, emitted, tolerance(method), &format!("{what} part {i}"));
                     if kept(i) {
                         let more: Vec<f32> = emitted.iter().map(|x| x + 1.0).collect();
                         assert!(bits(&more) == bits(&out[i]), "{what}: what emit changed is kept, part {i}");
@@ -242,9 +255,8 @@ impl Case {
                             out: Some(&mut out[..]),
                         })
                         .collect();
-                    Machine::testing(level, threads, need, |machine| match direction {
-                        Direction::Forward => forward(machine, &g, weights, &mut parts, None),
-                        Direction::Input => grad_input(machine, &g, weights, &mut parts, None),
+                    Machine::testing(level, threads, need, |machine| {
+                        run(machine, method, &g, backward, weights, &mut parts, None);
                     });
                     assert!(bits(&out.concat()) == bits(&emitted.concat()), "{what}: without emitting");
                 }
@@ -269,14 +281,19 @@ impl Case {
             .zip(&dy)
             .map(|(x, dy)| GradPart { images: x.images, x: &x.rows, dy: &dy.rows })
             .collect();
-        for &level in levels {
+        let fits = |level| move |method: &Method| method.fits(&g, Direction::WeightGradient, level, true);
+        for (level, method) in
+            levels.iter().flat_map(|&level| METHODS.into_iter().filter(fits(level)).map(move |m| (level, m)))
+        {
             let mut first = None;
             for threads in 1..=3 {
                 let mut dw = vec![f32::NAN; expected.len()];
-                let need = grad_weight_need(&g, &self.images);
-                Machine::testing(level, threads, need, |machine| grad_weight(machine, &g, &parts, &mut dw));
-                let what = format!("weight {self:?} {level:?} {threads} threads seed {seed}");
-                compare(&expected, &dw, &what);
+                let need = grad_weight_need(method, &g, &self.images);
+                Machine::testing(level, threads, need, |machine| {
+                    grad_weight(machine, method, &g, &parts, &mut dw);
+                });
+                let what = format!("weight {method:?} {self:?} {level:?} {threads} threads seed {seed}");
+                compare(&expected, &dw, tolerance(method), &what);
                 let first = first.get_or_insert_with(|| dw.clone());
                 assert!(bits(first) == bits(&dw), "{what}: other bits");
             }
@@ -285,7 +302,7 @@ impl Case {
 
     fn check(&self, levels: &[Level], seed: u64) {
         self.rows(Direction::Forward, levels, seed);
-        self.rows(Direction::Input, levels, seed + 1);
+        self.rows(Direction::InputGradient, levels, seed + 1);
         self.weight(levels, seed + 2);
     }
 }
@@ -409,6 +426,6 @@ fn sums_over_no_channels_are_zero() {
         let case = case(conv(stride, 1), [4, 4], [3, 3], [0, 3], &[2]);
         case.rows(Direction::Forward, &levels(), 1);
         let case = Case { g: Geometry { inputs: 3, outputs: 0, ..case.g }, ..case };
-        case.rows(Direction::Input, &levels(), 2);
+        case.rows(Direction::InputGradient, &levels(), 2);
     }
 }

@@ -8,6 +8,7 @@ use crate::convolution::{Geometry, Rows};
 use crate::depthwise_rows;
 use crate::device::Machine;
 use crate::launch::Need;
+use crate::method::Method;
 use crate::plan::{Data, Plan};
 use crate::tile::{COLUMNS, Tiles, Walk};
 use std::ops::Range;
@@ -164,8 +165,8 @@ pub fn dy_rows<'a>(
 }
 
 /// Workspace of [`grad_weight`] for parts of so many images.
-pub fn grad_weight_need(g: &Geometry, images: &[usize]) -> Need {
-    if g.is_depthwise() {
+pub fn grad_weight_need(method: Method, g: &Geometry, images: &[usize]) -> Need {
+    if method == Method::Depthwise {
         return depthwise_rows::grad_weight_need(g, images);
     }
     let cut = Cut::new(g, images.iter().sum(), true);
@@ -180,13 +181,19 @@ fn partial(g: &Geometry, cut: &Cut) -> usize {
 
 /// dw = the sum over all parts, row-major `[O, C/groups, kh, kw]`.
 ///
-/// Needs the workspace that [`grad_weight_need`] says.
-pub fn grad_weight(machine: &mut Machine<'_>, g: &Geometry, parts: &[GradPart<'_>], dw: &mut [f32]) {
+/// Needs the workspace that [`grad_weight_need`] says; the method fits the geometry.
+pub fn grad_weight(
+    machine: &mut Machine<'_>,
+    method: Method,
+    g: &Geometry,
+    parts: &[GradPart<'_>],
+    dw: &mut [f32],
+) {
     let images = parts.iter().map(|p| p.images).sum();
     if images == 0 {
         return dw.fill(0.0);
     }
-    if g.is_depthwise() {
+    if method == Method::Depthwise {
         return depthwise_rows::grad_weight(machine, g, parts, dw);
     }
     let tiles = Tiles::new(machine.level);

@@ -12,49 +12,13 @@ use std::ops::Range;
 /// Channels whose sums are held in registers.
 const CHANNELS: usize = 32;
 
-/// y = conv(x, w); the arguments are those of [`crate::convolution::forward`].
-pub fn forward(
-    machine: &mut Machine<'_>,
-    g: &Geometry,
-    w: Weights<'_>,
-    parts: &mut [Part<'_>],
-    emit: Option<&dyn Emit>,
-) {
-    run(machine, g, false, w, parts, emit);
+/// Workspace of [`run`].
+pub fn need(g: &Geometry, backward: bool, images: &[usize]) -> Need {
+    Need { scratch: scratch(g, backward, images), shared: g.taps() * g.inputs, ..Need::default() }
 }
 
-/// dx of y = conv(x, w); the arguments are those of [`crate::convolution_input::grad_input`].
-pub fn grad_input(
-    machine: &mut Machine<'_>,
-    g: &Geometry,
-    w: Weights<'_>,
-    parts: &mut [Part<'_>],
-    emit: Option<&dyn Emit>,
-) {
-    run(machine, g, true, w, parts, emit);
-}
-
-/// Workspace of [`forward`].
-pub fn forward_need(g: &Geometry, images: &[usize]) -> Need {
-    Need { scratch: scratch(g, false, images), shared: g.taps() * g.inputs, ..Need::default() }
-}
-
-/// Workspace of [`grad_input`].
-pub fn grad_input_need(g: &Geometry, images: &[usize]) -> Need {
-    Need { scratch: scratch(g, true, images), shared: g.taps() * g.inputs, ..Need::default() }
-}
-
-/// Tasks of [`forward`].
-pub fn forward_tasks(g: &Geometry, images: &[usize]) -> usize {
-    images.iter().map(|&n| Plan::new(g, false, n).tasks()).sum()
-}
-
-/// Tasks of [`grad_input`].
-pub fn grad_input_tasks(g: &Geometry, images: &[usize]) -> usize {
-    images.iter().map(|&n| Plan::new(g, true, n).tasks()).sum()
-}
-
-fn run(
+/// y of x and w, or dx where `backward`; the arguments are those of [`crate::convolution::run`].
+pub fn run(
     machine: &mut Machine<'_>,
     g: &Geometry,
     backward: bool,

@@ -2,19 +2,39 @@
 
 use crate::gemm::Gemm;
 use crate::launch::{self, Kernel, Need};
+use crate::limits::Limits;
 use crate::memory::{Memory, Plan, Region};
+use crate::method::{Direction, Method, Settings};
 use crate::pool::Pool;
 use crate::simd::Level;
 use ddnnc_ir::DType;
 use ddnnc_passes::{BufferId, Device, DeviceError, Executable, Place, Program, freed_after};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+/// What is chosen for the device where the user does not say it.
+#[derive(Clone, Copy, Debug)]
+pub struct CpuOptions {
+    /// How many threads compute; as many as the machine runs at once where not given.
+    pub threads: Option<usize>,
+    /// The instructions that kernels use; the best that the processor has where not given.
+    pub level: Option<Level>,
+    /// Whether convolutions may be computed by Winograd's algorithm.
+    pub winograd: bool,
+}
+
+impl Default for CpuOptions {
+    fn default() -> CpuOptions {
+        CpuOptions { threads: None, level: None, winograd: true }
+    }
+}
 
 /// The CPU with a pool of threads.
 #[derive(Clone)]
 pub struct CpuDevice {
     pool: Arc<Pool>,
-    level: Level,
+    settings: Settings,
 }
 
 impl CpuDevice {
@@ -24,7 +44,7 @@ impl CpuDevice {
     ///
     /// [`DeviceError::Failed`] for zero threads, or where a thread cannot be started.
     pub fn new(threads: Option<usize>) -> Result<CpuDevice, DeviceError> {
-        CpuDevice::at(Level::detect(), threads)
+        CpuDevice::open(&CpuOptions { threads, ..CpuOptions::default() })
     }
 
     /// One device for each level of the processor that this machine has, so that tests reach the kernels of all.
@@ -34,23 +54,50 @@ impl CpuDevice {
     /// As [`CpuDevice::new`].
     #[doc(hidden)]
     pub fn at_every_level(threads: usize) -> Result<Vec<CpuDevice>, DeviceError> {
-        Level::available().map(|level| CpuDevice::at(level, Some(threads))).collect()
+        let at = |level| CpuOptions { threads: Some(threads), level: Some(level), ..CpuOptions::default() };
+        Level::available().map(|level| CpuDevice::open(&at(level))).collect()
     }
 
-    fn at(level: Level, threads: Option<usize>) -> Result<CpuDevice, DeviceError> {
-        let threads = match threads {
+    /// Opens the device as the options say.
+    ///
+    /// # Errors
+    ///
+    /// [`DeviceError::Failed`] for zero threads or instructions that the processor does not have, or where a thread cannot
+    /// be started.
+    pub fn open(options: &CpuOptions) -> Result<CpuDevice, DeviceError> {
+        let level = options.level.unwrap_or_else(Level::detect);
+        if !Level::available().any(|there| there == level) {
+            let there: Vec<&str> = Level::available().map(Level::name).collect();
+            return Err(DeviceError::Failed(format!(
+                "this processor does not have the instructions of `{}`; it has {}",
+                level.name(),
+                there.join(", ")
+            )));
+        }
+        let threads = match options.threads {
             Some(0) => {
                 return Err(DeviceError::Failed("the CPU device needs at least one thread".to_owned()));
             }
             Some(n) => n,
             None => std::thread::available_parallelism().map_or(1, usize::from),
         };
-        Ok(CpuDevice { pool: Arc::new(Pool::new(threads)?), level })
+        let settings = Settings { level, winograd: options.winograd };
+        Ok(CpuDevice { pool: Arc::new(Pool::new(threads)?), settings })
     }
 
     /// How many threads compute.
     pub fn threads(&self) -> usize {
         self.pool.threads()
+    }
+
+    /// The instructions that kernels use.
+    pub fn level(&self) -> Level {
+        self.settings.level
+    }
+
+    /// What the processor reaches with these instructions and so many threads, measured now.
+    pub fn limits(&self) -> Limits {
+        Limits::measure(&self.pool, self.settings.level)
     }
 
     /// As [`Device::load`], with the executable's own type.
@@ -96,7 +143,7 @@ impl CpuDevice {
         let mut kernels = Vec::with_capacity(program.launches.len());
         for launch in &program.launches {
             let mut plan = Plan::default();
-            let kernel = launch::prepare(program, launch, &mut plan)?;
+            let kernel = launch::prepare(program, launch, &self.settings, &mut plan)?;
             need.include(kernel.need());
             work = work.max(plan.bytes);
             kernels.push(kernel);
@@ -125,7 +172,10 @@ struct Prepared {
 
 impl std::fmt::Debug for CpuDevice {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CpuDevice").field("threads", &self.threads()).field("level", &self.level).finish()
+        f.debug_struct("CpuDevice")
+            .field("threads", &self.threads())
+            .field("settings", &self.settings)
+            .finish()
     }
 }
 
@@ -263,9 +313,23 @@ impl Executable for CpuExecutable {
     fn run(&mut self) -> Result<(), DeviceError> {
         self.run_some(0..self.kernels.len())
     }
+
+    fn run_timed(&mut self, seconds: &mut [f64]) -> Result<bool, DeviceError> {
+        for (launch, seconds) in seconds.iter_mut().enumerate() {
+            let start = Instant::now();
+            self.run_some(launch..launch + 1)?;
+            *seconds += start.elapsed().as_secs_f64();
+        }
+        Ok(true)
+    }
 }
 
 impl CpuExecutable {
+    /// The convolutions of every launch, and how they are computed.
+    pub fn methods(&self) -> impl Iterator<Item = Vec<(Direction, Method)>> {
+        self.kernels.iter().map(Kernel::methods)
+    }
+
     /// Runs some launches of the step.
     fn run_some(&mut self, launches: Range<usize>) -> Result<(), DeviceError> {
         let CpuExecutable {
@@ -273,8 +337,8 @@ impl CpuExecutable {
         } = self;
         let mut machine = Machine {
             pool: &device.pool,
-            level: device.level,
-            gemm: Gemm::new(device.level),
+            level: device.settings.level,
+            gemm: Gemm::new(device.settings.level),
             scratch,
             tiles,
             shared: shared.floats(),

@@ -43,7 +43,7 @@ impl Gemm {
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => (8, 2),
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => (16, 4),
+            Level::Avx512 | Level::Avx512Bf16 => (16, 4),
         };
         Gemm { level, width: lanes * vectors, lanes }
     }
@@ -92,7 +92,7 @@ impl Gemm {
                     return drive(table, (rows, columns, depth), width, panel, right, out, step, add);
                 },
                 // SAFETY: as above.
-                Level::Avx512 => unsafe {
+                Level::Avx512 | Level::Avx512Bf16 => unsafe {
                     let table = &microkernel::avx512f::f32::UKR[vectors - 1];
                     return drive(table, (rows, columns, depth), width, panel, right, out, step, add);
                 },

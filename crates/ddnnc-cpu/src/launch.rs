@@ -4,6 +4,7 @@ use crate::convolution_group::Convolution;
 use crate::device::Machine;
 use crate::kernel::Plain;
 use crate::memory::{Base, Memory, Plan, Slot};
+use crate::method::{Direction, Method, Settings};
 use crate::pointwise::Pointwise;
 use ddnnc_ir::{
     Group, GroupKind, Local, Op, Step, ValueType, is_convolution, is_pointwise, is_reduction, is_update,
@@ -75,6 +76,15 @@ impl Kernel {
         }
     }
 
+    /// The convolutions of the launch, and how they are computed.
+    pub fn methods(&self) -> Vec<(Direction, Method)> {
+        match self {
+            Kernel::Convolution(c) => vec![c.method()],
+            Kernel::Sequence(all) => all.iter().flat_map(Kernel::methods).collect(),
+            Kernel::Nothing | Kernel::Pointwise(_) | Kernel::Plain(_) => Vec::new(),
+        }
+    }
+
     /// Runs the launch.
     ///
     /// # Errors
@@ -97,7 +107,12 @@ impl Kernel {
 /// # Errors
 ///
 /// [`DeviceError::Failed`] where no kernel takes the operator on such values.
-pub fn prepare(program: &Program, launch: &Launch, plan: &mut Plan) -> Result<Kernel, DeviceError> {
+pub fn prepare(
+    program: &Program,
+    launch: &Launch,
+    settings: &Settings,
+    plan: &mut Plan,
+) -> Result<Kernel, DeviceError> {
     let place = |&b: &BufferId| {
         let buffer = program.buffer(b);
         let (base, offset) = match buffer.place {
@@ -114,7 +129,7 @@ pub fn prepare(program: &Program, launch: &Launch, plan: &mut Plan) -> Result<Ke
             return Err(fail(&launch.op, &launch.path, &format!("result {r} lies on another")));
         }
     }
-    prepare_op(&launch.op, &launch.path, &operands, &results, plan)
+    prepare_op(&launch.op, &launch.path, &operands, &results, settings, plan)
 }
 
 fn fail(op: &Op, path: &str, message: &str) -> DeviceError {
@@ -130,13 +145,14 @@ fn prepare_op(
     path: &str,
     operands: &[Placed],
     results: &[Placed],
+    settings: &Settings,
     plan: &mut Plan,
 ) -> Result<Kernel, DeviceError> {
     if results.iter().all(|r| r.ty.elements() == 0) {
         return Ok(Kernel::Nothing);
     }
     if let Op::Fused(group) = op {
-        return prepare_group(group, path, operands, results, plan).map_err(|e| match e {
+        return prepare_group(group, path, operands, results, settings, plan).map_err(|e| match e {
             GroupError::Step(e) => e,
             GroupError::Group(message) => fail(op, path, &message),
         });
@@ -161,7 +177,7 @@ fn prepare_op(
         let made = if tiles {
             Pointwise::compile(&steps, &types, &slots, &places, plan).map(|p| Kernel::Pointwise(Box::new(p)))
         } else {
-            Convolution::compile(&steps, &types, &slots, &places, plan)
+            Convolution::compile(&steps, &types, &slots, &places, settings, plan)
                 .map(|c| Kernel::Convolution(Box::new(c)))
         };
         match made {
@@ -187,6 +203,7 @@ fn prepare_group(
     path: &str,
     operands: &[Placed],
     results: &[Placed],
+    settings: &Settings,
     plan: &mut Plan,
 ) -> Result<Kernel, GroupError> {
     let slots: Vec<Slot> = operands.iter().map(|o| o.slot).collect();
@@ -200,15 +217,15 @@ fn prepare_group(
         }
         GroupKind::Convolution => {
             let before = *plan;
-            match Convolution::compile(&group.steps, &group.operands, &slots, &places, plan) {
+            match Convolution::compile(&group.steps, &group.operands, &slots, &places, settings, plan) {
                 Ok(made) => Ok(Kernel::Convolution(Box::new(made))),
                 Err(_) => {
                     *plan = before;
-                    sequence(group, path, operands, results, plan)
+                    sequence(group, path, operands, results, settings, plan)
                 }
             }
         }
-        GroupKind::Sequence => sequence(group, path, operands, results, plan),
+        GroupKind::Sequence => sequence(group, path, operands, results, settings, plan),
     }
 }
 
@@ -218,6 +235,7 @@ fn sequence(
     path: &str,
     operands: &[Placed],
     results: &[Placed],
+    settings: &Settings,
     plan: &mut Plan,
 ) -> Result<Kernel, GroupError> {
     if operands.iter().any(|o| results.iter().any(|r| r.slot.overlaps(&o.slot))) {
@@ -248,7 +266,7 @@ fn sequence(
         let alias = matches!(step.op, Op::Reshape { .. } | Op::StopGradient) && mine[0].slot == taken[0].slot;
         if !alias {
             let at = if step.path.is_empty() { path } else { &step.path };
-            kernels.push(prepare_op(&step.op, at, &taken, &mine, plan).map_err(GroupError::Step)?);
+            kernels.push(prepare_op(&step.op, at, &taken, &mine, settings, plan).map_err(GroupError::Step)?);
         }
         made.push(mine);
     }
@@ -257,7 +275,7 @@ fn sequence(
         if let Some(first) = group.results[..r].iter().position(|&l| l == local) {
             let (from, to) = (&results[first..=first], &results[r..=r]);
             let op = Op::Store { name: String::new() };
-            kernels.push(prepare_op(&op, path, from, to, plan).map_err(GroupError::Step)?);
+            kernels.push(prepare_op(&op, path, from, to, settings, plan).map_err(GroupError::Step)?);
         }
     }
     Ok(Kernel::Sequence(kernels))

@@ -20,7 +20,6 @@
 
 mod convolution;
 mod convolution_group;
-mod convolution_input;
 #[cfg(test)]
 mod convolution_tests;
 mod convolution_weight;
@@ -30,9 +29,11 @@ mod device;
 mod gemm;
 mod kernel;
 mod launch;
+mod limits;
 mod loss;
 mod matmul;
 mod memory;
+mod method;
 mod plan;
 mod pointwise;
 mod pointwise_compile;
@@ -47,4 +48,7 @@ mod shape;
 mod simd;
 mod tile;
 
-pub use device::{CpuDevice, CpuExecutable};
+pub use device::{CpuDevice, CpuExecutable, CpuOptions};
+pub use limits::Limits;
+pub use method::{Direction, Method};
+pub use simd::Level;

@@ -11,6 +11,9 @@ pub enum Level {
     /// AVX-512 F, VL, BW and DQ.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// AVX-512 with products of pairs of bf16.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
 }
 
 impl Level {
@@ -23,11 +26,49 @@ impl Level {
                 && is_x86_feature_detected!("avx512vl")
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512dq");
-            [avx2.then_some(Level::Avx2), (avx2 && avx512).then_some(Level::Avx512)]
+            let bf16 = avx512 && is_x86_feature_detected!("avx512bf16");
+            [
+                avx2.then_some(Level::Avx2),
+                (avx2 && avx512).then_some(Level::Avx512),
+                (avx2 && bf16).then_some(Level::Avx512Bf16),
+            ]
         };
         #[cfg(not(target_arch = "x86_64"))]
         let more = [];
         std::iter::once(Level::Portable).chain(more.into_iter().flatten())
+    }
+
+    /// All levels of this kind of processor, by name, the best last.
+    pub const ALL: &[Level] = &[
+        Level::Portable,
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2,
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512,
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512Bf16,
+    ];
+
+    /// As users write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Bf16 => "avx512-bf16",
+        }
+    }
+
+    /// Whether products of pairs of bf16 are one instruction.
+    pub fn multiplies_bf16(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Bf16 => true,
+            _ => false,
+        }
     }
 
     /// The best level of this machine.
@@ -46,6 +87,9 @@ impl Level {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => unsafe { avx512(f) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Bf16 => unsafe { avx512bf16(f) },
         }
     }
 }
@@ -59,5 +103,11 @@ fn avx2<R>(f: impl FnOnce() -> R) -> R {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,avx512f,avx512vl,avx512bw,avx512dq")]
 fn avx512<R>(f: impl FnOnce() -> R) -> R {
+    f()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,avx512f,avx512vl,avx512bw,avx512dq,avx512bf16")]
+fn avx512bf16<R>(f: impl FnOnce() -> R) -> R {
     f()
 }

@@ -102,7 +102,7 @@ impl Tiles {
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => (16, 8),
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => (64, 16),
+            Level::Avx512 | Level::Avx512Bf16 => (64, 16),
         };
         Tiles { level, width, lanes }
     }
@@ -125,7 +125,7 @@ impl Tiles {
                 }
             }
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => {
+            Level::Avx512 | Level::Avx512Bf16 => {
                 if rows > 48 {
                     6
                 } else {
@@ -191,7 +191,7 @@ impl Sum<'_> {
                 #[cfg(target_arch = "x86_64")]
                 Level::Avx2 => avx2(&args),
                 #[cfg(target_arch = "x86_64")]
-                Level::Avx512 => avx512(&args),
+                Level::Avx512 | Level::Avx512Bf16 => avx512(&args),
             }
         }
     }

@@ -68,6 +68,13 @@ pub trait Executable: Send {
     /// Runs one step. A device may return before the step has ended; what reads its results waits for it.
     fn run(&mut self) -> Result<(), DeviceError>;
 
+    /// Runs one step and adds the seconds of every launch to `seconds`, which has an entry for each; false where the
+    /// device cannot tell them apart.
+    fn run_timed(&mut self, seconds: &mut [f64]) -> Result<bool, DeviceError> {
+        let _ = seconds;
+        self.run().map(|()| false)
+    }
+
     /// Whether inputs of the next step may be written before the results of the last one are read. Where they may not,
     /// an input can lie on an output's memory.
     fn inputs_wait_apart(&self) -> bool {

@@ -1,0 +1,75 @@
+//! How convolutions are computed, and which way is chosen for which.
+
+use crate::convolution::Geometry;
+use crate::simd::Level;
+
+/// How a convolution is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Method {
+    /// Sums of f32 products, tap by tap.
+    Direct,
+    /// Every channel on its own.
+    Depthwise,
+    /// Winograd's F(4×4, 3×3) in f32.
+    Winograd,
+    /// Products of pairs of bf16, summed in f32.
+    Bf16,
+}
+
+/// What a convolution computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// y of x and w.
+    Forward,
+    /// dx of dy and w.
+    InputGradient,
+    /// dw of x and dy.
+    WeightGradient,
+}
+
+/// What the choice goes by besides the shape.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// The instructions that kernels may use.
+    pub level: Level,
+    /// Whether Winograd's algorithm may be chosen.
+    pub winograd: bool,
+}
+
+impl Method {
+    /// As users read it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Method::Direct => "direct",
+            Method::Depthwise => "depthwise",
+            Method::Winograd => "winograd",
+            Method::Bf16 => "bf16",
+        }
+    }
+
+    /// Whether it computes such a convolution; `bf16` where both operands are rounded to bf16.
+    pub fn fits(self, g: &Geometry, direction: Direction, level: Level, bf16: bool) -> bool {
+        let _ = (direction, bf16, level);
+        match self {
+            Method::Direct => !g.is_depthwise(),
+            Method::Depthwise => g.is_depthwise(),
+            Method::Winograd | Method::Bf16 => false,
+        }
+    }
+
+    /// The fastest by what is known of the kernels, for parts of so many images.
+    pub fn choose(
+        settings: &Settings,
+        g: &Geometry,
+        direction: Direction,
+        images: &[usize],
+        bf16: bool,
+    ) -> Method {
+        let _ = images;
+        let fits = |method: &Method| method.fits(g, direction, settings.level, bf16);
+        if settings.winograd && fits(&Method::Winograd) {
+            return Method::Winograd;
+        }
+        [Method::Bf16, Method::Depthwise].into_iter().find(fits).unwrap_or(Method::Direct)
+    }
+}
