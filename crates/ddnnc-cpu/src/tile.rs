@@ -204,6 +204,8 @@ trait Vector: Copy {
     unsafe fn load(from: *const f32) -> Self;
     /// As the level's stores.
     unsafe fn store(self, to: *mut f32);
+    /// Stores the first lanes, fewer than all; what was there is added where `add`.
+    unsafe fn store_some(self, to: *mut f32, lanes: usize, add: bool);
     /// `number` in every lane.
     unsafe fn splat(number: f32) -> Self;
     /// `a · b + self`.
@@ -245,23 +247,52 @@ unsafe fn tile<S: Vector, const V: usize, const N: usize>(a: &Args<'_>) {
                 }
             }
         }
-        // Counted by constants, so that the sums are registers and not an array.
-        for j in 0..N {
-            let Some(&at) = a.out_at.get(j) else { continue };
-            for v in 0..V {
-                let sum = sums[j][v];
-                let to = a.out.wrapping_add(at + v * S::LANES);
-                if (v + 1) * S::LANES <= a.rows {
-                    (if a.add { sum.plus(S::load(to)) } else { sum }).store(to);
-                } else {
-                    let mut rest = [0.0f32; 16];
-                    sum.store(rest.as_mut_ptr());
-                    for (i, r) in rest.iter().enumerate().take(a.rows.saturating_sub(v * S::LANES)) {
-                        let to = to.add(i);
-                        *to = if a.add { *to + r } else { *r };
-                    }
+        // Written out by column, so that the sums are registers, not an array.
+        macro_rules! columns {
+            ($($j:literal)*) => {$(
+                if $j < N && $j < n {
+                    column(a, *a.out_at.get_unchecked($j), sums[if $j < N { $j } else { 0 }]);
                 }
+            )*};
+        }
+        columns!(0 1 2 3 4 5 6 7);
+    }
+}
+
+/// Stores the sums of a column.
+///
+/// # Safety
+///
+/// As [`tile`].
+#[inline(always)]
+unsafe fn column<S: Vector, const V: usize>(a: &Args<'_>, at: usize, sums: [S; V]) {
+    let to = a.out.wrapping_add(at);
+    for (v, sum) in sums.into_iter().enumerate() {
+        let to = to.wrapping_add(v * S::LANES);
+        let rows = a.rows.saturating_sub(v * S::LANES);
+        // SAFETY: promised.
+        unsafe {
+            if rows >= S::LANES {
+                (if a.add { sum.plus(S::load(to)) } else { sum }).store(to);
+            } else {
+                sum.store_some(to, rows, a.add);
             }
+        }
+    }
+}
+
+/// [`Vector::store_some`] where there are no masks.
+///
+/// # Safety
+///
+/// As [`Vector::store_some`].
+#[inline(never)]
+unsafe fn store_lanes(from: &[f32], to: *mut f32, add: bool) {
+    for (i, x) in from.iter().enumerate() {
+        // SAFETY: promised.
+        unsafe {
+            let to = to.add(i);
+            *to = if add { *to + x } else { *x };
         }
     }
 }
@@ -280,6 +311,11 @@ impl Vector for Plain {
     unsafe fn store(self, to: *mut f32) {
         // SAFETY: promised.
         unsafe { to.cast::<[f32; 8]>().write(self.0) }
+    }
+    #[inline(always)]
+    unsafe fn store_some(self, to: *mut f32, lanes: usize, add: bool) {
+        // SAFETY: promised.
+        unsafe { store_lanes(&self.0[..lanes], to, add) }
     }
     #[inline(always)]
     unsafe fn splat(number: f32) -> Plain {
@@ -305,11 +341,11 @@ unsafe fn portable(a: &Args<'_>) {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Args, Vector, tile};
+    use super::{Args, Vector, store_lanes, tile};
     use std::arch::x86_64::*;
 
     macro_rules! vector {
-        ($name:ident, $lanes:literal, $load:ident, $store:ident, $splat:ident, $sum:ident, $plus:ident) => {
+        ($name:ident, $lanes:literal, $load:ident, $store:ident, $some:ident, $splat:ident, $sum:ident, $plus:ident) => {
             impl Vector for $name {
                 const LANES: usize = $lanes;
                 #[inline(always)]
@@ -321,6 +357,11 @@ mod x86 {
                 unsafe fn store(self, to: *mut f32) {
                     // SAFETY: promised.
                     unsafe { $store(to, self) }
+                }
+                #[inline(always)]
+                unsafe fn store_some(self, to: *mut f32, lanes: usize, add: bool) {
+                    // SAFETY: promised; the processor has the feature.
+                    unsafe { $some(self, to, lanes, add) }
                 }
                 #[inline(always)]
                 unsafe fn splat(number: f32) -> $name {
@@ -341,8 +382,53 @@ mod x86 {
         };
     }
 
-    vector!(__m256, 8, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_set1_ps, _mm256_fmadd_ps, _mm256_add_ps);
-    vector!(__m512, 16, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_add_ps);
+    /// # Safety
+    ///
+    /// As [`Vector::store_some`].
+    #[target_feature(enable = "avx2")]
+    unsafe fn some_of_8(x: __m256, to: *mut f32, lanes: usize, add: bool) {
+        let mut all = [0.0f32; 8];
+        // SAFETY: the array holds eight; the rest is promised.
+        unsafe {
+            _mm256_storeu_ps(all.as_mut_ptr(), x);
+            store_lanes(&all[..lanes], to, add);
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As [`Vector::store_some`].
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn some_of_16(x: __m512, to: *mut f32, lanes: usize, add: bool) {
+        let mask = (1u32 << lanes).wrapping_sub(1) as u16;
+        // SAFETY: lanes that are masked out are not touched; the rest is promised.
+        unsafe {
+            let x = if add { _mm512_add_ps(x, _mm512_maskz_loadu_ps(mask, to)) } else { x };
+            _mm512_mask_storeu_ps(to, mask, x);
+        }
+    }
+
+    vector!(
+        __m256,
+        8,
+        _mm256_loadu_ps,
+        _mm256_storeu_ps,
+        some_of_8,
+        _mm256_set1_ps,
+        _mm256_fmadd_ps,
+        _mm256_add_ps
+    );
+    vector!(
+        __m512,
+        16,
+        _mm512_loadu_ps,
+        _mm512_storeu_ps,
+        some_of_16,
+        _mm512_set1_ps,
+        _mm512_fmadd_ps,
+        _mm512_add_ps
+    );
 
     /// # Safety
     ///
