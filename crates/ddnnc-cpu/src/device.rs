@@ -2,13 +2,13 @@
 
 use crate::gemm::Gemm;
 use crate::launch::{self, Kernel, Need};
-use crate::limits::Limits;
+use crate::limits;
 use crate::memory::{Memory, Plan, Region};
 use crate::method::{Direction, Method, Settings};
 use crate::pool::Pool;
 use crate::simd::Level;
 use ddnnc_ir::DType;
-use ddnnc_passes::{BufferId, Device, DeviceError, Executable, Place, Program, freed_after};
+use ddnnc_passes::{BufferId, Device, DeviceError, Executable, Limits, Place, Program, freed_after};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -97,7 +97,7 @@ impl CpuDevice {
 
     /// What the processor reaches with these instructions and so many threads, measured now.
     pub fn limits(&self) -> Limits {
-        Limits::measure(&self.pool, self.settings.level)
+        limits::measure(&self.pool, self.settings.level)
     }
 
     /// As [`Device::load`], with the executable's own type.
@@ -186,6 +186,19 @@ impl Device for CpuDevice {
 
     fn load(&self, program: &Program) -> Result<Box<dyn Executable>, DeviceError> {
         Ok(Box::new(self.load_cpu(program)?))
+    }
+
+    fn settings(&self) -> Vec<(&'static str, String)> {
+        let mut settings =
+            vec![("threads", self.threads().to_string()), ("instructions", self.level().name().to_owned())];
+        if !self.settings.winograd {
+            settings.push(("winograd", "off".to_owned()));
+        }
+        settings
+    }
+
+    fn limits(&self) -> Option<Limits> {
+        Some(CpuDevice::limits(self))
     }
 }
 
@@ -321,6 +334,15 @@ impl Executable for CpuExecutable {
             *seconds += start.elapsed().as_secs_f64();
         }
         Ok(true)
+    }
+
+    fn methods(&self) -> Option<Vec<String>> {
+        let named = |methods: Vec<(Direction, Method)>| {
+            let mut names: Vec<&str> = methods.iter().map(|m| m.1.name()).collect();
+            names.dedup();
+            names.join("+")
+        };
+        Some(CpuExecutable::methods(self).map(named).collect())
     }
 }
 

@@ -48,7 +48,7 @@ mod shape;
 mod simd;
 mod tile;
 
+pub use ddnnc_passes::Limits;
 pub use device::{CpuDevice, CpuExecutable, CpuOptions};
-pub use limits::Limits;
 pub use method::{Direction, Method};
 pub use simd::Level;

@@ -2,19 +2,9 @@
 
 use crate::pool::Pool;
 use crate::simd::Level;
+use ddnnc_passes::Limits;
 use std::hint::black_box;
 use std::time::Instant;
-
-/// Rates of all threads together.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// f32 multiplications and additions in a second, in vectors that stay in registers.
-    pub f32_flops: f64,
-    /// The same for products of pairs of bf16; that of f32 where there is no such instruction.
-    pub bf16_flops: f64,
-    /// Bytes in a second that are read and written by a copy of memory far larger than the caches.
-    pub bytes: f64,
-}
 
 /// Turns of the loop of one task, a few milliseconds.
 const TURNS: usize = 1 << 19;
@@ -25,32 +15,30 @@ const SUMS: usize = 16;
 /// f32 that are copied.
 const COPIED: usize = 16 << 20;
 
-impl Limits {
-    /// Measures for these threads, in some tens of milliseconds; the best of a few runs.
-    pub fn measure(pool: &Pool, level: Level) -> Limits {
-        let best = |run: &mut dyn FnMut()| {
-            let mut time = f64::INFINITY;
-            for _ in 0..4 {
-                let start = Instant::now();
-                run();
-                time = time.min(start.elapsed().as_secs_f64());
-            }
-            time
-        };
-        let tasks = 4 * pool.threads();
-        let rate = |work: fn(Level) -> f64| {
-            let flops = tasks as f64 * work(level);
-            flops / best(&mut || pool.run(tasks, &|_, _| _ = black_box(work(level))))
-        };
-        let f32_flops = rate(multiply_add);
-        let bf16_flops = if level.multiplies_bf16() { rate(dot_bf16) } else { f32_flops };
-        let (from, mut to) = (vec![1.0f32; COPIED], vec![0.0f32; COPIED]);
-        let piece = 1 << 16;
-        let time = best(&mut || {
-            pool.split(&mut to, piece, |i, to, _| to.copy_from_slice(&from[i * piece..][..to.len()]));
-        });
-        Limits { f32_flops, bf16_flops, bytes: 8.0 * COPIED as f64 / time }
-    }
+/// Measures for these threads, in some tens of milliseconds; the best of a few runs.
+pub fn measure(pool: &Pool, level: Level) -> Limits {
+    let best = |run: &mut dyn FnMut()| {
+        let mut time = f64::INFINITY;
+        for _ in 0..4 {
+            let start = Instant::now();
+            run();
+            time = time.min(start.elapsed().as_secs_f64());
+        }
+        time
+    };
+    let tasks = 4 * pool.threads();
+    let rate = |work: fn(Level) -> f64| {
+        let flops = tasks as f64 * work(level);
+        flops / best(&mut || pool.run(tasks, &|_, _| _ = black_box(work(level))))
+    };
+    let f32_flops = rate(multiply_add);
+    let bf16_flops = if level.multiplies_bf16() { rate(dot_bf16) } else { f32_flops };
+    let (from, mut to) = (vec![1.0f32; COPIED], vec![0.0f32; COPIED]);
+    let piece = 1 << 16;
+    let time = best(&mut || {
+        pool.split(&mut to, piece, |i, to, _| to.copy_from_slice(&from[i * piece..][..to.len()]));
+    });
+    Limits { f32_flops, bf16_flops, bytes: 8.0 * COPIED as f64 / time }
 }
 
 /// Multiplies and adds in registers; returns how many operations that were.

@@ -40,6 +40,17 @@ pub enum DeviceError {
     Failed(String),
 }
 
+/// What a device can do at most, measured: rates of all its threads together.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// f32 multiplications and additions in a second, in vectors that stay in registers.
+    pub f32_flops: f64,
+    /// The same for products of pairs of bf16; that of f32 where there is no such instruction.
+    pub bf16_flops: f64,
+    /// Bytes in a second that are read and written by a copy of memory far larger than the caches.
+    pub bytes: f64,
+}
+
 /// Something that runs programs.
 pub trait Device: Send + Sync {
     /// `cpu`, `reference`, …
@@ -47,6 +58,16 @@ pub trait Device: Send + Sync {
 
     /// Makes a program ready to run: memory, workspace, choice of kernels. All persistent buffers begin as zeros.
     fn load(&self, program: &Program) -> Result<Box<dyn Executable>, DeviceError>;
+
+    /// What its speed goes by (threads, instructions, …) as names and values, for profiles; empty where it does not tell.
+    fn settings(&self) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+
+    /// What it can do at most, measured now; `None` where it does not tell.
+    fn limits(&self) -> Option<Limits> {
+        None
+    }
 }
 
 /// A program on a device, with its memory.
@@ -73,6 +94,12 @@ pub trait Executable: Send {
     fn run_timed(&mut self, seconds: &mut [f64]) -> Result<bool, DeviceError> {
         let _ = seconds;
         self.run().map(|()| false)
+    }
+
+    /// How every launch is computed, in a word or two (`winograd`), empty where there is nothing to choose; `None` where
+    /// the device does not tell.
+    fn methods(&self) -> Option<Vec<String>> {
+        None
     }
 
     /// Whether inputs of the next step may be written before the results of the last one are read. Where they may not,

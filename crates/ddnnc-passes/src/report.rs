@@ -1,8 +1,9 @@
 //! Figures about a compiled program, for summaries.
 
 use crate::aliases::is_alias;
-use crate::{BufferId, Launch, Place, Program};
-use ddnnc_ir::{Graph, NodeId, Op, ValueType, infer, is_update};
+use crate::work::macs;
+use crate::{Place, Program};
+use ddnnc_ir::{Graph, NodeId, Op, ValueType, is_update};
 use rustc_hash::FxHashSet;
 
 /// A value of the arena and its size.
@@ -98,11 +99,4 @@ pub(crate) fn value_bytes(graph: &Graph) -> usize {
         !elsewhere
     };
     graph.nodes().filter(made).flat_map(|id| &graph.node(id).results).map(ValueType::bytes).sum()
-}
-
-fn macs(program: &Program, launch: &Launch) -> u64 {
-    let ty = |b: &BufferId| &program.buffer(*b).ty;
-    let operands: Vec<&ValueType> = launch.operands.iter().map(ty).collect();
-    let results: Vec<ValueType> = launch.results.iter().map(|b| ty(b).clone()).collect();
-    infer::macs(&launch.op, &operands, &results)
 }

@@ -78,7 +78,7 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Measure the speed of the training step on random data
     #[command(
-        after_help = "Examples:\n  ddnnc bench specs/cifar10_resnet20_ekd.ddnn --steps 20\n  ddnnc bench specs/cifar10_resnet20_ekd.ddnn --device cuda --tf32"
+        after_help = "Examples:\n  ddnnc bench specs/cifar10_resnet20_ekd.ddnn --steps 20\n  ddnnc bench specs/cifar10_resnet20_ekd.ddnn --profile --profile-svg launches.svg\n  ddnnc bench specs/cifar10_resnet20_ekd.ddnn --device cuda --tf32"
     )]
     Bench(BenchArgs),
     /// Rewrite specs in the canonical form
@@ -422,6 +422,15 @@ pub struct BenchArgs {
     /// Steps that are timed, after two that are not
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub steps: u32,
+    /// Show what each launch takes, how it is computed, and its share of what the device can do at most
+    #[arg(long)]
+    pub profile: bool,
+    /// Draw the profile as SVG into this file
+    #[arg(long, value_name = "FILE")]
+    pub profile_svg: Option<PathBuf>,
+    /// How many of the slowest launches the profile lists
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub top: usize,
     /// Where it runs
     #[command(flatten)]
     pub device: DeviceArgs,

@@ -26,6 +26,8 @@ mod load_notes;
 mod memory_picture;
 mod output;
 mod overrides;
+mod profile;
+mod profile_picture;
 mod saved_program;
 mod source;
 mod spec;

@@ -2,10 +2,11 @@
 
 use crate::cli::BenchArgs;
 use crate::load_notes::LoadNotes;
-use crate::output::{bytes, print, print_json};
-use crate::{Failure, Spec, Ui, device, weights};
+use crate::output::{bytes, print, print_json, write_file};
+use crate::profile::{KEPT, Profile, median};
+use crate::{Failure, Spec, Ui, device, profile_picture, weights};
 use ddnnc_ir::{DType, Mode, Model};
-use ddnnc_passes::{Executable, Goal};
+use ddnnc_passes::{Device, Executable, Goal};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Instant;
@@ -26,44 +27,96 @@ pub fn run(args: &BenchArgs, ui: Ui) -> Result<(), Failure> {
     let compiled = device::compile(&model, Goal::Train, &options)?;
     let mut run = device.load(&compiled.program).map_err(device::failed)?;
     weights::fill(run.as_mut(), &weights::initial(&spec, &model, model.recipe.seed)?)?;
+    let profiles = args.profile || args.profile_svg.is_some();
+    let launches = compiled.program.launches.len();
+    // Of every launch, in every step.
+    let mut of_launches = vec![Vec::new(); if profiles { launches } else { 0 }];
+    let mut seconds = vec![0.0; launches];
     let mut times = Vec::new();
     for step in 0..WARM_UP + args.steps {
         feed(run.as_mut(), &model, step)?;
         let start = Instant::now();
-        run.run().map_err(device::failed)?;
+        if profiles {
+            seconds.fill(0.0);
+            if !run.run_timed(&mut seconds).map_err(device::failed)? {
+                return Err(no_profile(device.name()));
+            }
+        } else {
+            run.run().map_err(device::failed)?;
+        }
         // A device may run on behind the call; reading what the step gives waits for it.
         run.read_f32("loss.total", &mut [0.0]).map_err(device::failed)?;
         if step >= WARM_UP {
             times.push(start.elapsed().as_secs_f64() * 1e3);
+            let kept = of_launches.iter_mut().zip(&seconds).filter(|(all, _)| all.len() < KEPT);
+            kept.for_each(|(all, &seconds)| all.push(seconds));
         }
     }
+    let rss = peak_rss();
+    let profile = profiles.then(|| {
+        // The memory of the step goes before that of the probes comes.
+        let methods = run.methods();
+        drop(run);
+        Profile::new(&compiled.program, methods, of_launches, device.limits())
+    });
     let median = median(&mut times);
     let rate = if median > 0.0 { model.batch as f64 / median * 1e3 } else { 0.0 };
     let precision = model.recipe.precision.as_str();
-    let rss = peak_rss();
     let loaded = notes.last();
+    let on = format!("{}, batch {}, {precision}", describe(device.as_ref()), model.batch);
+    if let (Some(profile), Some(path)) = (&profile, &args.profile_svg) {
+        let about = format!("{on}; {:.2} ms in {launches} launches", profile.seconds() * 1e3);
+        write_file(path, profile_picture::picture(profile, &about).as_bytes())?;
+        ui.note(&format!("drew the profile to {}", path.display()));
+    }
     if args.json {
         let mut figures = json!({
             "model": model.name, "images_per_second": rate, "step_ms": median, "batch": model.batch,
             "device": device.name(), "precision": precision, "steps": args.steps, "peak_rss_bytes": rss,
         });
+        for (name, value) in device.settings() {
+            figures[name] = value.parse::<u64>().map_or_else(|_| json!(value), |n| json!(n));
+        }
         if let Some(loaded) = loaded {
             figures["device_bytes"] = json!(loaded.memory.total());
             figures["kernels"] = json!(loaded.kernels);
             figures["load_ms"] = json!(loaded.milliseconds);
         }
+        if let Some(profile) = &profile {
+            figures["profile"] = profile.json();
+        }
         return print_json(&figures);
     }
     let on_device = loaded
         .map_or(String::new(), |loaded| format!(", {} on the device", bytes(loaded.memory.total() as u64)));
-    print(&format!(
+    let mut text = format!(
         "{} on {}, batch {}, {precision}: {rate:.1} images/s, {median:.2} ms a step (median of {}), peak memory {}{on_device}\n",
         model.name,
         device.name(),
         model.batch,
         args.steps,
         bytes(rss),
-    ))
+    );
+    if let Some(profile) = &profile {
+        text.push_str(&format!("\n  device  {}\n", describe(device.as_ref())));
+        text.push_str(&profile.table(args.top));
+    }
+    print(&text)
+}
+
+/// A device and what its speed goes by: `cpu (threads 2, instructions avx512)`.
+fn describe(device: &dyn Device) -> String {
+    let settings: Vec<String> =
+        device.settings().iter().map(|(name, value)| format!("{name} {value}")).collect();
+    match settings.is_empty() {
+        true => device.name().to_owned(),
+        false => format!("{} ({})", device.name(), settings.join(", ")),
+    }
+}
+
+fn no_profile(device: &str) -> Failure {
+    Failure::usage(format!("the {device} device does not tell what each launch of a step takes"))
+        .hint("`--profile` and `--profile-svg` need `--device cpu`")
 }
 
 /// Fills every input of the step: noise for the image, labels in turn, and small numbers for the rest.
@@ -105,29 +158,9 @@ fn uniform(state: &mut u64) -> f32 {
     (*state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
 }
 
-fn median(times: &mut [f64]) -> f64 {
-    times.sort_by(f64::total_cmp);
-    match times.len() {
-        0 => 0.0,
-        n if n % 2 == 1 => times[n / 2],
-        n => (times[n / 2 - 1] + times[n / 2]) / 2.0,
-    }
-}
-
 /// The most memory that this process has had, in bytes; 0 where the system does not tell.
 fn peak_rss() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).map_or(0, |kib| kib * 1024)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_median_is_the_middle() {
-        assert_eq!(median(&mut [3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(&mut [4.0, 1.0, 2.0, 3.0]), 2.5);
-    }
 }

@@ -6,5 +6,6 @@ mod common;
 mod cuda;
 mod passes;
 mod pictures;
+mod profile;
 mod saved_program;
 mod xml;

@@ -6,7 +6,7 @@ use std::fs;
 
 /// The elements of a picture, after what must hold of every one: it is XML with a title, no two texts meet, and none
 /// leaves the picture.
-fn read(place: &Place, name: &str) -> Vec<Element> {
+pub fn read(place: &Place, name: &str) -> Vec<Element> {
     let document = fs::read_to_string(place.path(name)).expect("the picture was written");
     let elements = parse(&document).unwrap_or_else(|e| panic!("{name}: {e}"));
     let root = elements.last().expect("the root ends last");
