@@ -5,11 +5,21 @@ use crate::device_args::{DeviceArgs, DeviceName};
 use crate::load_notes::LoadNotes;
 use crate::output::bytes;
 use crate::{Failure, Ui};
-use ddnnc_cpu::CpuDevice;
+use ddnnc_cpu::{CpuDevice, CpuOptions};
 use ddnnc_cuda::{CudaDevice, CudaOptions, OpenError};
 use ddnnc_ir::Model;
 use ddnnc_passes::{Compiled, Device, DeviceError, Goal, Options, PassError, ReferenceDevice};
 use std::sync::Arc;
+
+/// A device and what its speed goes by: `cpu (threads 2, instructions avx512)`.
+pub fn describe(device: &dyn Device) -> String {
+    let settings: Vec<String> =
+        device.settings().iter().map(|(name, value)| format!("{name} {value}")).collect();
+    match settings.is_empty() {
+        true => device.name().to_owned(),
+        false => format!("{} ({})", device.name(), settings.join(", ")),
+    }
+}
 
 /// Opens the device that the user named.
 pub fn open(args: &DeviceArgs, ui: Ui) -> Result<Box<dyn Device>, Failure> {
@@ -25,6 +35,10 @@ pub fn open_watched(args: &DeviceArgs, ui: Ui, notes: Arc<LoadNotes>) -> Result<
             let message = format!("{option} is for the cuda device, not for `--device {}`", name.as_str());
             return Err(Failure::usage(message));
         }
+    }
+    if let (DeviceName::Cuda | DeviceName::Reference, Some(option)) = (name, args.processor.given()) {
+        let message = format!("{option} is for the cpu device, not for `--device {}`", name.as_str());
+        return Err(Failure::usage(message));
     }
     if args.emulate {
         ddnnc_emu::install().map_err(|message| {
@@ -55,7 +69,12 @@ pub fn open_watched(args: &DeviceArgs, ui: Ui, notes: Arc<LoadNotes>) -> Result<
 }
 
 fn cpu(args: &DeviceArgs) -> Result<Box<dyn Device>, Failure> {
-    Ok(Box::new(CpuDevice::new(args.threads.map(usize::from)).map_err(failed)?))
+    let options = CpuOptions {
+        threads: args.threads.map(usize::from),
+        level: args.processor.instructions,
+        winograd: !args.processor.no_winograd,
+    };
+    Ok(Box::new(CpuDevice::open(&options).map_err(failed)?))
 }
 
 fn cuda(args: &DeviceArgs, notes: Arc<LoadNotes>) -> Result<Box<dyn Device>, OpenError> {

@@ -1,6 +1,8 @@
 //! The options that say where a program runs, and how CUDA kernels are made.
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
+use ddnnc_cpu::Level;
 use ddnnc_cuda::arch::{Arch, Math, Target};
 
 /// Where the program runs.
@@ -12,6 +14,9 @@ pub struct DeviceArgs {
     /// Threads of the cpu device [default: one for each core]
     #[arg(long, value_name = "T", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
+    /// How the cpu device computes
+    #[command(flatten)]
+    pub processor: ProcessorArgs,
     /// Run the kernels of the cuda device without a card: a driver that executes them on the CPU and checks every access
     #[arg(long)]
     pub emulate: bool,
@@ -21,10 +26,50 @@ pub struct DeviceArgs {
 }
 
 impl DeviceArgs {
-    /// The device that is meant: an emulated driver has only the one.
+    /// The device that is meant: an emulated driver has only the one, and options of the cpu device mean that.
     pub fn name(&self) -> DeviceName {
-        if self.emulate && self.device == DeviceName::Auto { DeviceName::Cuda } else { self.device }
+        match self.device {
+            DeviceName::Auto if self.emulate => DeviceName::Cuda,
+            DeviceName::Auto if self.processor.given().is_some() => DeviceName::Cpu,
+            name => name,
+        }
     }
+}
+
+/// How the cpu device computes.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct ProcessorArgs {
+    /// Use no better instructions than these (cpu only) [default: the best that the processor has]
+    #[arg(long, value_name = "LEVEL", value_parser = instructions())]
+    pub instructions: Option<Level>,
+    /// Never compute convolutions by Winograd's algorithm (cpu only)
+    #[arg(long)]
+    pub no_winograd: bool,
+}
+
+impl ProcessorArgs {
+    /// The first option that was given.
+    pub fn given(&self) -> Option<&'static str> {
+        match self.instructions {
+            Some(_) => Some("--instructions"),
+            None => self.no_winograd.then_some("--no-winograd"),
+        }
+    }
+
+    /// The options as words of a command line.
+    pub fn words(&self) -> Vec<String> {
+        let level = self.instructions.map(|level| ["--instructions".to_owned(), level.name().to_owned()]);
+        let winograd = self.no_winograd.then(|| "--no-winograd".to_owned());
+        level.into_iter().flatten().chain(winograd).collect()
+    }
+}
+
+/// The levels of this kind of processor by name.
+fn instructions() -> impl TypedValueParser<Value = Level> {
+    let names: Vec<&str> = Level::ALL.iter().map(|level| level.name()).collect();
+    PossibleValuesParser::new(names).try_map(|name| {
+        Level::ALL.iter().copied().find(|level| level.name() == name).ok_or("no such instructions")
+    })
 }
 
 /// The devices by name.

@@ -43,9 +43,20 @@ use clap::Parser;
 use cli::{Cli, Color, Command};
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::OnceLock;
+use std::time::Instant;
+
+/// When the command line began.
+static STARTED: OnceLock<Instant> = OnceLock::new();
+
+/// When the command line began, or this was first asked.
+fn started() -> Instant {
+    *STARTED.get_or_init(Instant::now)
+}
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    started();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         // Help and version count as errors to clap, with exit status 0; a reader that has gone is no matter.

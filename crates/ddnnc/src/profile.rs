@@ -170,7 +170,7 @@ impl Profile {
             let limit = floor
                 .map_or("-".to_owned(), |(f, bound)| format!("{} {:<6}", share(f, *seconds), bound.as_str()));
             vec![
-                clip(&self.launches[i].title(), TITLE),
+                clip(self.launches[i].title(), TITLE),
                 work.kind.as_str().to_owned(),
                 if method.is_empty() { "-".to_owned() } else { clip(method, METHOD) },
                 format!("{:.3}", seconds * 1e3),

@@ -6,7 +6,7 @@ use crate::output::{bytes, print, print_json, write_file};
 use crate::profile::{KEPT, Profile, median};
 use crate::{Failure, Spec, Ui, device, profile_picture, weights};
 use ddnnc_ir::{DType, Mode, Model};
-use ddnnc_passes::{Device, Executable, Goal};
+use ddnnc_passes::{Executable, Goal};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Instant;
@@ -32,6 +32,7 @@ pub fn run(args: &BenchArgs, ui: Ui) -> Result<(), Failure> {
     // Of every launch, in every step.
     let mut of_launches = vec![Vec::new(); if profiles { launches } else { 0 }];
     let mut seconds = vec![0.0; launches];
+    let mut first_step = 0.0;
     let mut times = Vec::new();
     for step in 0..WARM_UP + args.steps {
         feed(run.as_mut(), &model, step)?;
@@ -46,6 +47,9 @@ pub fn run(args: &BenchArgs, ui: Ui) -> Result<(), Failure> {
         }
         // A device may run on behind the call; reading what the step gives waits for it.
         run.read_f32("loss.total", &mut [0.0]).map_err(device::failed)?;
+        if step == 0 {
+            first_step = crate::started().elapsed().as_secs_f64() * 1e3;
+        }
         if step >= WARM_UP {
             times.push(start.elapsed().as_secs_f64() * 1e3);
             let kept = of_launches.iter_mut().zip(&seconds).filter(|(all, _)| all.len() < KEPT);
@@ -63,7 +67,7 @@ pub fn run(args: &BenchArgs, ui: Ui) -> Result<(), Failure> {
     let rate = if median > 0.0 { model.batch as f64 / median * 1e3 } else { 0.0 };
     let precision = model.recipe.precision.as_str();
     let loaded = notes.last();
-    let on = format!("{}, batch {}, {precision}", describe(device.as_ref()), model.batch);
+    let on = format!("{}, batch {}, {precision}", device::describe(device.as_ref()), model.batch);
     if let (Some(profile), Some(path)) = (&profile, &args.profile_svg) {
         let about = format!("{on}; {:.2} ms in {launches} launches", profile.seconds() * 1e3);
         write_file(path, profile_picture::picture(profile, &about).as_bytes())?;
@@ -73,6 +77,7 @@ pub fn run(args: &BenchArgs, ui: Ui) -> Result<(), Failure> {
         let mut figures = json!({
             "model": model.name, "images_per_second": rate, "step_ms": median, "batch": model.batch,
             "device": device.name(), "precision": precision, "steps": args.steps, "peak_rss_bytes": rss,
+            "first_step_ms": first_step,
         });
         for (name, value) in device.settings() {
             figures[name] = value.parse::<u64>().map_or_else(|_| json!(value), |n| json!(n));
@@ -90,7 +95,7 @@ pub fn run(args: &BenchArgs, ui: Ui) -> Result<(), Failure> {
     let on_device = loaded
         .map_or(String::new(), |loaded| format!(", {} on the device", bytes(loaded.memory.total() as u64)));
     let mut text = format!(
-        "{} on {}, batch {}, {precision}: {rate:.1} images/s, {median:.2} ms a step (median of {}), peak memory {}{on_device}\n",
+        "{} on {}, batch {}, {precision}: {rate:.1} images/s, {median:.2} ms a step (median of {}), peak memory {}{on_device}, first step after {first_step:.0} ms\n",
         model.name,
         device.name(),
         model.batch,
@@ -98,20 +103,10 @@ pub fn run(args: &BenchArgs, ui: Ui) -> Result<(), Failure> {
         bytes(rss),
     );
     if let Some(profile) = &profile {
-        text.push_str(&format!("\n  device  {}\n", describe(device.as_ref())));
+        text.push_str(&format!("\n  device  {}\n", device::describe(device.as_ref())));
         text.push_str(&profile.table(args.top));
     }
     print(&text)
-}
-
-/// A device and what its speed goes by: `cpu (threads 2, instructions avx512)`.
-fn describe(device: &dyn Device) -> String {
-    let settings: Vec<String> =
-        device.settings().iter().map(|(name, value)| format!("{name} {value}")).collect();
-    match settings.is_empty() {
-        true => device.name().to_owned(),
-        false => format!("{} ({})", device.name(), settings.join(", ")),
-    }
 }
 
 fn no_profile(device: &str) -> Failure {

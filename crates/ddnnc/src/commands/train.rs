@@ -65,7 +65,11 @@ pub fn run(args: &TrainArgs, ui: Ui) -> Result<(), Failure> {
         data.train_len(),
         data_folder.display(),
         data.validation_len(),
-        device.name(),
+        // What is forced is said; the rest goes without saying.
+        match args.device.processor.given() {
+            Some(_) => device::describe(device.as_ref()),
+            None => device.name().to_owned(),
+        },
     ));
     let mut progress: Box<dyn Observer> =
         if ui.quiet { Box::new(Silent) } else { Box::new(Progress::stderr()) };
@@ -95,6 +99,7 @@ fn resume_command(args: &TrainArgs, folder: &Path) -> String {
     option("--out", Some(folder.display().to_string()));
     words.extend(args.device.emulate.then(|| "--emulate".to_string()));
     words.extend(args.device.kernels.tf32.then(|| "--tf32".to_string()));
+    words.extend(args.device.processor.words());
     words.extend(args.passes.no_fuse.then(|| "--no-fuse".to_string()));
     words.push("--resume".to_string());
     words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
@@ -162,11 +167,14 @@ mod tests {
             "--tf32",
             "--passes",
             "dead_code,fuse",
+            "--instructions",
+            "portable",
+            "--no-winograd",
         ];
         let Command::Train(args) = Cli::parse_from(line).command else { panic!("it is `train`") };
         assert_eq!(
             resume_command(&args, Path::new("r")),
-            "ddnnc train 'a b.ddnn' --set 'train.data.path=\"it'\\''s\"' --batch 8 --data d --device cuda --passes dead_code,fuse --program p --out r --tf32 --resume"
+            "ddnnc train 'a b.ddnn' --set 'train.data.path=\"it'\\''s\"' --batch 8 --data d --device cuda --passes dead_code,fuse --program p --out r --tf32 --instructions portable --no-winograd --resume"
         );
     }
 }

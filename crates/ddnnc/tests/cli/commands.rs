@@ -403,7 +403,10 @@ fn the_precision_is_the_specs() {
 fn bench_measures() {
     let place = Place::new();
     let json = place.run(&["bench", &spec("quickstart"), "--batch", "4", "--steps", "2", "--json"]).json();
-    has(&json, &["images_per_second", "step_ms", "batch", "device", "precision", "peak_rss_bytes"]);
+    has(
+        &json,
+        &["images_per_second", "step_ms", "batch", "device", "precision", "peak_rss_bytes", "first_step_ms"],
+    );
     assert!(json["images_per_second"].as_f64().expect("a number") > 0.0);
     assert_eq!(json["batch"], 4);
 }

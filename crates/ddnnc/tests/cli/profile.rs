@@ -96,3 +96,26 @@ fn a_device_that_cannot_tell_launches_apart_says_so() {
     let args = ["bench", &quick, "--batch", "1", "--steps", "1", "--device", "reference", "--profile"];
     place.run(&args).fails(2, &["the reference device does not tell", "--device cpu"]);
 }
+
+#[test]
+fn instructions_can_be_forced() {
+    let place = Place::new();
+    let quick = spec("quickstart");
+    let force = |more: &[&str]| {
+        let args = ["bench", &quick, "--batch", "2", "--steps", "1", "--json"];
+        place.run(&[&args[..], more].concat())
+    };
+    // An option of the cpu device chooses it.
+    let json = force(&["--instructions", "portable", "--no-winograd", "--profile"]).json();
+    let found = ["device", "instructions", "winograd"].map(|name| json[name].as_str().expect("a word"));
+    assert_eq!(found, ["cpu", "portable", "off"]);
+    assert!(json["profile"]["methods"].get("winograd").is_none());
+    assert!(force(&["--device", "cpu"]).json().get("winograd").is_none());
+    force(&["--instructions", "mmx"]).fails(2, &["mmx", "possible values", "portable"]);
+    for (device, option) in [("reference", &["--instructions", "portable"][..]), ("cuda", &["--no-winograd"])]
+    {
+        let words = [option[0], "is for the cpu device", device];
+        force(&[&["--device", device], option].concat()).fails(2, &words);
+    }
+    force(&["--emulate", "--no-winograd"]).fails(2, &["--no-winograd", "is for the cpu device"]);
+}
