@@ -1,0 +1,226 @@
+#!/usr/bin/env python3
+"""The training steps of bench/specs in PyTorch: the same layers, losses and update, one process for one measurement.
+
+    python3 bench/twins.py resnet18 --precision bf16 --compile --threads 2 --steps 5
+    python3 bench/twins.py joint50 --count
+
+Written as a careful user would: channels last, ReLU in place, gradients set to none before each step, and for the joint
+step what the sub-nets have in common computed once (`joint50`) or not (`joint50_forwards`). Prints one JSON object:
+the median of the steps, the loss, the largest resident set, the seconds from the start of the process to the end of the
+first step, and those that torch.compile took of it (the first step less a later one).
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+
+try:
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
+except ImportError as missing:
+    print(f"PyTorch cannot be imported ({missing}); see bench/README.md", file=sys.stderr)
+    sys.exit(3)
+
+WIDTHS = [64, 128, 256, 512]
+CLASSES, TEMPERATURE, ATTENTION = 10, 3.0, 0.5
+# Steps before the clock runs, as in `ddnnc bench`.
+WARM_UP = 2
+
+
+@dataclass
+class Twin:
+    """A spec of bench/specs and how its step is written here."""
+
+    spec: str
+    block: str
+    depths: list  # of each sub-net, the full one first
+    batch: int
+    prefix_once: bool = True
+
+
+NESTED = [[3, 4, 6, 3], [2, 3, 4, 2], [1, 2, 2, 1]]
+TWINS = {
+    "resnet18": Twin("resnet18", "basic", [[2, 2, 2, 2]], 128),
+    "resnet50": Twin("resnet50", "bottleneck", [[3, 4, 6, 3]], 32),
+    "joint50": Twin("joint50", "bottleneck", NESTED, 32),
+    "joint50_forwards": Twin("joint50", "bottleneck", NESTED, 32, prefix_once=False),
+}
+
+
+class Block(nn.Module):
+    """Convolutions shared by the sub-nets, each with norms of its own; in the common prefix one norm serves all."""
+
+    def __init__(self, kind, inputs, width, stride, norms):
+        super().__init__()
+        if kind == "basic":
+            layers = [(inputs, width, 3, stride), (width, width, 3, 1)]
+        else:
+            layers = [(inputs, width, 1, 1), (width, width, 3, stride), (width, 4 * width, 1, 1)]
+        self.out = layers[-1][1]
+        self.convs = nn.ModuleList(nn.Conv2d(i, o, k, s, k // 2, bias=False) for i, o, k, s in layers)
+        self.bns = nn.ModuleList(nn.ModuleList(nn.BatchNorm2d(o) for _, o, _, _ in layers) for _ in range(norms))
+        self.proj = None
+        if stride != 1 or inputs != self.out:
+            self.proj = nn.Conv2d(inputs, self.out, 1, stride, bias=False)
+            self.proj_bns = nn.ModuleList(nn.BatchNorm2d(self.out) for _ in range(norms))
+
+    def forward(self, x, net):
+        net = min(net, len(self.bns) - 1)
+        y = x
+        for conv, bn in zip(self.convs[:-1], self.bns[net]):
+            y = F.relu(bn(conv(y)), inplace=True)
+        y = self.bns[net][-1](self.convs[-1](y))
+        y += x if self.proj is None else self.proj_bns[net](self.proj(x))
+        return F.relu(y, inplace=True)
+
+
+class Nested(nn.Module):
+    """All sub-nets of a backbone; of one net alone it is that net."""
+
+    def __init__(self, twin):
+        super().__init__()
+        self.depths, self.prefix_once = twin.depths, twin.prefix_once
+        self.stem, self.stem_bn = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64)
+        inputs, self.stages = 64, nn.ModuleList()
+        for stage, (count, width) in enumerate(zip(self.depths[0], WIDTHS)):
+            blocks = nn.ModuleList()
+            for i in range(count):
+                users = sum(i < depth[stage] for depth in self.depths)
+                # In the first stage all sub-nets see the same values, as far as they go.
+                block = Block(twin.block, inputs, width, 2 if stage and i == 0 else 1, users if stage else 1)
+                blocks.append(block)
+                inputs = block.out
+            self.stages.append(blocks)
+        self.heads = nn.ModuleList(nn.Linear(inputs, CLASSES) for _ in self.depths)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def prefix(self, x, blocks):
+        """The stem and so many blocks of the first stage, the value after each of them."""
+        values = [F.relu(self.stem_bn(self.stem(x)), inplace=True)]
+        for block in self.stages[0][:blocks]:
+            values.append(block(values[-1], 0))
+        return values
+
+    def forward(self, x):
+        shared = self.prefix(x, self.depths[0][0]) if self.prefix_once else None
+        logits, maps = [], []
+        for net, depth in enumerate(self.depths):
+            y = shared[depth[0]] if shared else self.prefix(x, depth[0])[-1]
+            for stage in range(1, 4):
+                for block in self.stages[stage][: depth[stage]]:
+                    y = block(y, net)
+            maps.append(y)
+            logits.append(self.heads[net](y.mean((2, 3))))
+        return logits, maps
+
+
+def attention_map(value):
+    """The sum over channels, standardised per image."""
+    a = value.float().sum(1).flatten(1)
+    return (a - a.mean(1, keepdim=True)) / (a.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+
+
+def loss_of(logits, maps, label):
+    logits = [one.float() for one in logits]
+    loss = sum(F.cross_entropy(one, label) for one in logits)
+    teacher = F.softmax(logits[0].detach() / TEMPERATURE, 1)
+    for student in range(1, len(logits)):
+        log_student = F.log_softmax(logits[student] / TEMPERATURE, 1)
+        loss = loss + F.kl_div(log_student, teacher, reduction="batchmean") * TEMPERATURE**2
+        loss = loss + ATTENTION * F.mse_loss(attention_map(maps[student]), attention_map(maps[0]).detach())
+    return loss
+
+
+def process_age():
+    """Seconds since this process started."""
+    with open("/proc/self/stat") as file:
+        ticks = int(file.read().rsplit(")", 1)[1].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+
+
+def peak_rss():
+    """The largest resident set so far in bytes (VmHWM: unlike getrusage's, it forgets what stood before exec)."""
+    try:
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def count(net, twin):
+    """Multiply-accumulates of one step's convolutions and products, forward and backward, and parameters of each sub-net."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    image, label = torch.randn(2, 3, 32, 32), torch.zeros(2, dtype=torch.int64)
+    with FlopCounterMode(display=False) as counter:
+        loss_of(*net(image), label).backward()
+    total = counter.get_total_flops() / 2 * twin.batch / 2
+    parameters = []
+    for depth in twin.depths:
+        one = Nested(Twin(twin.spec, twin.block, [depth], twin.batch))
+        parameters.append(sum(p.numel() for p in one.parameters()))
+    return {"step_macs": int(total), "parameters": parameters, "all_parameters": sum(p.numel() for p in net.parameters())}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("twin", choices=TWINS)
+    parser.add_argument("--precision", choices=["f32", "bf16"], default="f32")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--batch", type=int)
+    parser.add_argument("--count", action="store_true", help="print parameters and multiply-accumulates; measure nothing")
+    args = parser.parse_args()
+
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    twin = TWINS[args.twin]
+    twin.batch = args.batch or twin.batch
+    net = Nested(twin).to(memory_format=torch.channels_last)
+    if args.count:
+        print(json.dumps(count(net, twin)))
+        return
+    optimizer = torch.optim.SGD(net.parameters(), 1e-3, momentum=0.9, weight_decay=5e-4)
+    image = torch.rand(twin.batch, 3, 32, 32).to(memory_format=torch.channels_last) * 2 - 1
+    label = torch.arange(twin.batch) % CLASSES
+
+    def forward(image, label):
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.precision == "bf16"):
+            logits, maps = net(image)
+        return loss_of(logits, maps, label)
+
+    if args.compile:
+        forward = torch.compile(forward)
+
+    def step():
+        start = time.perf_counter()
+        optimizer.zero_grad(set_to_none=True)
+        loss = forward(image, label)
+        loss.backward()
+        optimizer.step()
+        return time.perf_counter() - start, loss.item()
+
+    warm = [step()[0]]
+    first_step = process_age()
+    warm += [step()[0] for _ in range(WARM_UP - 1)]
+    runs = [step() for _ in range(args.steps)]
+    seconds = statistics.median(s for s, _ in runs)
+    print(json.dumps({
+        "model": args.twin, "batch": twin.batch, "precision": args.precision, "compiled": args.compile,
+        "threads": args.threads, "steps": args.steps, "step_ms": 1e3 * seconds, "loss": runs[-1][1],
+        "peak_rss_bytes": peak_rss(), "first_step_ms": 1e3 * first_step,
+        "compile_ms": 1e3 * (warm[0] - seconds) if args.compile else 0.0, "torch": torch.__version__,
+    }))
+
+
+if __name__ == "__main__":
+    main()
