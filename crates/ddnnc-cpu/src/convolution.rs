@@ -10,6 +10,7 @@ use crate::device::Machine;
 use crate::launch::Need;
 use crate::method::Method;
 use crate::plan::Plan;
+use crate::winograd;
 use ddnnc_ir::Conv;
 
 /// Rows of one operand as f32: straight from memory, or computed on demand.
@@ -110,7 +111,8 @@ pub fn run(
 ) {
     match method {
         Method::Depthwise => depthwise_rows::run(machine, g, backward, w, parts, emit),
-        Method::Direct | Method::Winograd | Method::Bf16 => {
+        Method::Winograd => winograd::run(machine, g, backward, w, parts, emit),
+        Method::Direct | Method::Bf16 => {
             correlation::run(machine, g, backward, w, parts, emit);
         }
     }
@@ -120,14 +122,16 @@ pub fn run(
 pub fn need(method: Method, g: &Geometry, backward: bool, images: &[usize]) -> Need {
     match method {
         Method::Depthwise => depthwise_rows::need(g, backward, images),
-        Method::Direct | Method::Winograd | Method::Bf16 => correlation::need(g, backward, images),
+        Method::Winograd => winograd::need(g, backward, images),
+        Method::Direct | Method::Bf16 => correlation::need(g, backward, images),
     }
 }
 
 /// Tasks of [`run`], each of which emits its rows as one run.
 pub fn tasks(method: Method, g: &Geometry, backward: bool, images: &[usize]) -> usize {
     match method {
-        Method::Depthwise | Method::Direct | Method::Winograd | Method::Bf16 => {
+        Method::Winograd => images.iter().map(|&n| winograd::plan(g, backward, n).tasks()).sum(),
+        Method::Depthwise | Method::Direct | Method::Bf16 => {
             images.iter().map(|&n| Plan::new(g, backward, n).tasks()).sum()
         }
     }

@@ -429,3 +429,51 @@ fn sums_over_no_channels_are_zero() {
         case.rows(Direction::InputGradient, &levels(), 2);
     }
 }
+
+#[test]
+fn winograd_patches_agree_with_the_reference() {
+    // Partial patches, paddings that crop, channels that fill no vector, several blocks and chunks, no images.
+    let cases = [
+        case(conv(1, 1), [7, 9], [3, 3], [20, 37], &[3, 0, 1]),
+        case(conv(1, 0), [6, 3], [3, 3], [33, 70], &[2, 1]),
+        case(conv(1, 2), [5, 1], [3, 3], [96, 8], &[2]),
+        case(Conv { pad: [0, 2], ..conv(1, 0) }, [30, 5], [3, 3], [8, 9], &[1, 2]),
+        case(Conv { pad: [2, 1], ..conv(1, 0) }, [58, 61], [3, 3], [9, 16], &[2, 1]),
+        case(conv(1, 1), [4, 4], [3, 3], [64, 130], &[70, 33]),
+    ];
+    for (i, case) in cases.iter().enumerate() {
+        for direction in [Direction::Forward, Direction::InputGradient] {
+            assert!(Method::Winograd.fits(&case.g, direction, Level::Portable, false));
+        }
+        case.check(&levels(), 300 + 3 * i as u64);
+    }
+}
+
+#[test]
+fn winograd_stays_near_the_reference_over_many_channels() {
+    let case = case(conv(1, 1), [8, 8], [3, 3], [512, 64], &[1]);
+    let rng = &mut ChaCha8Rng::seed_from_u64(7);
+    // Numbers of a size as in training, of all f32.
+    let mut draw = |ty: ValueType, size: f32| Tensor {
+        data: (0..ty.elements()).map(|_| f64::from(rng.random_range(-size..size))).collect(),
+        ty,
+    };
+    let (x, w) = (draw(ValueType::f32([1, 512, 8, 8]), 2.0), draw(case.weight_type(), 0.05));
+    let y = case.evaluate(Op::Conv2d(case.g.conv), &[&x, &w], ValueType::f32([1, 64, 8, 8]));
+    let expected = rows_of([1, 64, 8, 8], &y.data);
+    let most = expected.iter().fold(0.0f64, |m, y| m.max(y.abs()));
+    let rows: Vec<f32> = rows_of([1, 512, 8, 8], &x.data).iter().map(|&x| x as f32).collect();
+    let (rows, w) = (Stored::Direct(512, rows), w.data.iter().map(|&w| w as f32).collect::<Vec<_>>());
+    for level in levels() {
+        let mut out = vec![f32::NAN; expected.len()];
+        let mut parts = [Part { images: 1, x: &rows, out: Some(&mut out) }];
+        Machine::testing(level, 2, need(Method::Winograd, &case.g, false, &[1]), |machine| {
+            run(machine, Method::Winograd, &case.g, false, Weights::F32(&w), &mut parts, None);
+        });
+        let differences = expected.iter().zip(&out).map(|(e, y)| (e - f64::from(*y)).abs());
+        // As `f64::max` would pass over what is not a number, a sum is checked too.
+        assert!(out.iter().all(|y| y.is_finite()));
+        let error = differences.fold(0.0, f64::max) / most;
+        assert!(error < 1e-5, "{level:?}: {error:e} of the largest result");
+    }
+}

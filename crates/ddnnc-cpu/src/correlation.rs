@@ -4,7 +4,7 @@
 //! source channel) of one phase. A task computes its tiles panel by panel, so that a piece of a panel is in cache while
 //! all positions of the task use it.
 
-use crate::convolution::{Emit, Geometry, Part, Run, Weights};
+use crate::convolution::{Emit, Geometry, Part, Rows, Run, Weights};
 use crate::device::Machine;
 use crate::launch::Need;
 use crate::plan::{Axis, Data, Plan};
@@ -51,26 +51,43 @@ pub fn launch(
     emit: Option<&dyn Emit>,
     compute: impl Fn(&Plan, Data<'_>, Range<usize>, &mut [f32]) + Sync,
 ) {
+    let plan = |images| Plan::new(g, backward, images);
+    let window = |plan: &Plan, lines| plan.window(lines, plan.from);
+    launch_with(machine, parts, emit, plan, window, |plan, x, lines, worker, window, out| {
+        let data = plan.data(machine, x, lines.clone(), 0..plan.from, worker, window, &mut []);
+        compute(plan, data, lines, out);
+    });
+}
+
+/// Runs `compute(plan, x, lines, worker, scratch, out)` for every task of every part, then emits.
+///
+/// `plan` is that of a part of so many images, `size` the f32 of scratch that some of its lines need; `compute` writes
+/// every element of `out`, the result rows of `lines`. Where results are emitted alone, they lie behind the scratch.
+pub fn launch_with(
+    machine: &Machine<'_>,
+    parts: &mut [Part<'_>],
+    emit: Option<&dyn Emit>,
+    plan: impl Fn(usize) -> Plan,
+    size: impl Fn(&Plan, Range<usize>) -> usize + Sync,
+    compute: impl Fn(&Plan, &dyn Rows, Range<usize>, usize, &mut [f32], &mut [f32]) + Sync,
+) {
     let mut base = 0;
     for (index, part) in parts.iter_mut().enumerate() {
-        let plan = Plan::new(g, backward, part.images);
+        let plan = plan(part.images);
         let x = part.x;
-        let size = plan.task_rows() * plan.to;
-        // The results of a task, or a place for them behind the windows.
+        // The results of a task, or a place for them behind the scratch.
         let task = |task: usize, scratch: &mut [f32], out: Option<&mut [f32]>, worker: usize| {
             let lines = plan.task_lines(task);
-            let window = plan.window(lines.clone(), plan.from);
-            let (window, rest) = scratch.split_at_mut(window);
+            let (scratch, rest) = scratch.split_at_mut(size(&plan, lines.clone()));
             let out = out.unwrap_or_else(|| &mut rest[..lines.len() * plan.result[1] * plan.to]);
-            let data = plan.data(machine, x, lines.clone(), 0..plan.from, worker, window, &mut []);
-            compute(&plan, data, lines.clone(), out);
+            compute(&plan, x, lines.clone(), worker, scratch, out);
             if let Some(emit) = emit {
                 let first = lines.start * plan.result[1];
                 emit.emit(machine, Run { task: base + task, part: index, first, worker }, out);
             }
         };
         match &mut part.out {
-            Some(out) => machine.pool.split(out, size, |t, out, worker| {
+            Some(out) => machine.pool.split(out, plan.task_rows() * plan.to, |t, out, worker| {
                 machine.with_scratch(worker, |scratch| task(t, scratch, Some(out), worker));
             }),
             None => machine.pool.run(plan.tasks(), &|t, worker| {

@@ -14,8 +14,8 @@
 //!
 //! `unsafe` stands in `memory` (views of the arena), `device`, `kernel`, `convolution_group` and the `pointwise` files
 //! (which make those views of the buffers of a program and of one launch), `pool` (sharing a result among tasks), `simd`
-//! (functions compiled for more of the processor), `gemm` (the micro-kernels of the `gemm` project) and `tile` (the
-//! micro-kernels of convolutions); the other kernels are safe code on slices. This crate knows neither the language nor
+//! (functions compiled for more of the processor), `gemm` (the micro-kernels of the `gemm` project), `tile` (the
+//! micro-kernels of convolutions), `vector` and `winograd_transform` (vectors of a level); the other kernels are safe code on slices. This crate knows neither the language nor
 //! the training loop.
 
 mod convolution;
@@ -47,6 +47,9 @@ mod sample;
 mod shape;
 mod simd;
 mod tile;
+mod vector;
+mod winograd;
+mod winograd_transform;
 
 pub use ddnnc_passes::Limits;
 pub use device::{CpuDevice, CpuExecutable, CpuOptions};

@@ -2,6 +2,7 @@
 
 use crate::convolution::Geometry;
 use crate::simd::Level;
+use crate::winograd;
 
 /// How a convolution is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,11 +50,12 @@ impl Method {
 
     /// Whether it computes such a convolution; `bf16` where both operands are rounded to bf16.
     pub fn fits(self, g: &Geometry, direction: Direction, level: Level, bf16: bool) -> bool {
-        let _ = (direction, bf16, level);
+        let _ = (bf16, level);
         match self {
             Method::Direct => !g.is_depthwise(),
             Method::Depthwise => g.is_depthwise(),
-            Method::Winograd | Method::Bf16 => false,
+            Method::Winograd => direction != Direction::WeightGradient && winograd::fits(g),
+            Method::Bf16 => false,
         }
     }
 
@@ -65,9 +67,8 @@ impl Method {
         images: &[usize],
         bf16: bool,
     ) -> Method {
-        let _ = images;
         let fits = |method: &Method| method.fits(g, direction, settings.level, bf16);
-        if settings.winograd && fits(&Method::Winograd) {
+        if settings.winograd && fits(&Method::Winograd) && winograd::pays(g, direction, images) {
             return Method::Winograd;
         }
         [Method::Bf16, Method::Depthwise].into_iter().find(fits).unwrap_or(Method::Direct)

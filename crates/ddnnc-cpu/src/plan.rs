@@ -301,6 +301,11 @@ impl Plan {
         Data { elements, direct: false, pitch, channels, left: self.columns[0] }
     }
 
+    /// The source itself as data, for readers that take what lies outside of it as zero.
+    pub fn unpadded<'a>(&self, all: &'a [f32]) -> Data<'a> {
+        Data { elements: all, direct: true, pitch: self.source[1] * self.from, channels: self.from, left: 0 }
+    }
+
     /// The data of a run of result lines: channels `channels` of `x`, in `scratch` if need be.
     ///
     /// `line` is memory for one or more source rows with all channels, needed where `channels` are not all.

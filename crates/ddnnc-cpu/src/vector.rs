@@ -1,0 +1,242 @@
+//! Vectors of f32 as the levels of the processor have them, and how code that is generic over them is entered.
+
+use crate::simd::Level;
+
+/// A vector of f32. Its operations want a processor of its level.
+pub trait Vector: Copy {
+    /// Elements.
+    const LANES: usize;
+    /// As the level's loads.
+    ///
+    /// # Safety
+    ///
+    /// The elements can be read; the processor has the level, here and below.
+    unsafe fn load(from: *const f32) -> Self;
+    /// The first `n` elements, at most the lanes, and zeros.
+    ///
+    /// # Safety
+    ///
+    /// So many elements can be read.
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, n: usize) -> Self {
+        let mut all = [0.0f32; 16];
+        // SAFETY: promised; there are no more lanes than that.
+        unsafe {
+            std::ptr::copy_nonoverlapping(from, all.as_mut_ptr(), n);
+            Self::load(all.as_ptr())
+        }
+    }
+    /// As the level's stores.
+    ///
+    /// # Safety
+    ///
+    /// The elements can be written.
+    unsafe fn store(self, to: *mut f32);
+    /// Stores the first `n` lanes.
+    ///
+    /// # Safety
+    ///
+    /// So many elements can be written.
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut f32, n: usize) {
+        let mut all = [0.0f32; 16];
+        // SAFETY: promised; there are no more lanes than that.
+        unsafe {
+            self.store(all.as_mut_ptr());
+            std::ptr::copy_nonoverlapping(all.as_ptr(), to, n);
+        }
+    }
+    /// `number` in every lane.
+    ///
+    /// # Safety
+    ///
+    /// The processor has the level.
+    unsafe fn splat(number: f32) -> Self;
+    /// `a · b + self`.
+    ///
+    /// # Safety
+    ///
+    /// The processor has the level.
+    unsafe fn sum(self, a: Self, b: Self) -> Self;
+    /// `self + a`.
+    ///
+    /// # Safety
+    ///
+    /// The processor has the level.
+    unsafe fn plus(self, a: Self) -> Self;
+    /// `self - a`.
+    ///
+    /// # Safety
+    ///
+    /// The processor has the level.
+    unsafe fn minus(self, a: Self) -> Self;
+    /// `self · number`.
+    ///
+    /// # Safety
+    ///
+    /// The processor has the level.
+    unsafe fn times(self, number: f32) -> Self;
+}
+
+/// The vector of every processor.
+#[derive(Clone, Copy)]
+pub struct Plain([f32; 8]);
+
+impl Vector for Plain {
+    const LANES: usize = 8;
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Plain {
+        // SAFETY: promised.
+        Plain(unsafe { from.cast::<[f32; 8]>().read() })
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: promised.
+        unsafe { to.cast::<[f32; 8]>().write(self.0) }
+    }
+    #[inline(always)]
+    unsafe fn splat(number: f32) -> Plain {
+        Plain([number; 8])
+    }
+    #[inline(always)]
+    unsafe fn sum(self, a: Plain, b: Plain) -> Plain {
+        Plain(std::array::from_fn(|i| self.0[i] + a.0[i] * b.0[i]))
+    }
+    #[inline(always)]
+    unsafe fn plus(self, a: Plain) -> Plain {
+        Plain(std::array::from_fn(|i| self.0[i] + a.0[i]))
+    }
+    #[inline(always)]
+    unsafe fn minus(self, a: Plain) -> Plain {
+        Plain(std::array::from_fn(|i| self.0[i] - a.0[i]))
+    }
+    #[inline(always)]
+    unsafe fn times(self, number: f32) -> Plain {
+        Plain(self.0.map(|x| x * number))
+    }
+}
+
+/// Code that is generic over the vectors; mark it and what it calls `#[inline(always)]`.
+pub trait Vectored {
+    /// Runs with vectors of S.
+    ///
+    /// # Safety
+    ///
+    /// The processor has the level of S.
+    unsafe fn run<S: Vector>(self);
+}
+
+/// Runs `code` with the vectors of a level, compiled for it.
+#[inline]
+pub fn with_vectors(level: Level, code: impl Vectored) {
+    // SAFETY: levels are those that the processor has.
+    unsafe {
+        match level {
+            Level::Portable => code.run::<Plain>(),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => x86::avx2(code),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 | Level::Avx512Bf16 => x86::avx512(code),
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{Vector, Vectored};
+    use std::arch::x86_64::*;
+
+    macro_rules! vector {
+        ($load:ident, $store:ident, $splat:ident, $sum:ident, $plus:ident, $minus:ident, $times:ident) => {
+            #[inline(always)]
+            unsafe fn load(from: *const f32) -> Self {
+                // SAFETY: promised.
+                unsafe { $load(from) }
+            }
+            #[inline(always)]
+            unsafe fn store(self, to: *mut f32) {
+                // SAFETY: promised.
+                unsafe { $store(to, self) }
+            }
+            #[inline(always)]
+            unsafe fn splat(number: f32) -> Self {
+                // SAFETY: the processor has the level.
+                unsafe { $splat(number) }
+            }
+            #[inline(always)]
+            unsafe fn sum(self, a: Self, b: Self) -> Self {
+                // SAFETY: the processor has the level.
+                unsafe { $sum(a, b, self) }
+            }
+            #[inline(always)]
+            unsafe fn plus(self, a: Self) -> Self {
+                // SAFETY: the processor has the level.
+                unsafe { $plus(self, a) }
+            }
+            #[inline(always)]
+            unsafe fn minus(self, a: Self) -> Self {
+                // SAFETY: the processor has the level.
+                unsafe { $minus(self, a) }
+            }
+            #[inline(always)]
+            unsafe fn times(self, number: f32) -> Self {
+                // SAFETY: the processor has the level.
+                unsafe { $times(self, $splat(number)) }
+            }
+        };
+    }
+
+    impl Vector for __m256 {
+        const LANES: usize = 8;
+        vector!(
+            _mm256_loadu_ps,
+            _mm256_storeu_ps,
+            _mm256_set1_ps,
+            _mm256_fmadd_ps,
+            _mm256_add_ps,
+            _mm256_sub_ps,
+            _mm256_mul_ps
+        );
+    }
+
+    impl Vector for __m512 {
+        const LANES: usize = 16;
+        vector!(
+            _mm512_loadu_ps,
+            _mm512_storeu_ps,
+            _mm512_set1_ps,
+            _mm512_fmadd_ps,
+            _mm512_add_ps,
+            _mm512_sub_ps,
+            _mm512_mul_ps
+        );
+        #[inline(always)]
+        unsafe fn load_first(from: *const f32, n: usize) -> __m512 {
+            // SAFETY: promised; lanes that are not asked for are not read.
+            unsafe { _mm512_maskz_loadu_ps(((1u32 << n) - 1) as u16, from) }
+        }
+        #[inline(always)]
+        unsafe fn store_first(self, to: *mut f32, n: usize) {
+            // SAFETY: promised; lanes that are not asked for are not written.
+            unsafe { _mm512_mask_storeu_ps(to, ((1u32 << n) - 1) as u16, self) }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// The processor has these features.
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn avx2(code: impl Vectored) {
+        // SAFETY: promised.
+        unsafe { code.run::<__m256>() }
+    }
+
+    /// # Safety
+    ///
+    /// The processor has these features.
+    #[target_feature(enable = "avx2,fma,avx512f,avx512vl,avx512bw,avx512dq")]
+    pub(super) unsafe fn avx512(code: impl Vectored) {
+        // SAFETY: promised.
+        unsafe { code.run::<__m512>() }
+    }
+}
