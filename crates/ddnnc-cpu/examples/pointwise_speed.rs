@@ -1,11 +1,11 @@
-//! How fast tile programs run beside a copy of as many bytes: `cargo run --release -p ddnnc-cpu --example
-//! pointwise_speed`.
+//! How fast tile programs run beside a copy of memory: `cargo run --release -p ddnnc-cpu --example pointwise_speed
+//! [THREADS]`.
 
+use ddnnc_cases::Case;
 use ddnnc_cpu::CpuDevice;
 use ddnnc_ir::{BinaryKind, DType, Group, GroupKind, Layout, Local, Op, Step, UnaryKind, ValueType, infer};
-use ddnnc_passes::{ALIGNMENT, Buffer, BufferId, Device, Launch, Place, Program};
+use ddnnc_passes::Device;
 use std::sync::Arc;
-use std::time::Instant;
 
 struct Builder(Group);
 
@@ -52,60 +52,33 @@ impl Builder {
     }
 }
 
-fn program(op: &Op, over: Option<usize>) -> (Program, usize) {
-    let Op::Fused(group) = op else { panic!("a group") };
-    let mut p = Program {
-        name: String::new(),
-        buffers: Vec::new(),
-        launches: Vec::new(),
-        inputs: Default::default(),
-        outputs: Default::default(),
-        persistent: Default::default(),
-        arena_bytes: 0,
-        persistent_bytes: 0,
-    };
-    let mut bytes = 0;
-    let mut add = |ty: &ValueType, place: Option<Place>| {
-        let place = place.unwrap_or(Place::Arena { offset: p.arena_bytes });
-        p.arena_bytes += ty.bytes().next_multiple_of(ALIGNMENT);
-        bytes += ty.bytes();
-        p.buffers.push(Buffer { ty: ty.clone(), place });
-        BufferId(p.buffers.len() as u32 - 1)
-    };
-    let operands: Vec<BufferId> = group.operands.iter().map(|ty| add(ty, None)).collect();
-    let place = over.map(|i| p.buffers[operands[i].index()].place);
-    let mut add = |ty: &ValueType, place: Option<Place>| {
-        let place = place.unwrap_or(Place::Arena { offset: p.arena_bytes });
-        p.arena_bytes += ty.bytes().next_multiple_of(ALIGNMENT);
-        bytes += ty.bytes();
-        p.buffers.push(Buffer { ty: ty.clone(), place });
-        BufferId(p.buffers.len() as u32 - 1)
-    };
-    let results: Vec<BufferId> = group.result_types().iter().map(|ty| add(ty, place)).collect();
-    for (i, &b) in operands.iter().enumerate() {
-        p.inputs.insert(format!("x{i}"), b);
-    }
-    for (i, &b) in results.iter().enumerate() {
-        p.outputs.insert(format!("y{i}"), b);
-    }
-    p.launches.push(Launch { op: op.clone(), operands, results, path: String::new() });
-    (p, bytes)
-}
-
+/// The median time of a launch on random operands, and the bytes that it reads and writes.
 fn seconds(device: &CpuDevice, op: &Op, over: Option<usize>) -> (f64, usize) {
-    let (program, bytes) = program(op, over);
-    let mut executable = device.load(&program).expect("loads");
-    executable.run().expect("runs");
-    let one = |_| {
-        let start = Instant::now();
-        executable.run().expect("runs");
-        start.elapsed().as_secs_f64()
-    };
-    ((0..9).map(one).fold(f64::INFINITY, f64::min), bytes)
+    let Op::Fused(group) = op else { panic!("a group") };
+    let case = Case { op: op.clone(), operands: group.operands.clone() };
+    let program = case.program(&[over]);
+    let mut run = device.load(&program).expect("loads");
+    for (i, t) in case.draw(1).iter().enumerate() {
+        run.write_f32(&format!("x{i}"), &t.data.iter().map(|&x| x as f32).collect::<Vec<_>>())
+            .expect("writes");
+    }
+    let launch = program.launches.iter().position(|l| l.path == "here").expect("the launch");
+    let mut times: Vec<f64> = (0..9)
+        .map(|_| {
+            let mut seconds = vec![0.0; program.launches.len()];
+            run.run_timed(&mut seconds).expect("runs");
+            seconds[launch]
+        })
+        .collect();
+    times.sort_by(f64::total_cmp);
+    let bytes = case.operands.iter().chain(&case.results()).map(ValueType::bytes).sum();
+    (times[times.len() / 2], bytes)
 }
 
 fn main() {
     let device = CpuDevice::new(std::env::args().nth(1).and_then(|n| n.parse().ok())).expect("threads");
+    let limit = device.limits().bytes;
+    println!("{device:?}: {:.1} GB/s", limit / 1e9);
     let relu = Op::Unary { kind: UnaryKind::Relu };
     let add = Op::Binary { kind: BinaryKind::Add };
     for dims in [[128, 16, 32, 32], [32, 64, 56, 56], [32, 512, 14, 14], [64, 2048, 7, 7]] {
@@ -143,14 +116,11 @@ fn main() {
             let mut results = b.step(Op::NormalizeGradReduce { eps: 1e-5 }, &[x, v[0], v[1], dy]);
             results.push(dy);
             all.push(("relu_grad, normalize_grad_reduce", b.finish(&results), None));
-            let mut rate = 0.0;
             for (name, op, over) in &all {
                 let (time, bytes) = seconds(&device, op, *over);
                 let speed = bytes as f64 / time / 1e9;
-                if *name == "copy" {
-                    rate = speed;
-                }
-                println!("{ty} {name}: {:.2} ms, {speed:.1} GB/s, {:.2} of a copy", time * 1e3, speed / rate);
+                let share = speed * 1e9 / limit;
+                println!("{ty} {name}: {:.2} ms, {speed:.1} GB/s, {share:.2} of memory speed", time * 1e3);
             }
         }
     }

@@ -2,14 +2,19 @@
 
 use ddnnc_ir::{DType, ValueType};
 use ddnnc_passes::{ALIGNMENT, DeviceError};
-use std::alloc::{Layout, alloc_zeroed, dealloc};
+use memmap2::MmapMut;
 use std::ptr::NonNull;
 
-/// Zeroed memory, aligned to [`ALIGNMENT`] bytes, that never moves.
+/// Pages of this size are asked for, since a step walks through far more small ones than a processor remembers.
+const HUGE: usize = 2 << 20;
+
+/// Zeroed memory, aligned to [`ALIGNMENT`] bytes, that never moves. It takes room when it is first touched.
 #[derive(Debug)]
 pub struct Region {
     start: NonNull<u8>,
-    layout: Layout,
+    len: usize,
+    /// What holds the memory.
+    _map: MmapMut,
 }
 
 // SAFETY: a region owns its memory, and views of it are made through `&mut self` or are the caller's promise.
@@ -20,34 +25,39 @@ unsafe impl Sync for Region {}
 impl Region {
     /// A region of that many bytes (at least one line); `needed` is what a failure reports.
     pub fn new(bytes: usize, needed: usize) -> Result<Region, DeviceError> {
-        let out_of_memory = DeviceError::OutOfMemory { needed };
-        let Ok(layout) = Layout::from_size_align(bytes.max(ALIGNMENT), ALIGNMENT) else {
-            return Err(out_of_memory);
-        };
-        // SAFETY: the layout's size is not zero.
-        let start = unsafe { alloc_zeroed(layout) };
-        match NonNull::new(start) {
-            Some(start) => Ok(Region { start, layout }),
-            None => Err(out_of_memory),
+        let len = bytes.max(ALIGNMENT);
+        let spare = if len >= HUGE { HUGE } else { 0 };
+        let total = len.checked_add(spare).filter(|&n| n <= isize::MAX as usize);
+        let map = total.and_then(|n| MmapMut::map_anon(n).ok());
+        let Some(mut map) = map else { return Err(DeviceError::OutOfMemory { needed }) };
+        // A wish: where it is refused, pages are small.
+        #[cfg(target_os = "linux")]
+        if spare > 0 {
+            let _ = map.advise(memmap2::Advice::HugePage);
         }
+        let first = map.as_mut_ptr();
+        let skip = if spare > 0 { first.align_offset(HUGE).min(spare) } else { 0 };
+        // SAFETY: the map is longer than `len` by what is skipped.
+        let start = unsafe { NonNull::new_unchecked(first.add(skip)) };
+        Ok(Region { start, len, _map: map })
     }
 
     /// Everything as f32.
     pub fn floats(&mut self) -> &mut [f32] {
         // SAFETY: the memory is aligned, initialised, borrowed for as long as `self`, and any bits are an f32.
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().cast(), self.layout.size() / 4) }
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().cast(), self.len / 4) }
     }
 
     /// Everything as f64.
     pub fn doubles(&mut self) -> &mut [f64] {
         // SAFETY: the memory is aligned, initialised, borrowed for as long as `self`, and any bits are an f64.
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().cast(), self.layout.size() / 8) }
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().cast(), self.len / 8) }
     }
 
     /// The address of `len` elements from `offset` bytes on.
     fn at<T>(&self, offset: usize, len: usize) -> *mut T {
         let bytes = len.saturating_mul(size_of::<T>());
-        let fits = offset.checked_add(bytes).is_some_and(|end| end <= self.layout.size());
+        let fits = offset.checked_add(bytes).is_some_and(|end| end <= self.len);
         assert!(
             fits && offset.is_multiple_of(ALIGNMENT),
             "a validated program keeps its buffers inside their regions"
@@ -75,13 +85,6 @@ impl Region {
     pub unsafe fn view_mut<T>(&self, offset: usize, len: usize) -> &mut [T] {
         // SAFETY: `at` checked the range and the alignment, every bit pattern is a T, the rest is promised.
         unsafe { std::slice::from_raw_parts_mut(self.at(offset, len), len) }
-    }
-}
-
-impl Drop for Region {
-    fn drop(&mut self) {
-        // SAFETY: allocated in `new` with this layout.
-        unsafe { dealloc(self.start.as_ptr(), self.layout) }
     }
 }
 

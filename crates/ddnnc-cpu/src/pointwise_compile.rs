@@ -519,6 +519,7 @@ impl<'a, 'p> Compiler<'a, 'p> {
     pub fn finish(self) -> Compiled {
         let Compiler { domain, prelude, mut insts, bound, .. } = self;
         insts.splice(0..0, prelude);
+        fuse_relu(&mut insts, &bound);
         // Narrowing rounds: what is read for that alone need not be rounded before.
         let mut only_narrowed = vec![true; bound.len()];
         for inst in insts.iter().filter(|i| !matches!(i.code, Code::Narrow(_))) {
@@ -588,5 +589,33 @@ impl<'a, 'p> Compiler<'a, 'p> {
             partials: self.partials,
         };
         Compiled { program, reads: self.reads, writes: self.writes, reductions: self.reductions }
+    }
+}
+
+/// Makes one instruction of a normalisation and the ReLU that alone reads it.
+fn fuse_relu(insts: &mut Vec<Inst>, bound: &[Option<Loc>]) {
+    let mut uses = vec![0usize; bound.len()];
+    for loc in insts.iter().flat_map(|i| i.src.iter().flatten()) {
+        if let Loc::Register(r) = *loc {
+            uses[r] += 1;
+        }
+    }
+    for i in 0..insts.len() {
+        let Code::Normalize { mean, scale, bias } = insts[i].code else { continue };
+        let Some(Loc::Register(r)) = insts[i].dst[0] else { continue };
+        if uses[r] != 1 || bound[r].is_some() {
+            continue;
+        }
+        let reader = insts.iter().position(|other| other.src.contains(&Some(Loc::Register(r))));
+        let Some(reader) = reader else { continue };
+        if !matches!(insts[reader].code, Code::Unary(UnaryKind::Relu)) || insts[reader].per_row {
+            continue;
+        }
+        // Rounding before or after the ReLU is the same.
+        insts[i].round |= insts[reader].round;
+        insts[i].code = Code::NormalizeRelu { mean, scale, bias };
+        insts[i].dst = insts[reader].dst;
+        insts.remove(reader);
+        return fuse_relu(insts, bound);
     }
 }

@@ -1,8 +1,8 @@
 //! The inner loops of tile programs: plain slices of one length, so that they vectorise. Each loop is compiled for every
-//! level of the processor on its own, since a body of many loops would not be inlined there. The innermost loops are
+//! level of the processor on its own. The innermost loops are
 //! functions of slices, which tells the compiler that the slices are apart; what a closure captures does not.
 
-use crate::simd::Level;
+use crate::simd::{Level, at_every_level};
 use ddnnc_ir::{BinaryKind, UnaryKind};
 
 /// The nearest bf16, ties to even, as its 16 bits; not a number stays so.
@@ -17,21 +17,6 @@ pub fn narrow(x: f32) -> u16 {
 #[inline(always)]
 pub fn widen(x: u16) -> f32 {
     f32::from_bits(u32::from(x) << 16)
-}
-
-/// Rounds every element to bf16 where it lies.
-pub fn round(level: Level, x: &mut [f32]) {
-    level.run(|| x.iter_mut().for_each(|x| *x = widen(narrow(*x))));
-}
-
-/// out = x.
-pub fn widen_all(level: Level, out: &mut [f32], x: &[u16]) {
-    level.run(|| each(out, x, widen));
-}
-
-/// out = x, rounded.
-pub fn narrow_all(level: Level, out: &mut [u16], x: &[f32]) {
-    level.run(|| each(out, x, narrow));
 }
 
 #[inline(always)]
@@ -80,14 +65,122 @@ pub fn map_periodic(level: Level, out: &mut [f32], a: &[f32], u: &[f32], f: impl
     });
 }
 
-/// out = (x − mean) · scale + bias; the tables repeat with the period of their length.
-pub fn normalize(level: Level, out: &mut [f32], x: &[f32], [mean, scale, bias]: [&[f32]; 3]) {
-    let period = mean.len();
-    level.run(|| {
-        for (out, x) in out.chunks_mut(period).zip(x.chunks(period)) {
+at_every_level! {
+    /// Rounds every element to bf16 where it lies.
+    pub fn round(x: &mut [f32]) {
+        x.iter_mut().for_each(|x| *x = widen(narrow(*x)));
+    }
+
+    /// out = x.
+    pub fn widen_all(out: &mut [f32], x: &[u16]) {
+        each(out, x, widen);
+    }
+
+    /// out = x, rounded.
+    pub fn narrow_all(out: &mut [u16], x: &[f32]) {
+        each(out, x, narrow);
+    }
+
+    /// out = (x − mean) · scale + bias; the tables repeat with the period of their length.
+    pub fn normalize(out: &mut [f32], x: &[f32], tables: [&[f32]; 3]) {
+        let [mean, scale, bias] = tables;
+        for (out, x) in out.chunks_mut(mean.len()).zip(x.chunks(mean.len())) {
             each4(out, [x, mean, scale, bias], |[x, mean, scale, bias]| (x - mean) * scale + bias);
         }
-    });
+    }
+
+    /// As [`normalize`], with 0 for what is below it.
+    pub fn normalize_relu(out: &mut [f32], x: &[f32], tables: [&[f32]; 3]) {
+        let [mean, scale, bias] = tables;
+        for (out, x) in out.chunks_mut(mean.len()).zip(x.chunks(mean.len())) {
+            each4(out, [x, mean, scale, bias], |[x, mean, scale, bias]| {
+                let y = (x - mean) * scale + bias;
+                if y < 0.0 { 0.0 } else { y }
+            });
+        }
+    }
+
+    /// out = scale · (dy − bias − (x − mean) · along); the four tables repeat with the period of their length.
+    pub fn normalize_grad_input(out: &mut [f32], x: &[f32], dy: &[f32], tables: [&[f32]; 4]) {
+        #[inline(always)]
+        fn row(out: &mut [f32], x: &[f32], dy: &[f32], [mean, scale, bias, along]: [&[f32]; 4]) {
+            let n = out.len();
+            let (x, dy, mean, scale) = (&x[..n], &dy[..n], &mean[..n], &scale[..n]);
+            let (bias, along) = (&bias[..n], &along[..n]);
+            for i in 0..n {
+                out[i] = scale[i] * (dy[i] - bias[i] - (x[i] - mean[i]) * along[i]);
+            }
+        }
+        let period = tables[0].len();
+        for ((out, x), dy) in out.chunks_mut(period).zip(x.chunks(period)).zip(dy.chunks(period)) {
+            row(out, x, dy, tables);
+        }
+    }
+
+    /// w', b' = w − lr · step, momentum · b + g.
+    pub fn sgd(sgd: Sgd, out: &mut [f32], out_b: &mut [f32], operands: [&[f32]; 3], lr: f32) {
+        let n = out.len();
+        let [w, g, b] = operands.map(|x| &x[..n]);
+        let out_b = &mut out_b[..n];
+        let Sgd { momentum, nesterov, decay } = sgd;
+        if nesterov {
+            for i in 0..n {
+                let g = g[i] + decay * w[i];
+                let b = momentum * b[i] + g;
+                out_b[i] = b;
+                out[i] = w[i] - lr * (g + momentum * b);
+            }
+        } else {
+            for i in 0..n {
+                let b = momentum * b[i] + (g[i] + decay * w[i]);
+                out_b[i] = b;
+                out[i] = w[i] - lr * b;
+            }
+        }
+    }
+
+    /// total += x, squares += x² about `shift`; all three repeat with the period of their length.
+    pub fn add_moments(x: &[f32], shift: &[f64], total: &mut [f64], squares: &mut [f64]) {
+        #[inline(always)]
+        fn row(x: &[f32], shift: &[f64], total: &mut [f64], squares: &mut [f64]) {
+            let n = x.len();
+            let (shift, total, squares) = (&shift[..n], &mut total[..n], &mut squares[..n]);
+            for i in 0..n {
+                let d = f64::from(x[i]) - shift[i];
+                total[i] += d;
+                squares[i] += d * d;
+            }
+        }
+        x.chunks(shift.len()).for_each(|x| row(x, shift, total, squares));
+    }
+
+    /// total += dy, along += dy · (x − mean); the sums and the mean repeat with the period of their length.
+    pub fn add_products(x: &[f32], dy: &[f32], mean: &[f32], along: &mut [f64], total: &mut [f64]) {
+        #[inline(always)]
+        fn row(x: &[f32], dy: &[f32], mean: &[f32], along: &mut [f64], total: &mut [f64]) {
+            let n = x.len();
+            let (dy, mean, along, total) = (&dy[..n], &mean[..n], &mut along[..n], &mut total[..n]);
+            for i in 0..n {
+                let d = f64::from(dy[i]);
+                along[i] += d * (f64::from(x[i]) - f64::from(mean[i]));
+                total[i] += d;
+            }
+        }
+        let period = mean.len();
+        x.chunks(period).zip(dy.chunks(period)).for_each(|(x, dy)| row(x, dy, mean, along, total));
+    }
+
+    /// total += x.
+    pub fn add_up(x: &[f32], total: &mut [f64]) {
+        #[inline(always)]
+        fn row(x: &[f32], total: &mut [f64]) {
+            let total = &mut total[..x.len()];
+            for i in 0..x.len() {
+                total[i] += f64::from(x[i]);
+            }
+        }
+        x.chunks(total.len()).for_each(|x| row(x, total));
+    }
 }
 
 fn sigmoid(x: f32) -> f32 {
@@ -153,26 +246,6 @@ pub fn binary(level: Level, kind: BinaryKind, out: &mut [f32], a: &[f32], b: &[f
     }
 }
 
-/// out = scale · (dy − bias − (x − mean) · along); the four tables repeat with the period of their length.
-#[inline(always)]
-pub fn normalize_grad_input(level: Level, out: &mut [f32], x: &[f32], dy: &[f32], tables: [&[f32]; 4]) {
-    #[inline(always)]
-    fn row(out: &mut [f32], x: &[f32], dy: &[f32], [mean, scale, bias, along]: [&[f32]; 4]) {
-        let n = out.len();
-        let (x, dy, mean, scale) = (&x[..n], &dy[..n], &mean[..n], &scale[..n]);
-        let (bias, along) = (&bias[..n], &along[..n]);
-        for i in 0..n {
-            out[i] = scale[i] * (dy[i] - bias[i] - (x[i] - mean[i]) * along[i]);
-        }
-    }
-    let period = tables[0].len();
-    level.run(|| {
-        for ((out, x), dy) in out.chunks_mut(period).zip(x.chunks(period)).zip(dy.chunks(period)) {
-            row(out, x, dy, tables);
-        }
-    });
-}
-
 /// The constants of an SGD update.
 #[derive(Clone, Copy, Debug)]
 pub struct Sgd {
@@ -189,29 +262,6 @@ pub fn sgd_plain(level: Level, sgd: Sgd, out: &mut [f32], w: &[f32], g: &[f32], 
     map2(level, out, w, g, |w, g| w - lr * (g + sgd.decay * w));
 }
 
-/// w', b' = w − lr · step, momentum · b + g.
-pub fn sgd(level: Level, sgd: Sgd, (out, out_b): (&mut [f32], &mut [f32]), [w, g, b]: [&[f32]; 3], lr: f32) {
-    let n = out.len();
-    let (out_b, w, g, b) = (&mut out_b[..n], &w[..n], &g[..n], &b[..n]);
-    let Sgd { momentum, nesterov, decay } = sgd;
-    level.run(|| {
-        if nesterov {
-            for i in 0..n {
-                let g = g[i] + decay * w[i];
-                let b = momentum * b[i] + g;
-                out_b[i] = b;
-                out[i] = w[i] - lr * (g + momentum * b);
-            }
-        } else {
-            for i in 0..n {
-                let b = momentum * b[i] + (g[i] + decay * w[i]);
-                out_b[i] = b;
-                out[i] = w[i] - lr * b;
-            }
-        }
-    });
-}
-
 /// The constants of an AdamW update.
 #[derive(Clone, Copy, Debug)]
 pub struct Adamw {
@@ -225,24 +275,26 @@ pub struct Adamw {
     pub weight_decay: f64,
 }
 
-/// w', m', v'; t counts from 1.
-pub fn adamw(
-    level: Level,
-    adamw: Adamw,
-    (out, out_m, out_v): (&mut [f32], &mut [f32], &mut [f32]),
-    [w, g, m, v]: [&[f32]; 4],
-    lr: f32,
-    t: f32,
-) {
-    let (lr, t) = (f64::from(lr), f64::from(t));
-    let (beta1, beta2, eps) = (adamw.beta1 as f32, adamw.beta2 as f32, adamw.eps as f32);
-    let (gain1, gain2) = ((1.0 - adamw.beta1) as f32, (1.0 - adamw.beta2) as f32);
-    let rate = (lr / (1.0 - adamw.beta1.powf(t))) as f32;
-    let bias2 = (1.0 / (1.0 - adamw.beta2.powf(t))) as f32;
-    let keep = (1.0 - lr * adamw.weight_decay) as f32;
-    let n = out.len();
-    let (out_m, out_v, w, g, m, v) = (&mut out_m[..n], &mut out_v[..n], &w[..n], &g[..n], &m[..n], &v[..n]);
-    level.run(|| {
+at_every_level! {
+    /// w', m', v'; t counts from 1.
+    pub fn adamw(
+        adamw: Adamw,
+        out: &mut [f32],
+        out_m: &mut [f32],
+        out_v: &mut [f32],
+        operands: [&[f32]; 4],
+        lr: f32,
+        t: f32,
+    ) {
+        let (lr, t) = (f64::from(lr), f64::from(t));
+        let (beta1, beta2, eps) = (adamw.beta1 as f32, adamw.beta2 as f32, adamw.eps as f32);
+        let (gain1, gain2) = ((1.0 - adamw.beta1) as f32, (1.0 - adamw.beta2) as f32);
+        let rate = (lr / (1.0 - adamw.beta1.powf(t))) as f32;
+        let bias2 = (1.0 / (1.0 - adamw.beta2.powf(t))) as f32;
+        let keep = (1.0 - lr * adamw.weight_decay) as f32;
+        let n = out.len();
+        let [w, g, m, v] = operands.map(|x| &x[..n]);
+        let (out_m, out_v) = (&mut out_m[..n], &mut out_v[..n]);
         for i in 0..n {
             let new_m = beta1 * m[i] + gain1 * g[i];
             let new_v = beta2 * v[i] + gain2 * g[i] * g[i];
@@ -250,52 +302,7 @@ pub fn adamw(
             out_v[i] = new_v;
             out[i] = w[i] * keep - rate * new_m / ((new_v * bias2).sqrt() + eps);
         }
-    });
-}
-
-/// total += x, total2 += x² about `shift`; all three repeat with the period of their length.
-pub fn add_moments(level: Level, x: &[f32], shift: &[f64], total: &mut [f64], squares: &mut [f64]) {
-    #[inline(always)]
-    fn row(x: &[f32], shift: &[f64], total: &mut [f64], squares: &mut [f64]) {
-        let n = x.len();
-        let (shift, total, squares) = (&shift[..n], &mut total[..n], &mut squares[..n]);
-        for i in 0..n {
-            let d = f64::from(x[i]) - shift[i];
-            total[i] += d;
-            squares[i] += d * d;
-        }
     }
-    level.run(|| x.chunks(shift.len()).for_each(|x| row(x, shift, total, squares)));
-}
-
-/// total += dy, along += dy · (x − mean).
-pub fn add_products(level: Level, x: &[f32], dy: &[f32], mean: &[f32], along: &mut [f64], total: &mut [f64]) {
-    #[inline(always)]
-    fn row(x: &[f32], dy: &[f32], mean: &[f32], along: &mut [f64], total: &mut [f64]) {
-        let n = x.len();
-        let (dy, mean, along, total) = (&dy[..n], &mean[..n], &mut along[..n], &mut total[..n]);
-        for i in 0..n {
-            let d = f64::from(dy[i]);
-            along[i] += d * (f64::from(x[i]) - f64::from(mean[i]));
-            total[i] += d;
-        }
-    }
-    let period = mean.len();
-    level.run(|| {
-        x.chunks(period).zip(dy.chunks(period)).for_each(|(x, dy)| row(x, dy, mean, along, total));
-    });
-}
-
-/// total += x.
-pub fn add_up(level: Level, x: &[f32], total: &mut [f64]) {
-    #[inline(always)]
-    fn row(x: &[f32], total: &mut [f64]) {
-        let total = &mut total[..x.len()];
-        for i in 0..x.len() {
-            total[i] += f64::from(x[i]);
-        }
-    }
-    level.run(|| x.chunks(total.len()).for_each(|x| row(x, total)));
 }
 
 /// Σ f(i) over a run, in eight lanes.

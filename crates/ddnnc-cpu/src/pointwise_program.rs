@@ -117,6 +117,8 @@ pub enum Code {
     MulChannel { table: usize },
     /// dst = (src − mean) · scale + bias, of tables
     Normalize { mean: usize, scale: usize, bias: usize },
+    /// The same, then 0 for what is below it
+    NormalizeRelu { mean: usize, scale: usize, bias: usize },
     /// dst = scale · (src1 − bias − (src0 − mean) · along), of tables
     NormalizeGradInput { tables: [usize; 4] },
     /// dst = src masked; the random state is in a slot
@@ -447,6 +449,10 @@ impl Tile<'_> {
                 let tables = [*mean, *scale, *bias].map(|t| self.table(t));
                 kernels::normalize(level, dst(0), src(0), tables);
             }
+            Code::NormalizeRelu { mean, scale, bias } => {
+                let tables = [*mean, *scale, *bias].map(|t| self.table(t));
+                kernels::normalize_relu(level, dst(0), src(0), tables);
+            }
             Code::NormalizeGradInput { tables } => {
                 kernels::normalize_grad_input(level, dst(0), src(0), src(1), tables.map(|t| self.table(t)));
             }
@@ -457,7 +463,7 @@ impl Tile<'_> {
             Code::Sgd { constants, rate } => {
                 let rate = self.scalar(*rate);
                 if inst.dst[1].is_some() {
-                    kernels::sgd(level, *constants, (dst(0), dst(1)), [src(0), src(1), src(2)], rate);
+                    kernels::sgd(level, *constants, dst(0), dst(1), [src(0), src(1), src(2)], rate);
                 } else {
                     kernels::sgd_plain(level, *constants, dst(0), src(0), src(1), rate);
                 }
@@ -465,7 +471,7 @@ impl Tile<'_> {
             Code::Adamw { constants, rate, step } => {
                 let operands = [src(0), src(1), src(2), src(3)];
                 let (rate, step) = (self.scalar(*rate), self.scalar(*step));
-                kernels::adamw(level, *constants, (dst(0), dst(1), dst(2)), operands, rate, step);
+                kernels::adamw(level, *constants, dst(0), dst(1), dst(2), operands, rate, step);
             }
             Code::SumChannels { factor } => {
                 let channels = self.program.domain.channels;

@@ -111,3 +111,37 @@ fn avx512<R>(f: impl FnOnce() -> R) -> R {
 fn avx512bf16<R>(f: impl FnOnce() -> R) -> R {
     f()
 }
+
+/// Functions whose first argument is the level, each compiled for every level: unlike what is called in
+/// [`Level::run`], their bodies are inlined there whatever their size.
+macro_rules! at_every_level {
+    ($($(#[$doc:meta])* pub fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $body:block)*) => {$(
+        $(#[$doc])*
+        #[allow(clippy::too_many_arguments, reason = "as many as the function has")]
+        pub fn $name(level: $crate::simd::Level, $($arg: $ty),*) {
+            #[inline(always)]
+            fn body($($arg: $ty),*) $body
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            fn avx2($($arg: $ty),*) {
+                body($($arg),*);
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,avx512f,avx512vl,avx512bw,avx512dq")]
+            fn avx512($($arg: $ty),*) {
+                body($($arg),*);
+            }
+            match level {
+                $crate::simd::Level::Portable => body($($arg),*),
+                // SAFETY: levels come from `Level::available` alone, which found these features.
+                #[cfg(target_arch = "x86_64")]
+                $crate::simd::Level::Avx2 => unsafe { avx2($($arg),*) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                $crate::simd::Level::Avx512 | $crate::simd::Level::Avx512Bf16 => unsafe { avx512($($arg),*) },
+            }
+        }
+    )*};
+}
+
+pub(crate) use at_every_level;

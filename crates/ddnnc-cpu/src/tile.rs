@@ -220,7 +220,6 @@ trait Vector: Copy {
 ///
 /// What the walk reads and the columns write lies inside the operands; the processor has the features of S.
 #[inline(always)]
-#[expect(clippy::needless_range_loop, reason = "indices that are constants keep the sums in registers")]
 unsafe fn tile<S: Vector, const V: usize, const N: usize>(a: &Args<'_>) {
     let n = a.data_at.len();
     let [outer, inner, depth] = a.walk.counts;
