@@ -6,7 +6,9 @@ use ddnnc_ir::{Init, Model, Shape};
 use indexmap::IndexMap;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
+use std::collections::HashMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The values before the first step: parameters, then running statistics, in the order of the model's tables.
 ///
@@ -19,6 +21,7 @@ use std::path::Path;
 /// names it), or as `s1.0.conv1.weight`. The file must hold every tensor of that network and no other.
 pub fn initial_values(model: &Model, seed: u64, base: &Path) -> Result<Tensors, WeightsError> {
     let mut values = Tensors::new();
+    let mut drawn = draw_all(model, seed);
     let mut files: IndexMap<&str, Vec<(&str, &Shape)>> = IndexMap::new();
     for (name, parameter) in &model.parameters {
         let data = match &parameter.load {
@@ -26,7 +29,7 @@ pub fn initial_values(model: &Model, seed: u64, base: &Path) -> Result<Tensors, 
                 files.entry(file).or_default().push((name, &parameter.shape));
                 Vec::new()
             }
-            None => draw(parameter.init, seed, name, parameter.shape.elements()),
+            None => drawn.remove(name.as_str()).unwrap_or_default(),
         };
         values.insert(name.clone(), Tensor { shape: parameter.shape.clone(), data });
     }
@@ -47,6 +50,37 @@ pub fn initial_values(model: &Model, seed: u64, base: &Path) -> Result<Tensors, 
         values.extend(renamed);
     }
     Ok(values)
+}
+
+/// Fewer values than this are drawn sooner than a thread starts.
+const MANY: usize = 1 << 16;
+
+/// The values of every parameter that is not loaded, drawn by all cores: the streams do not depend on each other.
+fn draw_all(model: &Model, seed: u64) -> HashMap<&str, Vec<f32>> {
+    let mut wanted: Vec<_> = model.parameters.iter().filter(|(_, p)| p.load.is_none()).collect();
+    // The largest first, so that no thread is left alone with one.
+    wanted.sort_by_key(|(_, p)| std::cmp::Reverse(p.shape.elements()));
+    let all: usize = wanted.iter().map(|(_, p)| p.shape.elements()).sum();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut mine = Vec::new();
+        while let Some((name, p)) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
+            mine.push((name.as_str(), draw(p.init, seed, name, p.shape.elements())));
+        }
+        mine
+    };
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..cores.min(all / MANY)).map(|_| scope.spawn(work)).collect();
+        let mut drawn: HashMap<&str, Vec<f32>> = work().into_iter().collect();
+        for other in others {
+            match other.join() {
+                Ok(mine) => drawn.extend(mine),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        drawn
+    })
 }
 
 fn draw(init: Init, seed: u64, name: &str, count: usize) -> Vec<f32> {
