@@ -4,6 +4,7 @@
 //! row-major `[O, C/groups, kh, kw]`. A kernel reads its operands through [`Rows`], which may compute them on the way,
 //! and hands finished rows to an [`Emit`] while they are in cache.
 
+use crate::bf16_rows;
 use crate::correlation;
 use crate::depthwise_rows;
 use crate::device::Machine;
@@ -112,9 +113,8 @@ pub fn run(
     match method {
         Method::Depthwise => depthwise_rows::run(machine, g, backward, w, parts, emit),
         Method::Winograd => winograd::run(machine, g, backward, w, parts, emit),
-        Method::Direct | Method::Bf16 => {
-            correlation::run(machine, g, backward, w, parts, emit);
-        }
+        Method::Bf16 => bf16_rows::run(machine, g, backward, w, parts, emit),
+        Method::Direct => correlation::run(machine, g, backward, w, parts, emit),
     }
 }
 
@@ -123,7 +123,8 @@ pub fn need(method: Method, g: &Geometry, backward: bool, images: &[usize]) -> N
     match method {
         Method::Depthwise => depthwise_rows::need(g, backward, images),
         Method::Winograd => winograd::need(g, backward, images),
-        Method::Direct | Method::Bf16 => correlation::need(g, backward, images),
+        Method::Bf16 => bf16_rows::need(g, backward, images),
+        Method::Direct => correlation::need(g, backward, images),
     }
 }
 

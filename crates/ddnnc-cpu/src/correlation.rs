@@ -7,7 +7,7 @@
 use crate::convolution::{Emit, Geometry, Part, Rows, Run, Weights};
 use crate::device::Machine;
 use crate::launch::Need;
-use crate::plan::{Axis, Data, Plan};
+use crate::plan::{Axis, Data, Element, Plan};
 use crate::tile::{Blocks, COLUMNS, Tiles, Walk};
 use std::ops::Range;
 
@@ -22,17 +22,22 @@ pub fn need(g: &Geometry, backward: bool, images: &[usize]) -> Need {
     let groups = g.conv.groups;
     let to = if backward { g.inputs } else { g.outputs };
     let shared = groups * Blocks::most(to / groups) * g.taps() * depth(g, backward);
-    Need { scratch: scratch(g, backward, images), shared, ..Need::default() }
+    Need { scratch: scratch::<f32>(g, backward, images), shared, ..Need::default() }
 }
 
-/// f32 that a worker needs for windows and results.
-pub fn scratch(g: &Geometry, backward: bool, images: &[usize]) -> usize {
+/// f32 that a worker needs for windows of such elements, computed rows and results.
+pub fn scratch<T: Element>(g: &Geometry, backward: bool, images: &[usize]) -> usize {
     let part = |&images: &usize| {
         let plan = Plan::new(g, backward, images);
-        let window = (0..plan.tasks()).map(|t| plan.window(plan.task_lines(t), plan.from)).max();
-        window.unwrap_or(0) + plan.task_rows() * plan.to
+        let window = (0..plan.tasks()).map(|t| window::<T>(&plan, plan.task_lines(t))).max();
+        window.unwrap_or(0) + plan.line::<T>() + plan.task_rows() * plan.to
     };
     images.iter().map(part).max().unwrap_or(0)
+}
+
+/// f32 that the window of a task takes.
+fn window<T: Element>(plan: &Plan, lines: Range<usize>) -> usize {
+    (plan.window(lines, plan.from) * size_of::<T>()).div_ceil(4).next_multiple_of(16)
 }
 
 /// Source channels of a group.
@@ -43,18 +48,19 @@ fn depth(g: &Geometry, backward: bool) -> usize {
 /// Runs `compute(plan, data, lines, out)` for every task of every part, then emits.
 ///
 /// `compute` writes every element of `out`, the result rows of `lines`.
-pub fn launch(
+pub fn launch<T: Element>(
     machine: &Machine<'_>,
     g: &Geometry,
     backward: bool,
     parts: &mut [Part<'_>],
     emit: Option<&dyn Emit>,
-    compute: impl Fn(&Plan, Data<'_>, Range<usize>, &mut [f32]) + Sync,
+    compute: impl Fn(&Plan, Data<'_, T>, Range<usize>, &mut [f32]) + Sync,
 ) {
     let plan = |images| Plan::new(g, backward, images);
-    let window = |plan: &Plan, lines| plan.window(lines, plan.from);
-    launch_with(machine, parts, emit, plan, window, |plan, x, lines, worker, window, out| {
-        let data = plan.data(machine, x, lines.clone(), 0..plan.from, worker, window, &mut []);
+    let size = |plan: &Plan, lines| window::<T>(plan, lines) + plan.line::<T>();
+    launch_with(machine, parts, emit, plan, size, |plan, x, lines, worker, scratch, out| {
+        let (window, line) = scratch.split_at_mut(window::<T>(plan, lines.clone()));
+        let data = plan.data(machine, x, lines.clone(), 0..plan.from, worker, T::of(window), line);
         compute(plan, data, lines, out);
     });
 }
@@ -124,7 +130,9 @@ pub fn run(
         });
     });
     let sums = Sums { tiles, blocks, panels: shared, piece, groups, channels, rows };
-    launch(&machine, g, backward, parts, emit, |plan, data, lines, out| sums.task(plan, data, lines, out));
+    launch::<f32>(&machine, g, backward, parts, emit, |plan, data, lines, out| {
+        sums.task(plan, data, lines, out)
+    });
 }
 
 /// The packing of one panel.
@@ -234,10 +242,10 @@ impl Sums<'_> {
 
 /// Calls `f` for the positions of a phase, with where their data begin and their row in the result of the task.
 #[inline(always)]
-pub fn each_position(
+pub fn each_position<T: Copy>(
     plan: &Plan,
     [row, column]: [Axis; 2],
-    data: Data<'_>,
+    data: Data<'_, T>,
     lines: Range<usize>,
     mut f: impl FnMut(usize, usize),
 ) {

@@ -14,7 +14,7 @@ const CHANNELS: usize = 32;
 
 /// Workspace of [`run`].
 pub fn need(g: &Geometry, backward: bool, images: &[usize]) -> Need {
-    Need { scratch: scratch(g, backward, images), shared: g.taps() * g.inputs, ..Need::default() }
+    Need { scratch: scratch::<f32>(g, backward, images), shared: g.taps() * g.inputs, ..Need::default() }
 }
 
 /// y of x and w, or dx where `backward`; the arguments are those of [`crate::convolution::run`].

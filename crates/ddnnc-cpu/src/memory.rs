@@ -88,6 +88,12 @@ impl Region {
     }
 }
 
+/// The memory of f32 as elements of 16 bits.
+pub fn halves(floats: &mut [f32]) -> &mut [u16] {
+    // SAFETY: the memory is borrowed for as long as the slice, its alignment is more than enough, and any bits are both.
+    unsafe { std::slice::from_raw_parts_mut(floats.as_mut_ptr().cast(), 2 * floats.len()) }
+}
+
 /// Which memory a slot lies in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Base {

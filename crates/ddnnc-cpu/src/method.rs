@@ -50,12 +50,15 @@ impl Method {
 
     /// Whether it computes such a convolution; `bf16` where both operands are rounded to bf16.
     pub fn fits(self, g: &Geometry, direction: Direction, level: Level, bf16: bool) -> bool {
-        let _ = (bf16, level);
         match self {
             Method::Direct => !g.is_depthwise(),
             Method::Depthwise => g.is_depthwise(),
             Method::Winograd => direction != Direction::WeightGradient && winograd::fits(g),
-            Method::Bf16 => false,
+            Method::Bf16 => {
+                bf16 && level.multiplies_bf16()
+                    && g.conv.groups == 1
+                    && direction != Direction::WeightGradient
+            }
         }
     }
 

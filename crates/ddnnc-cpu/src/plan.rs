@@ -7,6 +7,8 @@
 
 use crate::convolution::{Geometry, Rows};
 use crate::device::Machine;
+use crate::memory::halves;
+use crate::pointwise_kernels::narrow_all;
 use ddnnc_ir::Conv;
 use std::ops::Range;
 
@@ -21,6 +23,65 @@ const LARGE: usize = 1 << 18;
 
 /// Tasks that a launch should have, as long as they have at least half the fewest positions.
 const TASKS: usize = 16;
+
+/// What windows hold.
+pub trait Element: Copy + Default + Send + Sync + 'static {
+    /// f32 that rows are computed in, about, before they are rounded; none where they are computed in place.
+    const LINE: usize;
+
+    /// All rows where they lie in memory as such elements.
+    fn direct(x: &dyn Rows) -> Option<&[Self]>;
+
+    /// Scratch memory as such elements.
+    fn of(scratch: &mut [f32]) -> &mut [Self];
+
+    /// The place of computed rows, where it can be the window itself.
+    fn floats(out: &mut [Self]) -> Option<&mut [f32]>;
+
+    /// Takes computed rows.
+    fn take(machine: &Machine<'_>, out: &mut [Self], rows: &[f32]);
+}
+
+impl Element for f32 {
+    const LINE: usize = 0;
+
+    fn direct(x: &dyn Rows) -> Option<&[f32]> {
+        x.direct()
+    }
+
+    fn of(scratch: &mut [f32]) -> &mut [f32] {
+        scratch
+    }
+
+    fn floats(out: &mut [f32]) -> Option<&mut [f32]> {
+        Some(out)
+    }
+
+    fn take(_: &Machine<'_>, out: &mut [f32], rows: &[f32]) {
+        out.copy_from_slice(rows);
+    }
+}
+
+/// bf16, to which computed rows are rounded; where both operands are of that type they hold such numbers already.
+impl Element for u16 {
+    const LINE: usize = 1 << 12;
+
+    fn direct(x: &dyn Rows) -> Option<&[u16]> {
+        x.direct_bf16()
+    }
+
+    fn of(scratch: &mut [f32]) -> &mut [u16] {
+        halves(scratch)
+    }
+
+    fn floats(_: &mut [u16]) -> Option<&mut [f32]> {
+        None
+    }
+
+    fn take(machine: &Machine<'_>, out: &mut [u16], rows: &[f32]) {
+        narrow_all(machine.level, out, rows);
+    }
+}
 
 /// One set of result lines along an axis and the taps that reach it.
 #[derive(Clone, Copy, Debug)]
@@ -158,9 +219,9 @@ pub struct Segment {
 
 /// The data of a task: windows in scratch, or the source itself.
 #[derive(Clone, Copy, Debug)]
-pub struct Data<'a> {
+pub struct Data<'a, T = f32> {
     /// Elements.
-    pub elements: &'a [f32],
+    pub elements: &'a [T],
     /// Whether they are the source itself.
     pub direct: bool,
     /// Elements of a line.
@@ -265,9 +326,14 @@ impl Plan {
     }
 
     /// The images that a run of result lines meets.
-    pub fn segments(&self, lines: Range<usize>, data: Data<'_>) -> impl Iterator<Item = Segment> + use<> {
+    pub fn segments<T>(
+        &self,
+        lines: Range<usize>,
+        data: Data<'_, T>,
+    ) -> impl Iterator<Item = Segment> + use<T> {
         let plan = *self;
         let height = plan.result[0];
+        let Data { direct, pitch, .. } = data;
         let (mut line, mut at) = (lines.start, 0);
         std::iter::from_fn(move || {
             if line >= lines.end {
@@ -278,12 +344,12 @@ impl Plan {
             let row = (image * height) as isize - lines.start as isize;
             let mut segment =
                 Segment { image, lines: begin..end, row: row * plan.result[1] as isize, rows: [0, 0], at };
-            if data.direct {
+            if direct {
                 segment.rows[1] = plan.source[0] as isize;
-                segment.at = image * plan.source[0] * data.pitch;
+                segment.at = image * plan.source[0] * pitch;
             } else {
                 segment.rows = plan.window_rows(begin..end);
-                at += (segment.rows[1] - segment.rows[0]) as usize * data.pitch;
+                at += (segment.rows[1] - segment.rows[0]) as usize * pitch;
             }
             line += end - begin;
             Some(segment)
@@ -292,11 +358,16 @@ impl Plan {
 
     /// Elements of the windows of `channels` channels that a run of result lines needs in scratch.
     pub fn window(&self, lines: Range<usize>, channels: usize) -> usize {
-        let data = self.padded(&[], channels);
+        let data = self.padded::<f32>(&[], channels);
         self.segments(lines, data).map(|s| (s.rows[1] - s.rows[0]) as usize * data.pitch).sum()
     }
 
-    fn padded<'a>(&self, elements: &'a [f32], channels: usize) -> Data<'a> {
+    /// f32 in which rows of all channels are computed, where that is not in the window itself.
+    pub fn line<T: Element>(&self) -> usize {
+        if T::LINE == 0 { 0 } else { (T::LINE / self.from.max(1)).max(1) * self.from }
+    }
+
+    fn padded<'a, T>(&self, elements: &'a [T], channels: usize) -> Data<'a, T> {
         let pitch = (self.columns[1] - self.columns[0]) as usize * channels;
         Data { elements, direct: false, pitch, channels, left: self.columns[0] }
     }
@@ -308,26 +379,27 @@ impl Plan {
 
     /// The data of a run of result lines: channels `channels` of `x`, in `scratch` if need be.
     ///
-    /// `line` is memory for one or more source rows with all channels, needed where `channels` are not all.
+    /// `line` is memory for one or more source rows with all channels, needed where `channels` are not all, and as
+    /// [`Plan::line`] says.
     #[expect(clippy::too_many_arguments, reason = "the operands of a copy")]
-    pub fn data<'a>(
+    pub fn data<'a, T: Element>(
         &self,
         machine: &Machine<'_>,
         x: &'a dyn Rows,
         lines: Range<usize>,
         channels: Range<usize>,
         worker: usize,
-        scratch: &'a mut [f32],
+        scratch: &'a mut [T],
         line: &mut [f32],
-    ) -> Data<'a> {
+    ) -> Data<'a, T> {
         if self.bare
-            && let Some(all) = x.direct()
+            && let Some(all) = T::direct(x)
         {
             let elements = if all.is_empty() { all } else { &all[channels.start..] };
             let pitch = self.source[1] * self.from;
             return Data { elements, direct: true, pitch, channels: self.from, left: 0 };
         }
-        let data = self.padded(&[], channels.len());
+        let data = self.padded::<T>(&[], channels.len());
         for segment in self.segments(lines, data) {
             let size = (segment.rows[1] - segment.rows[0]) as usize * data.pitch;
             let out = &mut scratch[segment.at..segment.at + size];
@@ -338,14 +410,14 @@ impl Plan {
 
     /// Fills the window of one segment.
     #[expect(clippy::too_many_arguments, reason = "the operands of a copy")]
-    fn fill(
+    fn fill<T: Element>(
         &self,
         machine: &Machine<'_>,
         x: &dyn Rows,
         segment: &Segment,
         channels: Range<usize>,
         worker: usize,
-        out: &mut [f32],
+        out: &mut [T],
         line: &mut [f32],
     ) {
         let ([low, high], [left, right]) = (segment.rows, self.columns);
@@ -357,13 +429,13 @@ impl Plan {
         let (first, last) = (inside(left, width), inside(right, width));
         let count = last - first;
         if top >= bottom || count == 0 || some == 0 {
-            return out.fill(0.0);
+            return out.fill(T::default());
         }
         let above = (top as isize - low) as usize * pitch;
         let (begin, end) = ((first as isize - left) as usize * some, (last as isize - left) as usize * some);
-        out[..above].fill(0.0);
+        out[..above].fill(T::default());
         let below = above + (bottom - top) * pitch;
-        out[below..].fill(0.0);
+        out[below..].fill(T::default());
         let out = &mut out[above..below];
         let source = |h: usize| (segment.image * height + h) * width + first;
         if count * some == pitch && count == width && self.reads_every_line() {
@@ -372,8 +444,8 @@ impl Plan {
         for (i, out) in out.chunks_exact_mut(pitch).enumerate() {
             let h = top + i;
             if self.reads_line((h as isize - low) as usize) {
-                out[..begin].fill(0.0);
-                out[end..].fill(0.0);
+                out[..begin].fill(T::default());
+                out[end..].fill(T::default());
                 let rows = source(h)..source(h) + count;
                 self.copy(machine, x, rows, channels.clone(), worker, &mut out[begin..end], line);
             }
@@ -382,33 +454,43 @@ impl Plan {
 
     /// Copies some channels of source rows.
     #[expect(clippy::too_many_arguments, reason = "the operands of a copy")]
-    fn copy(
+    fn copy<T: Element>(
         &self,
         machine: &Machine<'_>,
         x: &dyn Rows,
         rows: Range<usize>,
         channels: Range<usize>,
         worker: usize,
-        out: &mut [f32],
+        out: &mut [T],
         line: &mut [f32],
     ) {
         let (all, some) = (self.from, channels.len());
-        let pick = |out: &mut [f32], rows: &[f32]| {
-            for (out, row) in out.chunks_exact_mut(some).zip(rows.chunks_exact(all)) {
+        if let Some(x) = T::direct(x) {
+            let x = &x[rows.start * all..rows.end * all];
+            if some == all {
+                return out.copy_from_slice(x);
+            }
+            for (out, row) in out.chunks_exact_mut(some).zip(x.chunks_exact(all)) {
                 out.copy_from_slice(&row[channels.clone()]);
             }
-        };
-        match x.direct() {
-            Some(x) if some == all => out.copy_from_slice(&x[rows.start * all..rows.end * all]),
-            Some(x) => pick(out, &x[rows.start * all..rows.end * all]),
-            None if some == all => x.load(machine, rows.start, rows.len(), worker, out),
-            None => {
-                let most = line.len() / all;
-                for (i, out) in out.chunks_mut(most * some).enumerate() {
-                    let count = out.len() / some;
-                    x.load(machine, rows.start + i * most, count, worker, &mut line[..count * all]);
-                    pick(out, &line[..count * all]);
-                }
+            return;
+        }
+        if some == all
+            && let Some(out) = T::floats(out)
+        {
+            return x.load(machine, rows.start, rows.len(), worker, out);
+        }
+        let most = line.len() / all;
+        for (i, out) in out.chunks_mut(most * some).enumerate() {
+            let count = out.len() / some;
+            let line = &mut line[..count * all];
+            x.load(machine, rows.start + i * most, count, worker, line);
+            if some == all {
+                T::take(machine, out, line);
+                continue;
+            }
+            for (out, row) in out.chunks_exact_mut(some).zip(line.chunks_exact(all)) {
+                T::take(machine, out, &row[channels.clone()]);
             }
         }
     }

@@ -50,8 +50,8 @@ pub struct Blocks {
 }
 
 impl Blocks {
-    /// For `rows` rows.
-    fn new(rows: usize, width: usize, lanes: usize) -> Blocks {
+    /// For `rows` rows, of at most `width` in whole vectors.
+    pub fn new(rows: usize, width: usize, lanes: usize) -> Blocks {
         let count = rows.div_ceil(width);
         Blocks { count, width: rows.div_ceil(count.max(1)).next_multiple_of(lanes) }
     }

@@ -1,0 +1,200 @@
+//! The micro-kernel of convolutions of bf16: a tile of f32 sums held in registers, to which each instruction adds the
+//! products of two neighbouring terms.
+//!
+//! A panel holds pairs of terms of up to [`WIDTH`] rows, `[pair][row][2]`, in the order in which they are summed. The data
+//! are runs of terms, of which a pair is 32 bits that go to all rows. Where a run has an odd number of terms its last
+//! pair takes zero instead of what follows the run.
+
+/// Rows of the widest panel.
+pub const WIDTH: usize = 64;
+
+/// Rows in a vector of sums; panels are whole vectors.
+pub const LANES: usize = 16;
+
+/// Two nested loops over runs of terms.
+#[derive(Clone, Copy, Debug)]
+pub struct Walk {
+    /// Turns of each loop, the outer first.
+    pub counts: [usize; 2],
+    /// Step of each in the data.
+    pub steps: [usize; 2],
+    /// Terms of a run.
+    pub terms: usize,
+}
+
+/// Sums of one panel with columns of the data.
+#[derive(Clone, Copy, Debug)]
+pub struct Sum<'a> {
+    /// Rows that are stored.
+    pub rows: usize,
+    /// Rows of the panel, a multiple of [`LANES`].
+    pub width: usize,
+    /// The terms.
+    pub walk: Walk,
+    /// The panel, from the walk's first pair on.
+    pub panel: &'a [u16],
+    /// Where all columns read.
+    pub data: &'a [u16],
+    /// Whether the sums are added to what the results hold.
+    pub add: bool,
+}
+
+impl Sum<'_> {
+    /// Result (row, j) at `out_at[j] + row` is the sum with the data from `data_at[j]` on, for any number of columns.
+    ///
+    /// The processor multiplies bf16.
+    ///
+    /// # Panics
+    ///
+    /// Where panel, data or result do not hold that many entries.
+    pub fn run(&self, data_at: &[usize], out: &mut [f32], out_at: &[usize]) {
+        let Walk { counts: [outer, inner], steps, terms } = self.walk;
+        if self.rows == 0 || data_at.is_empty() {
+            return;
+        }
+        assert!(self.rows <= self.width && self.width <= WIDTH && self.width.is_multiple_of(LANES));
+        assert!(data_at.len() == out_at.len(), "a place for every column");
+        if outer * inner * terms > 0 {
+            let pairs = outer * inner * terms.div_ceil(2);
+            assert!(pairs * self.width * 2 <= self.panel.len(), "the panel is whole");
+            let last = (outer - 1) * steps[0] + (inner - 1) * steps[1] + terms;
+            let at = data_at.iter().fold(0, |most, &at| most.max(at));
+            assert!(at + last <= self.data.len(), "the data are whole");
+        }
+        let at = out_at.iter().fold(0, |most, &at| most.max(at));
+        assert!(at + self.rows <= out.len(), "the result has room");
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the assertions hold every access inside the slices; the processor has the feature.
+        unsafe {
+            x86::run(self, data_at, out.as_mut_ptr(), out_at);
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        unreachable!("no such instruction");
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{LANES, Sum};
+    use std::arch::x86_64::*;
+    use std::mem::transmute;
+
+    /// # Safety
+    ///
+    /// The panel holds the walk, the data all that the columns read, the result all that they write; the processor has the
+    /// features.
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    pub(super) unsafe fn run(s: &Sum<'_>, data_at: &[usize], out: *mut f32, out_at: &[usize]) {
+        // SAFETY: promised.
+        unsafe {
+            match s.width / LANES {
+                1 => columns::<1, 12, 4>(s, data_at, out, out_at),
+                2 => columns::<2, 12, 4>(s, data_at, out, out_at),
+                3 => columns::<3, 8, 4>(s, data_at, out, out_at),
+                _ => columns::<4, 6, 3>(s, data_at, out, out_at),
+            }
+        }
+    }
+
+    /// Tiles of N columns, and of M where no more are left.
+    #[inline(always)]
+    unsafe fn columns<const V: usize, const N: usize, const M: usize>(
+        s: &Sum<'_>,
+        data_at: &[usize],
+        out: *mut f32,
+        out_at: &[usize],
+    ) {
+        for (data_at, out_at) in data_at.chunks(N).zip(out_at.chunks(N)) {
+            // SAFETY: promised.
+            unsafe {
+                if data_at.len() > M {
+                    tile::<V, N>(s, data_at, out, out_at);
+                } else {
+                    tile::<V, M>(s, data_at, out, out_at);
+                }
+            }
+        }
+    }
+
+    /// V vectors by N columns; columns past the last repeat it and are not stored.
+    #[inline(always)]
+    #[expect(clippy::needless_range_loop, reason = "indices that are constants keep the sums in registers")]
+    unsafe fn tile<const V: usize, const N: usize>(
+        s: &Sum<'_>,
+        data_at: &[usize],
+        out: *mut f32,
+        out_at: &[usize],
+    ) {
+        let n = data_at.len();
+        let [outer, inner] = s.walk.counts;
+        let (pairs, odd) = (s.walk.terms / 2, s.walk.terms % 2 == 1);
+        // SAFETY: promised; vectors of one size are the same bits.
+        unsafe {
+            let data: [*const u16; N] =
+                std::array::from_fn(|j| s.data.as_ptr().wrapping_add(*data_at.get_unchecked(j.min(n - 1))));
+            let mut sums = [[_mm512_setzero_ps(); V]; N];
+            let mut panel = s.panel.as_ptr();
+            macro_rules! step {
+                ($right:expr) => {{
+                    let left: [__m512i; V] =
+                        std::array::from_fn(|v| _mm512_loadu_si512(panel.add(v * 2 * LANES).cast()));
+                    for j in 0..N {
+                        let right: __m512i = $right(j);
+                        for v in 0..V {
+                            sums[j][v] = _mm512_dpbf16_ps(sums[j][v], transmute(left[v]), transmute(right));
+                        }
+                    }
+                    panel = panel.wrapping_add(V * 2 * LANES);
+                }};
+            }
+            for o in 0..outer {
+                for i in 0..inner {
+                    let mut at = o * s.walk.steps[0] + i * s.walk.steps[1];
+                    for _ in 0..pairs {
+                        step!(|j: usize| _mm512_set1_epi32(data[j].add(at).cast::<i32>().read_unaligned()));
+                        at += 2;
+                    }
+                    if odd {
+                        step!(|j: usize| _mm512_maskz_set1_epi16(
+                            0x5555_5555,
+                            *data[j].add(at).cast::<i16>()
+                        ));
+                    }
+                }
+            }
+            // Written out by column, so that the sums are registers, not an array.
+            macro_rules! store {
+                ($($j:literal)*) => {$(
+                    if $j < N && $j < n {
+                        column(s, out.add(*out_at.get_unchecked($j)), sums[if $j < N { $j } else { 0 }]);
+                    }
+                )*};
+            }
+            store!(0 1 2 3 4 5 6 7 8 9 10 11);
+        }
+    }
+
+    /// Stores the sums of a column.
+    #[inline(always)]
+    unsafe fn column<const V: usize>(s: &Sum<'_>, to: *mut f32, sums: [__m512; V]) {
+        for (v, mut sum) in sums.into_iter().enumerate() {
+            let to = to.wrapping_add(v * LANES);
+            let rows = s.rows.saturating_sub(v * LANES);
+            // SAFETY: promised.
+            unsafe {
+                if rows >= LANES {
+                    if s.add {
+                        sum = _mm512_add_ps(_mm512_loadu_ps(to), sum);
+                    }
+                    _mm512_storeu_ps(to, sum);
+                } else {
+                    let mask = (1u16 << rows) - 1;
+                    if s.add {
+                        sum = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), sum);
+                    }
+                    _mm512_mask_storeu_ps(to, mask, sum);
+                }
+            }
+        }
+    }
+}
