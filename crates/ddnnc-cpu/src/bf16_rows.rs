@@ -3,7 +3,7 @@
 //! As `correlation`, with panels of pairs of terms: the terms of a run follow one another in the data. A run is a row of
 //! taps with all channels, or one tap where the columns of taps are apart.
 
-use crate::bf16_tile::{LANES, Sum, WIDTH, Walk};
+use crate::bf16_tile::{LANES, Sum, WIDTH, Walk, transpose};
 use crate::convolution::{Emit, Geometry, Part, Weights};
 use crate::correlation::{each_position, launch, scratch};
 use crate::device::Machine;
@@ -139,6 +139,7 @@ pub fn run(
         let pack = Pack { g, backward, rows: first..rows.min(first + blocks.width), width: blocks.width };
         machine.level.run(|| match w {
             Weights::F32(w) => pack.run(halves(out), w, narrow),
+            Weights::Bf16(w) if g.taps() == 1 && !backward => pack.turn(halves(out), w),
             Weights::Bf16(w) => pack.run(halves(out), w, |w| w),
         });
     });
@@ -178,9 +179,46 @@ impl Pack<'_> {
                     let out = &mut out[to..to + 2 * self.rows.len()];
                     let one = at(2 * pair);
                     let two = (2 * pair + 1 < runs.terms).then(|| at(2 * pair + 1));
+                    if row_step == 1
+                        && let Some(two) = two
+                    {
+                        let from = w[one..].iter().zip(&w[two..]);
+                        for (out, (&one, &two)) in out.chunks_exact_mut(2).zip(from) {
+                            (out[0], out[1]) = (number(one), number(two));
+                        }
+                        continue;
+                    }
                     for (i, out) in out.chunks_exact_mut(2).enumerate() {
                         out[0] = number(w[one + i * row_step]);
                         out[1] = two.map_or(0, |two| number(w[two + i * row_step]));
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Pack<'_> {
+    /// The packing of forward weights of one tap, whose pairs follow one another in memory.
+    #[inline(always)]
+    fn turn(&self, out: &mut [u16], w: &[u16]) {
+        let terms = self.g.inputs;
+        for first in (0..self.rows.len()).step_by(LANES) {
+            let w = &w[(self.rows.start + first) * terms..];
+            let rows = LANES.min(self.rows.len() - first);
+            for from in (0..terms).step_by(2 * LANES) {
+                let out = &mut out[from * self.width + 2 * first..];
+                if rows == LANES && from + 2 * LANES <= terms {
+                    transpose(&w[from..], terms, out, self.width);
+                    continue;
+                }
+                for (i, out) in
+                    out.chunks_mut(2 * self.width).enumerate().take(LANES.min(terms.div_ceil(2) - from / 2))
+                {
+                    let term = from + 2 * i;
+                    for (row, out) in out.chunks_exact_mut(2).enumerate().take(rows) {
+                        let w = &w[row * terms..][..terms];
+                        (out[0], out[1]) = (w[term], w.get(term + 1).copied().unwrap_or(0));
                     }
                 }
             }

@@ -73,6 +73,28 @@ impl Sum<'_> {
     }
 }
 
+/// Sixteen pairs of terms of each of sixteen rows, from `w[row · step..]` on, to `out[pair · 2 · width + 2 · row..]`.
+///
+/// The processor multiplies bf16.
+///
+/// # Panics
+///
+/// Where they do not hold that many entries.
+pub fn transpose(w: &[u16], step: usize, out: &mut [u16], width: usize) {
+    let last = LANES - 1;
+    assert!(
+        last * step + 2 * LANES <= w.len() && (last * width + LANES) * 2 <= out.len(),
+        "the block is whole"
+    );
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the assertion holds every access inside the slices; the processor has the feature.
+    unsafe {
+        x86::transpose(w.as_ptr(), step, out.as_mut_ptr(), width);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    unreachable!("no such instruction");
+}
+
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{LANES, Sum};
@@ -116,9 +138,15 @@ mod x86 {
         }
     }
 
+    /// The same bits as pairs of bf16.
+    #[inline(always)]
+    fn pairs_of(bits: __m512i) -> __m512bh {
+        // SAFETY: both are vectors of one size, and any bits are both.
+        unsafe { transmute::<__m512i, __m512bh>(bits) }
+    }
+
     /// V vectors by N columns; columns past the last repeat it and are not stored.
     #[inline(always)]
-    #[expect(clippy::needless_range_loop, reason = "indices that are constants keep the sums in registers")]
     unsafe fn tile<const V: usize, const N: usize>(
         s: &Sum<'_>,
         data_at: &[usize],
@@ -128,7 +156,7 @@ mod x86 {
         let n = data_at.len();
         let [outer, inner] = s.walk.counts;
         let (pairs, odd) = (s.walk.terms / 2, s.walk.terms % 2 == 1);
-        // SAFETY: promised; vectors of one size are the same bits.
+        // SAFETY: promised.
         unsafe {
             let data: [*const u16; N] =
                 std::array::from_fn(|j| s.data.as_ptr().wrapping_add(*data_at.get_unchecked(j.min(n - 1))));
@@ -136,12 +164,13 @@ mod x86 {
             let mut panel = s.panel.as_ptr();
             macro_rules! step {
                 ($right:expr) => {{
-                    let left: [__m512i; V] =
-                        std::array::from_fn(|v| _mm512_loadu_si512(panel.add(v * 2 * LANES).cast()));
+                    let left: [__m512bh; V] = std::array::from_fn(|v| {
+                        pairs_of(_mm512_loadu_si512(panel.add(v * 2 * LANES).cast()))
+                    });
                     for j in 0..N {
-                        let right: __m512i = $right(j);
+                        let right = pairs_of($right(j));
                         for v in 0..V {
-                            sums[j][v] = _mm512_dpbf16_ps(sums[j][v], transmute(left[v]), transmute(right));
+                            sums[j][v] = _mm512_dpbf16_ps(sums[j][v], left[v], right);
                         }
                     }
                     panel = panel.wrapping_add(V * 2 * LANES);
@@ -194,6 +223,41 @@ mod x86 {
                     }
                     _mm512_mask_storeu_ps(to, mask, sum);
                 }
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// Both hold sixteen rows of 32 elements at those steps; the processor has the feature.
+    #[target_feature(enable = "avx512f")]
+    pub(super) unsafe fn transpose(w: *const u16, step: usize, out: *mut u16, width: usize) {
+        // SAFETY: promised.
+        let rows: [__m512i; 16] =
+            std::array::from_fn(|r| unsafe { _mm512_loadu_si512(w.add(r * step).cast()) });
+        // Pairs of neighbouring rows, then fours, within each quarter of a vector.
+        let twos: [__m512i; 16] = std::array::from_fn(|i| {
+            let (a, b) = (rows[i / 2 * 2], rows[i / 2 * 2 + 1]);
+            if i % 2 == 0 { _mm512_unpacklo_epi32(a, b) } else { _mm512_unpackhi_epi32(a, b) }
+        });
+        // Entry 4 · i + k: pair k of each quarter, rows 4 · i to 4 · i + 3.
+        let fours: [__m512i; 16] = std::array::from_fn(|i| {
+            let (a, b) = (twos[i / 4 * 4 + i % 4 / 2], twos[i / 4 * 4 + i % 4 / 2 + 2]);
+            if i % 2 == 0 { _mm512_unpacklo_epi64(a, b) } else { _mm512_unpackhi_epi64(a, b) }
+        });
+        for k in 0..4 {
+            let [a, b, c, d] = [fours[k], fours[4 + k], fours[8 + k], fours[12 + k]];
+            let (low, high) = (_mm512_shuffle_i32x4::<0x44>(a, b), _mm512_shuffle_i32x4::<0xee>(a, b));
+            let (low2, high2) = (_mm512_shuffle_i32x4::<0x44>(c, d), _mm512_shuffle_i32x4::<0xee>(c, d));
+            let quarters = [
+                _mm512_shuffle_i32x4::<0x88>(low, low2),
+                _mm512_shuffle_i32x4::<0xdd>(low, low2),
+                _mm512_shuffle_i32x4::<0x88>(high, high2),
+                _mm512_shuffle_i32x4::<0xdd>(high, high2),
+            ];
+            for (q, quarter) in quarters.into_iter().enumerate() {
+                // SAFETY: promised.
+                unsafe { _mm512_storeu_si512(out.add((4 * q + k) * 2 * width).cast(), quarter) };
             }
         }
     }

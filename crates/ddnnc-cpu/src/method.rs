@@ -71,7 +71,8 @@ impl Method {
         bf16: bool,
     ) -> Method {
         let fits = |method: &Method| method.fits(g, direction, settings.level, bf16);
-        if settings.winograd && fits(&Method::Winograd) && winograd::pays(g, direction, images) {
+        let bf16 = fits(&Method::Bf16);
+        if settings.winograd && fits(&Method::Winograd) && winograd::pays(g, direction, images, bf16) {
             return Method::Winograd;
         }
         [Method::Bf16, Method::Depthwise].into_iter().find(fits).unwrap_or(Method::Direct)

@@ -517,10 +517,13 @@ impl<'a, 'p> Compiler<'a, 'p> {
 
     /// The program, its registers shared by values whose lives do not overlap.
     pub fn finish(self) -> Compiled {
-        let Compiler { domain, prelude, mut insts, bound, .. } = self;
+        let Compiler { domain, mut prelude, mut insts, bound, .. } = self;
+        // Narrowing rounds: what is read for that alone need not be rounded before.
+        let rounded =
+            insts.iter().any(|i| !matches!(i.code, Code::Narrow(_)) && i.src.contains(&Some(Loc::Rows)));
+        prelude.retain(|i| rounded || i.dst[0] != Some(Loc::Rows));
         insts.splice(0..0, prelude);
         fuse_relu(&mut insts, &bound);
-        // Narrowing rounds: what is read for that alone need not be rounded before.
         let mut only_narrowed = vec![true; bound.len()];
         for inst in insts.iter().filter(|i| !matches!(i.code, Code::Narrow(_))) {
             for loc in inst.src.iter().flatten() {

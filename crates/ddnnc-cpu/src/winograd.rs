@@ -45,19 +45,19 @@ pub fn fits(g: &Geometry) -> bool {
         && g.outputs > 0
 }
 
-/// Whether it is faster than the sum over the taps.
+/// Whether it is faster than the sum over the taps, of f32 or, where `bf16`, of pairs of bf16.
 ///
 /// Times in multiply-adds of a full tile, of one channel pair: a sum over taps takes nine a position, products of patches
 /// 36 a patch. The transforms take time for each channel of a patch, those of weights for each pair of channels.
-pub fn pays(g: &Geometry, direction: Direction, images: &[usize]) -> bool {
+pub fn pays(g: &Geometry, direction: Direction, images: &[usize], bf16: bool) -> bool {
     let [height, width] = if direction == Direction::InputGradient { g.input } else { g.output };
     let images: usize = images.iter().sum();
     let (inputs, outputs) = (g.inputs as f64, g.outputs as f64);
     let positions = (images * height * width) as f64;
     let patches = (images * height.div_ceil(SIDE) * width.div_ceil(SIDE)) as f64;
-    let direct = 9.0 * positions * inputs * outputs;
+    let direct = (if bf16 { 4.5 } else { 9.0 }) * positions * inputs * outputs;
     let products = patches * 36.0 * inputs * outputs;
-    let transforms = 320.0 * patches * (inputs + outputs) + 500.0 * inputs * outputs;
+    let transforms = 320.0 * patches * (inputs + outputs) + 1000.0 * inputs * outputs;
     inputs.min(outputs) >= 8.0 && 1.1 * (products + transforms) < direct
 }
 
