@@ -267,6 +267,10 @@ impl Case {
     }
 
     fn weight(&self, levels: &[Level], seed: u64) {
+        self.weight_within(levels, seed, tolerance);
+    }
+
+    fn weight_within(&self, levels: &[Level], seed: u64, tolerance: impl Fn(Method) -> f64) {
         let g = self.g;
         let rng = &mut ChaCha8Rng::seed_from_u64(seed);
         let (x, dy) = (self.activations(false, rng), self.activations(true, rng));
@@ -475,5 +479,17 @@ fn winograd_stays_near_the_reference_over_many_channels() {
         assert!(out.iter().all(|y| y.is_finite()));
         let error = differences.fold(0.0, f64::max) / most;
         assert!(error < 1e-5, "{level:?}: {error:e} of the largest result");
+    }
+}
+
+#[test]
+fn winograd_weight_gradients_of_many_channels_and_images_are_close() {
+    for (i, (side, channels, images)) in
+        [(4, [512, 512], vec![24, 8]), (16, [64, 64], vec![30, 10]), (32, [16, 16], vec![40])]
+            .into_iter()
+            .enumerate()
+    {
+        let case = case(conv(1, 1), [side; 2], [3; 2], channels, &images);
+        case.weight_within(&levels(), 300 + i as u64, |_| 1e-5);
     }
 }

@@ -11,6 +11,7 @@ use crate::launch::Need;
 use crate::method::Method;
 use crate::plan::{Data, Plan};
 use crate::tile::{COLUMNS, Tiles, Walk};
+use crate::winograd_weight;
 use std::ops::Range;
 
 /// The most pieces of a batch.
@@ -169,6 +170,9 @@ pub fn grad_weight_need(method: Method, g: &Geometry, images: &[usize]) -> Need 
     if method == Method::Depthwise {
         return depthwise_rows::grad_weight_need(g, images);
     }
+    if method == Method::Winograd {
+        return winograd_weight::need(g, images);
+    }
     let cut = Cut::new(g, images.iter().sum(), true);
     let scratch = cut.scratch(g, images.iter().copied(), cut.channels * g.conv.groups).iter().sum();
     Need { scratch, shared: cut.pieces * cut.blocks * partial(g, &cut), ..Need::default() }
@@ -195,6 +199,9 @@ pub fn grad_weight(
     }
     if method == Method::Depthwise {
         return depthwise_rows::grad_weight(machine, g, parts, dw);
+    }
+    if method == Method::Winograd {
+        return winograd_weight::grad_weight(machine, g, parts, dw);
     }
     let tiles = Tiles::new(machine.level);
     let cut = Cut::new(g, images, true);

@@ -15,9 +15,9 @@
 //! `unsafe` stands in `memory` (views of the arena), `device`, `kernel`, `convolution_group` and the `pointwise` files
 //! (which make those views of the buffers of a program and of one launch), `pool` (sharing a result among tasks), `simd`
 //! (functions compiled for more of the processor), `gemm` (the micro-kernels of the `gemm` project), `tile` and `bf16_tile`
-//! (the micro-kernels of convolutions), `vector` and `winograd_transform` (vectors of a level); the other kernels are safe
-//! code on slices. This crate knows neither the language nor
-//! the training loop.
+//! (the micro-kernels of convolutions), and `vector`, `winograd_transform` and `winograd_patches` (vectors of each level,
+//! and transforms of patches); the other kernels are safe code on slices. This crate knows neither the language nor the
+//! training loop.
 
 mod bf16_rows;
 mod bf16_tile;
@@ -52,7 +52,9 @@ mod simd;
 mod tile;
 mod vector;
 mod winograd;
+mod winograd_patches;
 mod winograd_transform;
+mod winograd_weight;
 
 pub use ddnnc_passes::Limits;
 pub use device::{CpuDevice, CpuExecutable, CpuOptions};

@@ -3,6 +3,7 @@
 use crate::convolution::Geometry;
 use crate::simd::Level;
 use crate::winograd;
+use crate::winograd_weight;
 
 /// How a convolution is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -53,7 +54,8 @@ impl Method {
         match self {
             Method::Direct => !g.is_depthwise(),
             Method::Depthwise => g.is_depthwise(),
-            Method::Winograd => direction != Direction::WeightGradient && winograd::fits(g),
+            Method::Winograd if direction == Direction::WeightGradient => winograd_weight::fits(g),
+            Method::Winograd => winograd::fits(g),
             Method::Bf16 => {
                 bf16 && level.multiplies_bf16()
                     && g.conv.groups == 1
@@ -72,7 +74,11 @@ impl Method {
     ) -> Method {
         let fits = |method: &Method| method.fits(g, direction, settings.level, bf16);
         let bf16 = fits(&Method::Bf16);
-        if settings.winograd && fits(&Method::Winograd) && winograd::pays(g, direction, images, bf16) {
+        let pays = match direction {
+            Direction::WeightGradient => winograd_weight::pays(g, images),
+            _ => winograd::pays(g, direction, images, bf16),
+        };
+        if settings.winograd && fits(&Method::Winograd) && pays {
             return Method::Winograd;
         }
         [Method::Bf16, Method::Depthwise].into_iter().find(fits).unwrap_or(Method::Direct)

@@ -107,6 +107,11 @@ impl Tiles {
         Tiles { level, width, lanes }
     }
 
+    /// Those of every kind, for what must not depend on the level.
+    pub fn all() -> impl Iterator<Item = Tiles> {
+        Level::ALL.iter().map(|&level| Tiles::new(level))
+    }
+
     /// How `rows` rows are cut into panels.
     pub fn blocks(&self, rows: usize) -> Blocks {
         Blocks::new(rows, self.width, self.lanes)
