@@ -4,6 +4,7 @@
 //! channels, straight from rows of dy, whose columns are (tap, channel) and whose depth is the positions of a chunk. The
 //! batch is cut into pieces, and the input channels into blocks, by shape alone; the sums of the pieces are added in order.
 
+use crate::bf16_weight;
 use crate::convolution::{Geometry, Rows};
 use crate::depthwise_rows;
 use crate::device::Machine;
@@ -78,6 +79,11 @@ impl Cut {
         let blocks = inner.div_ceil(channels);
         let positions = (8192 / (g.outputs / g.conv.groups).clamp(1, 64)).clamp(96, 512);
         Cut { images, pieces, blocks, channels, positions }
+    }
+
+    /// The same with chunks of so many positions.
+    pub fn with_positions(self, positions: usize) -> Cut {
+        Cut { positions, ..self }
     }
 
     /// The plan of a part, whose tasks are chunks.
@@ -173,6 +179,9 @@ pub fn grad_weight_need(method: Method, g: &Geometry, images: &[usize]) -> Need 
     if method == Method::Winograd {
         return winograd_weight::need(g, images);
     }
+    if method == Method::Bf16 {
+        return bf16_weight::need(g, images);
+    }
     let cut = Cut::new(g, images.iter().sum(), true);
     let scratch = cut.scratch(g, images.iter().copied(), cut.channels * g.conv.groups).iter().sum();
     Need { scratch, shared: cut.pieces * cut.blocks * partial(g, &cut), ..Need::default() }
@@ -202,6 +211,9 @@ pub fn grad_weight(
     }
     if method == Method::Winograd {
         return winograd_weight::grad_weight(machine, g, parts, dw);
+    }
+    if method == Method::Bf16 {
+        return bf16_weight::run(machine, g, parts, dw);
     }
     let tiles = Tiles::new(machine.level);
     let cut = Cut::new(g, images, true);

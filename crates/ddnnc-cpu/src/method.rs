@@ -56,11 +56,7 @@ impl Method {
             Method::Depthwise => g.is_depthwise(),
             Method::Winograd if direction == Direction::WeightGradient => winograd_weight::fits(g),
             Method::Winograd => winograd::fits(g),
-            Method::Bf16 => {
-                bf16 && level.multiplies_bf16()
-                    && g.conv.groups == 1
-                    && direction != Direction::WeightGradient
-            }
+            Method::Bf16 => bf16 && level.multiplies_bf16() && g.conv.groups == 1,
         }
     }
 

@@ -1,0 +1,262 @@
+//! The micro-kernel of weight gradients of bf16: pairs of bf16 are multiplied and summed in f32, by one instruction.
+//!
+//! Two operands, each with pairs of positions side by side: a pair is the 32 bits of one f32, the earlier position in the
+//! lower half.
+
+/// Output channels of a panel.
+pub const WIDTH: usize = 32;
+
+/// The most columns of a tile.
+pub const COLUMNS: usize = 14;
+
+/// A panel of dy, and columns of x.
+#[derive(Clone, Copy, Debug)]
+pub struct Product<'a> {
+    /// Pairs of positions.
+    pub pairs: usize,
+    /// Pair p of row r at `p · WIDTH + r`.
+    pub panel: &'a [f32],
+    /// Rows that count, at most [`WIDTH`].
+    pub rows: usize,
+    /// Pair p of column c at `p · pitch + c`.
+    pub data: &'a [f32],
+    /// Elements between pairs of a column.
+    pub pitch: usize,
+    /// Columns.
+    pub columns: usize,
+}
+
+impl Product<'_> {
+    /// Sum (r, c) goes to `c · step + r`, in whole vectors of rows; what was there is added where `add`.
+    ///
+    /// # Panics
+    ///
+    /// Where operands or result are too short.
+    #[cfg(target_arch = "x86_64")]
+    pub fn run(&self, out: &mut [f32], step: usize, add: bool) {
+        let Product { pairs, panel, rows, data, pitch, columns } = *self;
+        if rows == 0 || columns == 0 {
+            return;
+        }
+        assert!(rows <= WIDTH && panel.len() >= pairs * WIDTH, "the panel is whole");
+        assert!(pairs == 0 || data.len() >= (pairs - 1) * pitch + columns, "the columns are whole");
+        let wide = rows.next_multiple_of(16);
+        assert!(out.len() >= (columns - 1) * step + wide, "the result has room");
+        let tiles = columns.div_ceil(COLUMNS);
+        let (mut first, mut left) = (0, columns);
+        for tile in 0..tiles {
+            let n = left.div_ceil(tiles - tile);
+            // SAFETY: the assertions above hold every access inside the slices; the method is chosen where the processor
+            // has the instructions.
+            unsafe {
+                let (data, out) = (data.as_ptr().add(first), out.as_mut_ptr().add(first * step));
+                x86::tile(wide > 16, n, [pairs, pitch, step], panel.as_ptr(), data, out, add);
+            }
+            (first, left) = (first + n, left - n);
+        }
+    }
+
+    /// Never chosen where there are no such instructions.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub fn run(&self, _: &mut [f32], _: usize, _: bool) {
+        unreachable!("the processor does not multiply pairs of bf16");
+    }
+}
+
+/// An element of a row that is stored as bf16, or as f32 and rounded to the nearest.
+pub trait Half: Copy {
+    /// The first `n` elements, at most 32, as bf16; zeros behind them.
+    ///
+    /// # Safety
+    ///
+    /// There are so many; the processor has the instructions.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn halves(from: *const Self, n: usize) -> std::arch::x86_64::__m512i;
+}
+
+/// Pairs of the elements of two rows, to panels of [`WIDTH`] that begin `step` elements apart; a row that is not there is
+/// zero.
+///
+/// # Panics
+///
+/// Where the rows are not of one length, or the panels not whole.
+#[cfg(target_arch = "x86_64")]
+pub fn pack<T: Half>(rows: [Option<&[T]>; 2], out: &mut [f32], step: usize) {
+    let Some(n) = rows.iter().flatten().map(|row| row.len()).next() else {
+        unreachable!("one of two rows is there");
+    };
+    assert!(rows.iter().flatten().all(|row| row.len() == n), "rows of one length");
+    assert!(n == 0 || out.len() >= (n - 1) / WIDTH * step + (n - 1) % WIDTH + 1, "the panels are whole");
+    // SAFETY: the assertions hold every access inside the slices; the method is chosen where the processor has the
+    // instructions.
+    unsafe { x86::pack(rows.map(|row| row.map(<[T]>::as_ptr)), n, out.as_mut_ptr(), step) }
+}
+
+/// Never called where there are no such instructions.
+#[cfg(not(target_arch = "x86_64"))]
+pub fn pack<T: Half>(_: [Option<&[T]>; 2], _: &mut [f32], _: usize) {
+    unreachable!("the processor does not multiply pairs of bf16");
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+impl Half for u16 {}
+
+#[cfg(not(target_arch = "x86_64"))]
+impl Half for f32 {}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{Half, WIDTH};
+    use std::arch::x86_64::*;
+    use std::mem::transmute;
+
+    impl Half for u16 {
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+        unsafe fn halves(from: *const u16, n: usize) -> __m512i {
+            // SAFETY: elements that are masked out are not touched.
+            unsafe { _mm512_maskz_loadu_epi16(mask(n), from.cast()) }
+        }
+    }
+
+    impl Half for f32 {
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+        unsafe fn halves(from: *const f32, n: usize) -> __m512i {
+            let mask = mask(n);
+            // SAFETY: elements that are masked out are not touched; both types are 512 bits.
+            unsafe {
+                let low = _mm512_maskz_loadu_ps(mask as u16, from);
+                let high = _mm512_maskz_loadu_ps((mask >> 16) as u16, from.wrapping_add(16));
+                transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low))
+            }
+        }
+    }
+
+    /// The lowest `n` bits.
+    #[inline(always)]
+    fn mask(n: usize) -> u32 {
+        1u32.checked_shl(n as u32).unwrap_or(0).wrapping_sub(1)
+    }
+
+    /// [`super::pack`] of `n` elements.
+    ///
+    /// # Safety
+    ///
+    /// Rows and panels hold so many; the processor has the instructions.
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    pub(super) unsafe fn pack<T: Half>(rows: [Option<*const T>; 2], n: usize, out: *mut f32, step: usize) {
+        // Words 0, 32, 1, 33, …: one of each row in turn.
+        const TURNS: [u16; 64] = {
+            let mut turns = [0; 64];
+            let mut i = 0;
+            while i < 64 {
+                turns[i] = (i / 2 + i % 2 * 32) as u16;
+                i += 1;
+            }
+            turns
+        };
+        // SAFETY: the array holds 64 words.
+        let (low, high) = unsafe {
+            let turns = TURNS.as_ptr();
+            (_mm512_loadu_epi16(turns.cast()), _mm512_loadu_epi16(turns.add(32).cast()))
+        };
+        let mut from = 0;
+        while from < n {
+            let some = WIDTH.min(n - from);
+            // SAFETY: promised.
+            unsafe {
+                let [mut a, mut b] = [_mm512_setzero_si512(); 2];
+                // No closures: they would be compiled without the instructions.
+                if let Some(row) = rows[0] {
+                    a = T::halves(row.add(from), some);
+                }
+                if let Some(row) = rows[1] {
+                    b = T::halves(row.add(from), some);
+                }
+                let to = out.add(from / WIDTH * step).cast::<i32>();
+                let mask = mask(some);
+                _mm512_mask_storeu_epi32(to, mask as u16, _mm512_permutex2var_epi16(a, low, b));
+                let to = to.wrapping_add(16);
+                _mm512_mask_storeu_epi32(to, (mask >> 16) as u16, _mm512_permutex2var_epi16(a, high, b));
+            }
+            from += WIDTH;
+        }
+    }
+
+    /// One tile of `n` columns, of two vectors of rows or of one.
+    ///
+    /// # Safety
+    ///
+    /// Panel, data and result hold what [`super::Product`] says; the processor has the instructions.
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    pub(super) unsafe fn tile(
+        two: bool,
+        n: usize,
+        sizes: [usize; 3],
+        panel: *const f32,
+        data: *const f32,
+        out: *mut f32,
+        add: bool,
+    ) {
+        macro_rules! columns {
+            ($($n:literal)*) => {
+                // SAFETY: promised.
+                match (two, n) {
+                    $((false, $n) => unsafe { sums::<1, $n>(sizes, panel, data, out, add) },
+                    (true, $n) => unsafe { sums::<2, $n>(sizes, panel, data, out, add) },)*
+                    _ => unreachable!("columns are cut into tiles"),
+                }
+            };
+        }
+        columns!(1 2 3 4 5 6 7 8 9 10 11 12 13 14);
+    }
+
+    /// # Safety
+    ///
+    /// As [`tile`].
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    #[expect(clippy::needless_range_loop, reason = "indices that are constants keep the sums in registers")]
+    unsafe fn sums<const V: usize, const N: usize>(
+        [pairs, pitch, step]: [usize; 3],
+        mut panel: *const f32,
+        mut data: *const f32,
+        out: *mut f32,
+        add: bool,
+    ) {
+        let mut sums = [[_mm512_setzero_ps(); V]; N];
+        for _ in 0..pairs {
+            // SAFETY: promised; both types are 512 bits.
+            unsafe {
+                let left: [__m512bh; V] = std::array::from_fn(|v| {
+                    transmute::<__m512, __m512bh>(_mm512_loadu_ps(panel.add(v * 16)))
+                });
+                for j in 0..N {
+                    let right = transmute::<__m512, __m512bh>(_mm512_set1_ps(*data.add(j)));
+                    for v in 0..V {
+                        sums[j][v] = _mm512_dpbf16_ps(sums[j][v], left[v], right);
+                    }
+                }
+            }
+            panel = panel.wrapping_add(WIDTH);
+            data = data.wrapping_add(pitch);
+        }
+        // Written out by column, so that the sums are registers, not an array.
+        macro_rules! columns {
+            ($($j:literal)*) => {$(
+                if $j < N {
+                    let sums = sums[if $j < N { $j } else { 0 }];
+                    for v in 0..V {
+                        // SAFETY: promised.
+                        unsafe {
+                            let to = out.add($j * step + v * 16);
+                            let sum = if add { _mm512_add_ps(sums[v], _mm512_loadu_ps(to)) } else { sums[v] };
+                            _mm512_storeu_ps(to, sum);
+                        }
+                    }
+                }
+            )*};
+        }
+        columns!(0 1 2 3 4 5 6 7 8 9 10 11 12 13);
+    }
+}
