@@ -282,7 +282,8 @@ impl Sums<'_> {
                 let (walk, pair, at) = runs.piece(i, cut, steps);
                 let panel = &panel[2 * (before + pair) * width..];
                 let rows = width.min(self.rows - first);
-                let sum = Sum { rows, width, walk, panel, data: &data.elements[at..], add: i > 0 };
+                let far = data.direct && block == 0;
+                let sum = Sum { rows, width, walk, panel, data: &data.elements[at..], add: i > 0, far };
                 sum.run(sources, &mut out[first..], results);
             }
         }

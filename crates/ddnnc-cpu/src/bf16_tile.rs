@@ -37,6 +37,8 @@ pub struct Sum<'a> {
     pub data: &'a [u16],
     /// Whether the sums are added to what the results hold.
     pub add: bool,
+    /// Whether the data may lie beyond the caches, so that the next tile's are asked for before a tile is computed.
+    pub far: bool,
 }
 
 impl Sum<'_> {
@@ -126,7 +128,11 @@ mod x86 {
         out: *mut f32,
         out_at: &[usize],
     ) {
+        let mut next = data_at.chunks(N).skip(1);
         for (data_at, out_at) in data_at.chunks(N).zip(out_at.chunks(N)) {
+            if s.far {
+                ask(s, next.next().unwrap_or_default());
+            }
             // SAFETY: promised.
             unsafe {
                 if data_at.len() > M {
@@ -134,6 +140,18 @@ mod x86 {
                 } else {
                     tile::<V, M>(s, data_at, out, out_at);
                 }
+            }
+        }
+    }
+
+    /// Asks for the first run of some columns.
+    #[inline(always)]
+    fn ask(s: &Sum<'_>, data_at: &[usize]) {
+        for &at in data_at {
+            let run = s.data.as_ptr().wrapping_add(at);
+            for line in (0..s.walk.terms).step_by(32) {
+                // SAFETY: any address may be asked for.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(run.wrapping_add(line).cast()) };
             }
         }
     }
