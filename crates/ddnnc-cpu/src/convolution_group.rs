@@ -4,6 +4,7 @@
 //! tile program on its finished rows while they are in cache. What else a group asks for runs before (values that no
 //! convolution takes part in) or after (steps on sums, and on weight gradients).
 
+use crate::choices::Site;
 use crate::convolution::{self, Emit, Geometry, Part, Rows, Run, Weights};
 use crate::convolution_weight::{GradPart, grad_weight, grad_weight_need};
 use crate::device::Machine;
@@ -70,6 +71,7 @@ enum Work {
 pub struct Convolution {
     geometry: Geometry,
     method: Method,
+    site: Site,
     before: Option<Pointwise>,
     fills: Vec<Fill>,
     body: Work,
@@ -191,12 +193,12 @@ impl Maker<'_, '_> {
 impl Convolution {
     /// What its convolutions compute, and how.
     pub fn method(&self) -> (Direction, Method) {
-        let direction = match self.body {
-            Work::Rows { backward: false, .. } => Direction::Forward,
-            Work::Rows { backward: true, .. } => Direction::InputGradient,
-            Work::Weights(_) => Direction::WeightGradient,
-        };
-        (direction, self.method)
+        (self.site.direction, self.method)
+    }
+
+    /// What the choice of the method goes by.
+    pub fn site(&self) -> &Site {
+        &self.site
     }
 
     /// Compiles a group of convolutions whose values `results` go to those places.
@@ -460,11 +462,13 @@ fn rows(
     let direction = if backward { Direction::InputGradient } else { Direction::Forward };
     let bf16 =
         all.iter().try_fold(true, |bf16, &i| Ok::<_, String>(bf16 && rounded(&body, &body.steps[i])?))?;
-    let method = Method::choose(maker.settings, &geometry, direction, &images, bf16);
-    let tasks = convolution::tasks(method, &geometry, backward, &images);
+    let site = Site { geometry, direction, images, bf16 };
+    let method = maker.settings.method(&site);
+    let tasks = convolution::tasks(method, &geometry, backward, &site.images);
     Ok(Convolution {
         geometry,
         method,
+        site,
         before: None,
         fills: maker.fills,
         body: Work::Rows { backward, weight: body.slots[weight as usize], shares },
@@ -564,9 +568,11 @@ fn weights(
         true => None,
         false => Some(Pointwise::compile(&steps, &operands, &slots, &rest, maker.plan)?),
     };
+    let site = Site { geometry, direction: Direction::WeightGradient, images, bf16 };
     Ok(Convolution {
         geometry,
-        method: Method::choose(maker.settings, &geometry, Direction::WeightGradient, &images, bf16),
+        method: maker.settings.method(&site),
+        site,
         before: None,
         fills: maker.fills,
         body: Work::Weights(sums),

@@ -1,5 +1,6 @@
 //! The device, and programs loaded on it.
 
+use crate::choices::Kind;
 use crate::gemm::Gemm;
 use crate::launch::{self, Kernel, Need};
 use crate::limits;
@@ -7,6 +8,7 @@ use crate::memory::{Memory, Plan, Region};
 use crate::method::{Direction, Method, Settings};
 use crate::pool::Pool;
 use crate::simd::Level;
+use crate::tune::{Tune, Tuning};
 use ddnnc_ir::DType;
 use ddnnc_passes::{BufferId, Device, DeviceError, Executable, Limits, Place, Program, freed_after};
 use std::ops::Range;
@@ -14,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 /// What is chosen for the device where the user does not say it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct CpuOptions {
     /// How many threads compute; as many as the machine runs at once where not given.
     pub threads: Option<usize>,
@@ -22,11 +24,13 @@ pub struct CpuOptions {
     pub level: Option<Level>,
     /// Whether convolutions may be computed by Winograd's algorithm.
     pub winograd: bool,
+    /// Whether methods are chosen by measuring them when a program is loaded.
+    pub tune: Option<Tune>,
 }
 
 impl Default for CpuOptions {
     fn default() -> CpuOptions {
-        CpuOptions { threads: None, level: None, winograd: true }
+        CpuOptions { threads: None, level: None, winograd: true, tune: None }
     }
 }
 
@@ -35,6 +39,7 @@ impl Default for CpuOptions {
 pub struct CpuDevice {
     pool: Arc<Pool>,
     settings: Settings,
+    tuning: Option<Arc<Tuning>>,
 }
 
 impl CpuDevice {
@@ -81,8 +86,10 @@ impl CpuDevice {
             Some(n) => n,
             None => std::thread::available_parallelism().map_or(1, usize::from),
         };
-        let settings = Settings { level, winograd: options.winograd };
-        Ok(CpuDevice { pool: Arc::new(Pool::new(threads)?), settings })
+        let settings = Settings { level, winograd: options.winograd, choices: Arc::default() };
+        let tuning =
+            options.tune.as_ref().map(|tune| Tuning::new(tune.clone(), Kind::here(&settings, threads)));
+        Ok(CpuDevice { pool: Arc::new(Pool::new(threads)?), settings, tuning: tuning.map(Arc::new) })
     }
 
     /// How many threads compute.
@@ -106,8 +113,26 @@ impl CpuDevice {
     ///
     /// [`DeviceError::Failed`] for a program that is not valid, [`DeviceError::OutOfMemory`].
     pub fn load_cpu(&self, program: &Program) -> Result<CpuExecutable, DeviceError> {
-        let Prepared { kernels, need, work, workspace } = self.prepare(program)?;
-        let needed = program.peak_bytes().saturating_add(workspace);
+        let prepared = match &self.tuning {
+            Some(tuning) => self.prepare(program, &tuning.settings(self, program)?)?,
+            None => self.prepare(program, &self.settings)?,
+        };
+        self.assemble(program, prepared)
+    }
+
+    /// What kernels are chosen by where nothing is measured.
+    pub(crate) fn untuned_settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Takes the memory for a program whose launches, or some in their place, were made ready.
+    pub(crate) fn assemble(
+        &self,
+        program: &Program,
+        prepared: Prepared,
+    ) -> Result<CpuExecutable, DeviceError> {
+        let needed = program.peak_bytes().saturating_add(prepared.workspace(self.threads()));
+        let Prepared { kernels, need, work } = prepared;
         let region = |bytes: usize| Region::new(bytes, needed);
         let bytes = |count: usize, size: usize| count.saturating_mul(size);
         let scratch = (0..self.threads()).map(|_| Ok(Mutex::new(region(bytes(need.scratch, 4))?)));
@@ -134,40 +159,46 @@ impl CpuDevice {
     ///
     /// [`DeviceError::Failed`] for a program that is not valid, or that this device does not run.
     pub fn workspace_bytes(&self, program: &Program) -> Result<usize, DeviceError> {
-        self.prepare(program).map(|prepared| prepared.workspace)
+        self.prepare(program, &self.settings).map(|prepared| prepared.workspace(self.threads()))
     }
 
-    fn prepare(&self, program: &Program) -> Result<Prepared, DeviceError> {
+    /// Chooses the kernels of a program.
+    pub(crate) fn prepare(&self, program: &Program, settings: &Settings) -> Result<Prepared, DeviceError> {
         program.validate().map_err(|e| DeviceError::Failed(e.to_string()))?;
         let (mut need, mut work) = (Need::default(), 0);
         let mut kernels = Vec::with_capacity(program.launches.len());
         for launch in &program.launches {
             let mut plan = Plan::default();
-            let kernel = launch::prepare(program, launch, &self.settings, &mut plan)?;
+            let kernel = launch::prepare(program, launch, settings, &mut plan)?;
             need.include(kernel.need());
             work = work.max(plan.bytes);
             kernels.push(kernel);
         }
-        let bytes = |count: usize, size: usize| count.saturating_mul(size);
-        let worker =
-            bytes(need.scratch, 4).saturating_add(bytes(need.tile, 4)).saturating_add(bytes(need.sums, 8));
-        let workspace = worker
-            .saturating_mul(self.threads())
-            .saturating_add(bytes(need.shared, 4))
-            .saturating_add(bytes(need.partials, 8))
-            .saturating_add(work);
-        Ok(Prepared { kernels, need, work, workspace })
+        Ok(Prepared { kernels, need, work })
     }
 }
 
 /// What loading a program settles before any memory is taken.
-struct Prepared {
-    kernels: Vec<Kernel>,
-    need: Need,
+pub(crate) struct Prepared {
+    pub(crate) kernels: Vec<Kernel>,
+    pub(crate) need: Need,
     /// Bytes of the region that launches hand values on in.
-    work: usize,
-    /// Bytes of all of it.
-    workspace: usize,
+    pub(crate) work: usize,
+}
+
+impl Prepared {
+    /// Bytes of memory besides the plan.
+    fn workspace(&self, threads: usize) -> usize {
+        let Prepared { need, work, .. } = self;
+        let bytes = |count: usize, size: usize| count.saturating_mul(size);
+        let worker =
+            bytes(need.scratch, 4).saturating_add(bytes(need.tile, 4)).saturating_add(bytes(need.sums, 8));
+        worker
+            .saturating_mul(threads)
+            .saturating_add(bytes(need.shared, 4))
+            .saturating_add(bytes(need.partials, 8))
+            .saturating_add(*work)
+    }
 }
 
 impl std::fmt::Debug for CpuDevice {
@@ -193,6 +224,9 @@ impl Device for CpuDevice {
             vec![("threads", self.threads().to_string()), ("instructions", self.level().name().to_owned())];
         if !self.settings.winograd {
             settings.push(("winograd", "off".to_owned()));
+        }
+        if self.tuning.is_some() {
+            settings.push(("tune", "on".to_owned()));
         }
         settings
     }
@@ -353,7 +387,7 @@ impl CpuExecutable {
     }
 
     /// Runs some launches of the step.
-    fn run_some(&mut self, launches: Range<usize>) -> Result<(), DeviceError> {
+    pub(crate) fn run_some(&mut self, launches: Range<usize>) -> Result<(), DeviceError> {
         let CpuExecutable {
             kernels, device, arena, persistent, scratch, tiles, shared, partials, work, ..
         } = self;

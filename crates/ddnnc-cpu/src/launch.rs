@@ -1,5 +1,6 @@
 //! Which kernel runs which launch: decided once, when a program is loaded.
 
+use crate::choices::Site;
 use crate::convolution_group::Convolution;
 use crate::device::Machine;
 use crate::kernel::Plain;
@@ -81,6 +82,15 @@ impl Kernel {
         match self {
             Kernel::Convolution(c) => vec![c.method()],
             Kernel::Sequence(all) => all.iter().flat_map(Kernel::methods).collect(),
+            Kernel::Nothing | Kernel::Pointwise(_) | Kernel::Plain(_) => Vec::new(),
+        }
+    }
+
+    /// The convolutions of the launch, as far as the choice of their methods goes.
+    pub fn sites(&self) -> Vec<&Site> {
+        match self {
+            Kernel::Convolution(c) => vec![c.site()],
+            Kernel::Sequence(all) => all.iter().flat_map(Kernel::sites).collect(),
             Kernel::Nothing | Kernel::Pointwise(_) | Kernel::Plain(_) => Vec::new(),
         }
     }

@@ -1,9 +1,11 @@
 //! How convolutions are computed, and which way is chosen for which.
 
+use crate::choices::Choices;
 use crate::convolution::Geometry;
 use crate::simd::Level;
 use crate::winograd;
 use crate::winograd_weight;
+use std::sync::Arc;
 
 /// How a convolution is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -30,15 +32,20 @@ pub enum Direction {
 }
 
 /// What the choice goes by besides the shape.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// The instructions that kernels may use.
     pub level: Level,
     /// Whether Winograd's algorithm may be chosen.
     pub winograd: bool,
+    /// What was measured.
+    pub choices: Arc<Choices>,
 }
 
 impl Method {
+    /// Every method.
+    pub const ALL: [Method; 4] = [Method::Direct, Method::Depthwise, Method::Winograd, Method::Bf16];
+
     /// As users read it.
     pub fn name(self) -> &'static str {
         match self {

@@ -5,10 +5,11 @@ use crate::device_args::{DeviceArgs, DeviceName};
 use crate::load_notes::LoadNotes;
 use crate::output::bytes;
 use crate::{Failure, Ui};
-use ddnnc_cpu::{CpuDevice, CpuOptions};
+use ddnnc_cpu::{CpuDevice, CpuOptions, Tune};
 use ddnnc_cuda::{CudaDevice, CudaOptions, OpenError};
 use ddnnc_ir::Model;
 use ddnnc_passes::{Compiled, Device, DeviceError, Goal, Options, PassError, ReferenceDevice};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// A device and what its speed goes by: `cpu (threads 2, instructions avx512)`.
@@ -51,10 +52,10 @@ pub fn open_watched(args: &DeviceArgs, ui: Ui, notes: Arc<LoadNotes>) -> Result<
             Ok(device) => Ok(device),
             Err(error) => {
                 ui.note(&format!("running on the cpu: {error}"));
-                cpu(args)
+                cpu(args, ui)
             }
         },
-        DeviceName::Auto | DeviceName::Cpu => cpu(args),
+        DeviceName::Auto | DeviceName::Cpu => cpu(args, ui),
         DeviceName::Cuda => cuda(args, notes).map_err(|error| {
             let failure = Failure::environment(&error).hint("use `--device cpu`");
             match error {
@@ -68,13 +69,26 @@ pub fn open_watched(args: &DeviceArgs, ui: Ui, notes: Arc<LoadNotes>) -> Result<
     }
 }
 
-fn cpu(args: &DeviceArgs) -> Result<Box<dyn Device>, Failure> {
+fn cpu(args: &DeviceArgs, ui: Ui) -> Result<Box<dyn Device>, Failure> {
     let options = CpuOptions {
         threads: args.threads.map(usize::from),
         level: args.processor.instructions,
         winograd: !args.processor.no_winograd,
+        tune: args
+            .processor
+            .tune
+            .then(|| Tune { folder: choices_folder(), note: Arc::new(move |text: &str| ui.note(text)) }),
     };
     Ok(Box::new(CpuDevice::open(&options).map_err(failed)?))
+}
+
+/// Where measured choices are kept: `$DDNNC_CACHE`, else beside the compiled kernels' folder in the user's cache.
+fn choices_folder() -> Option<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    set("DDNNC_CACHE").or_else(|| {
+        let base = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")))?;
+        Some(base.join("ddnnc").join("choices"))
+    })
 }
 
 fn cuda(args: &DeviceArgs, notes: Arc<LoadNotes>) -> Result<Box<dyn Device>, OpenError> {

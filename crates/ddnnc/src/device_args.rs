@@ -45,22 +45,28 @@ pub struct ProcessorArgs {
     /// Never compute convolutions by Winograd's algorithm (cpu only)
     #[arg(long)]
     pub no_winograd: bool,
+    /// Measure how each convolution is fastest when a program is loaded, and keep that for the next time (cpu only)
+    #[arg(long)]
+    pub tune: bool,
 }
 
 impl ProcessorArgs {
     /// The first option that was given.
     pub fn given(&self) -> Option<&'static str> {
-        match self.instructions {
-            Some(_) => Some("--instructions"),
-            None => self.no_winograd.then_some("--no-winograd"),
-        }
+        let given = [
+            (self.instructions.is_some(), "--instructions"),
+            (self.no_winograd, "--no-winograd"),
+            (self.tune, "--tune"),
+        ];
+        given.into_iter().find(|g| g.0).map(|g| g.1)
     }
 
     /// The options as words of a command line.
     pub fn words(&self) -> Vec<String> {
         let level = self.instructions.map(|level| ["--instructions".to_owned(), level.name().to_owned()]);
         let winograd = self.no_winograd.then(|| "--no-winograd".to_owned());
-        level.into_iter().flatten().chain(winograd).collect()
+        let tune = self.tune.then(|| "--tune".to_owned());
+        level.into_iter().flatten().chain(winograd).chain(tune).collect()
     }
 }
 

@@ -170,11 +170,12 @@ mod tests {
             "--instructions",
             "portable",
             "--no-winograd",
+            "--tune",
         ];
         let Command::Train(args) = Cli::parse_from(line).command else { panic!("it is `train`") };
         assert_eq!(
             resume_command(&args, Path::new("r")),
-            "ddnnc train 'a b.ddnn' --set 'train.data.path=\"it'\\''s\"' --batch 8 --data d --device cuda --passes dead_code,fuse --program p --out r --tf32 --instructions portable --no-winograd --resume"
+            "ddnnc train 'a b.ddnn' --set 'train.data.path=\"it'\\''s\"' --batch 8 --data d --device cuda --passes dead_code,fuse --program p --out r --tf32 --instructions portable --no-winograd --tune --resume"
         );
     }
 }

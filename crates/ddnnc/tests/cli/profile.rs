@@ -1,8 +1,9 @@
 //! `bench --profile`: the launches of a step, as JSON, as a table and as a picture. Times are not tested.
 
-use crate::common::{Place, spec};
+use crate::common::{Place, Ran, spec};
 use crate::pictures::read;
 use serde_json::Value;
+use std::fs;
 
 fn bench<'a>(more: &[&'a str], spec: &'a str) -> Vec<&'a str> {
     let quick = ["bench", spec, "--batch", "4", "--steps", "1", "--threads", "2", "--device", "cpu"];
@@ -110,7 +111,8 @@ fn instructions_can_be_forced() {
     let found = ["device", "instructions", "winograd"].map(|name| json[name].as_str().expect("a word"));
     assert_eq!(found, ["cpu", "portable", "off"]);
     assert!(json["profile"]["methods"].get("winograd").is_none());
-    assert!(force(&["--device", "cpu"]).json().get("winograd").is_none());
+    let plain = force(&["--device", "cpu"]).json();
+    assert!(plain.get("winograd").is_none() && plain.get("tune").is_none());
     force(&["--instructions", "mmx"]).fails(2, &["mmx", "possible values", "portable"]);
     for (device, option) in [("reference", &["--instructions", "portable"][..]), ("cuda", &["--no-winograd"])]
     {
@@ -118,4 +120,58 @@ fn instructions_can_be_forced() {
         force(&[&["--device", device], option].concat()).fails(2, &words);
     }
     force(&["--emulate", "--no-winograd"]).fails(2, &["--no-winograd", "is for the cpu device"]);
+}
+
+#[test]
+fn tuned_choices_are_kept_and_measured_anew_where_they_are_damaged() {
+    let place = Place::new();
+    let quick = spec("quickstart");
+    let cache = place.path("cache");
+    let run = |cache: &std::path::Path| {
+        let args = ["bench", &quick, "--batch", "2", "--steps", "1", "--tune", "--json", "--profile"];
+        let mut command = place.command(&args);
+        Ran::new(command.env("DDNNC_CACHE", cache).output().expect("the binary runs"))
+    };
+    let methods = |ran: Ran| -> Vec<Value> {
+        let json = ran.json();
+        assert_eq!(json["tune"], "on");
+        json["profile"]["launches"]
+            .as_array()
+            .expect("launches")
+            .iter()
+            .map(|l| l["method"].clone())
+            .collect()
+    };
+    let first = run(&cache);
+    assert!(first.stderr.contains("tuned ") && first.stderr.lines().count() == 1, "{}", first.stderr);
+    let first = methods(first);
+    let names = place.names("cache");
+    assert!(names.len() == 1 && names[0].ends_with(".json"), "{names:?}");
+    let file = cache.join(&names[0]);
+    let kept = fs::read_to_string(&file).expect("the choices");
+    let again = run(&cache);
+    assert_eq!(again.stderr, "");
+    assert_eq!(methods(again), first);
+    assert_eq!(fs::read_to_string(&file).expect("the choices"), kept);
+    // What the file says is what runs.
+    let choices: Value = serde_json::from_str(&kept).expect("JSON");
+    let all = choices["choices"].as_object().expect("choices");
+    assert!(!all.is_empty());
+    let turned: serde_json::Map<String, Value> =
+        all.keys().map(|key| (key.clone(), Value::from("direct"))).collect();
+    let mut other = choices.clone();
+    other["choices"] = Value::Object(turned);
+    fs::write(&file, other.to_string()).expect("a writable folder");
+    let direct = run(&cache);
+    assert_eq!(direct.stderr, "");
+    assert!(methods(direct).iter().all(|m| m.is_null() || m == "direct"));
+    fs::write(&file, &kept[..kept.len() / 2]).expect("a writable folder");
+    let anew = run(&cache);
+    assert!(anew.stderr.contains("damaged") && anew.stderr.lines().count() == 2, "{}", anew.stderr);
+    anew.ok();
+    serde_json::from_str::<Value>(&fs::read_to_string(&file).expect("the choices")).expect("JSON again");
+    // A folder that cannot be one.
+    let ran = run(&file);
+    assert!(ran.stderr.contains("not kept"), "{}", ran.stderr);
+    ran.ok();
 }
