@@ -86,7 +86,7 @@ pub fn pack<T: Half>(rows: [Option<&[T]>; 2], out: &mut [f32], step: usize) {
         unreachable!("one of two rows is there");
     };
     assert!(rows.iter().flatten().all(|row| row.len() == n), "rows of one length");
-    assert!(n == 0 || out.len() >= (n - 1) / WIDTH * step + (n - 1) % WIDTH + 1, "the panels are whole");
+    assert!(n == 0 || out.len() > (n - 1) / WIDTH * step + (n - 1) % WIDTH, "the panels are whole");
     // SAFETY: the assertions hold every access inside the slices; the method is chosen where the processor has the
     // instructions.
     unsafe { x86::pack(rows.map(|row| row.map(<[T]>::as_ptr)), n, out.as_mut_ptr(), step) }
@@ -201,9 +201,10 @@ mod x86 {
     ) {
         macro_rules! columns {
             ($($n:literal)*) => {
-                // SAFETY: promised.
                 match (two, n) {
+                    // SAFETY: promised.
                     $((false, $n) => unsafe { sums::<1, $n>(sizes, panel, data, out, add) },
+                    // SAFETY: promised.
                     (true, $n) => unsafe { sums::<2, $n>(sizes, panel, data, out, add) },)*
                     _ => unreachable!("columns are cut into tiles"),
                 }
