@@ -107,9 +107,9 @@ pub fn special(group: &Group) -> (Vec<usize>, Vec<usize>) {
     (positive, counts)
 }
 
-/// For every result, the largest difference allowed: relative to the largest value on the way to it (at least 1), a few
-/// roundings to f32, or to bf16 where there are such values.
-pub fn tolerances(case: &Case, operands: &[Tensor]) -> Vec<f64> {
+/// For every result, the largest difference allowed: `relative` (2e-6 is a few roundings to f32) of the largest value on the
+/// way to it (at least 1), or a few roundings to bf16 where there are such values.
+pub fn tolerances(case: &Case, operands: &[Tensor], relative: f64) -> Vec<f64> {
     let group = group_of(case);
     let mut made: Vec<Vec<Tensor>> = Vec::new();
     // Of every step: the largest value on the way, and whether one was bf16.
@@ -137,7 +137,7 @@ pub fn tolerances(case: &Case, operands: &[Tensor]) -> Vec<f64> {
         Local::Operand(_) => 0.0,
         Local::Step { step, .. } => match way[step as usize] {
             (most, true) => most / 64.0,
-            (most, false) => most * 2e-6,
+            (most, false) => most * relative,
         },
     };
     group.results.iter().map(of).collect()

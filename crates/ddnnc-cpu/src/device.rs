@@ -58,8 +58,13 @@ impl CpuDevice {
     ///
     /// As [`CpuDevice::new`].
     #[doc(hidden)]
-    pub fn at_every_level(threads: usize) -> Result<Vec<CpuDevice>, DeviceError> {
-        let at = |level| CpuOptions { threads: Some(threads), level: Some(level), ..CpuOptions::default() };
+    pub fn at_every_level(threads: usize, winograd: bool) -> Result<Vec<CpuDevice>, DeviceError> {
+        let at = |level| CpuOptions {
+            threads: Some(threads),
+            level: Some(level),
+            winograd,
+            ..CpuOptions::default()
+        };
         Level::available().map(|level| CpuDevice::open(&at(level))).collect()
     }
 

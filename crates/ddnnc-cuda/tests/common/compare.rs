@@ -24,7 +24,7 @@ pub fn operator_tolerance(op: &Op) -> f64 {
 pub fn tolerances(case: &Case, operands: &[Tensor], expected: &[Vec<f64>]) -> Vec<Box<dyn Fn(f64) -> f64>> {
     if let Op::Fused(_) = case.op {
         let of = |tol: f64| -> Box<dyn Fn(f64) -> f64> { Box::new(move |_| tol) };
-        return ddnnc_cases::group::tolerances(case, operands).into_iter().map(of).collect();
+        return ddnnc_cases::group::tolerances(case, operands, 2e-6).into_iter().map(of).collect();
     }
     let of = |(expected, ty): (&Vec<f64>, ddnnc_ir::ValueType)| -> Box<dyn Fn(f64) -> f64> {
         let scale = expected.iter().fold(1.0f64, |m, x| m.max(x.abs()));
