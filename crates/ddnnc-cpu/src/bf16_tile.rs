@@ -181,14 +181,15 @@ mod x86 {
             let mut sums = [[_mm512_setzero_ps(); V]; N];
             let mut panel = s.panel.as_ptr();
             macro_rules! step {
-                ($right:expr) => {{
-                    let left: [__m512bh; V] = std::array::from_fn(|v| {
-                        pairs_of(_mm512_loadu_si512(panel.add(v * 2 * LANES).cast()))
-                    });
-                    for j in 0..N {
-                        let right = pairs_of($right(j));
+                ($j:ident, $right:expr) => {{
+                    let mut left = [pairs_of(_mm512_setzero_si512()); V];
+                    for v in 0..V {
+                        left[v] = pairs_of(_mm512_loadu_si512(panel.add(v * 2 * LANES).cast()));
+                    }
+                    for $j in 0..N {
+                        let right = pairs_of($right);
                         for v in 0..V {
-                            sums[j][v] = _mm512_dpbf16_ps(sums[j][v], left[v], right);
+                            sums[$j][v] = _mm512_dpbf16_ps(sums[$j][v], left[v], right);
                         }
                     }
                     panel = panel.wrapping_add(V * 2 * LANES);
@@ -198,14 +199,11 @@ mod x86 {
                 for i in 0..inner {
                     let mut at = o * s.walk.steps[0] + i * s.walk.steps[1];
                     for _ in 0..pairs {
-                        step!(|j: usize| _mm512_set1_epi32(data[j].add(at).cast::<i32>().read_unaligned()));
+                        step!(j, _mm512_set1_epi32(data[j].add(at).cast::<i32>().read_unaligned()));
                         at += 2;
                     }
                     if odd {
-                        step!(|j: usize| _mm512_maskz_set1_epi16(
-                            0x5555_5555,
-                            *data[j].add(at).cast::<i16>()
-                        ));
+                        step!(j, _mm512_maskz_set1_epi16(0x5555_5555, *data[j].add(at).cast::<i16>()));
                     }
                 }
             }

@@ -239,7 +239,10 @@ unsafe fn tile<S: Vector, const V: usize, const N: usize>(a: &Args<'_>) {
                 let mut panel = a.panel.wrapping_add(o * panel_outer + i * panel_inner);
                 let mut at = o * data_outer + i * data_inner;
                 for _ in 0..depth {
-                    let left: [S; V] = std::array::from_fn(|v| S::load(panel.add(v * S::LANES)));
+                    let mut left = [S::splat(0.0); V];
+                    for (v, left) in left.iter_mut().enumerate() {
+                        *left = S::load(panel.add(v * S::LANES));
+                    }
                     for j in 0..N {
                         let right = S::splat(*data[j].add(at));
                         for v in 0..V {

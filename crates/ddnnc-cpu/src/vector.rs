@@ -116,7 +116,8 @@ impl Vector for Plain {
     }
 }
 
-/// Code that is generic over the vectors; mark it and what it calls `#[inline(always)]`.
+/// Code that is generic over the vectors; mark it and what it calls `#[inline(always)]`. Arrays of vectors are filled by
+/// loops: a closure that a library function calls may stay a function of its own, without the level's instructions.
 pub trait Vectored {
     /// Runs with vectors of S.
     ///

@@ -171,10 +171,20 @@ impl Vectored for Input<'_> {
                 // SAFETY: rows are padded to whole vectors, and `input` asserts room for all patches.
                 unsafe {
                     let to = out.add(number * planes.row + c);
-                    let columns: [[S; REACH]; REACH] =
-                        std::array::from_fn(|j| source(std::array::from_fn(|i| load(i, j))));
+                    let mut columns = [[S::splat(0.0); REACH]; REACH];
+                    for j in 0..REACH {
+                        let mut column = [S::splat(0.0); REACH];
+                        for i in 0..REACH {
+                            column[i] = load(i, j);
+                        }
+                        columns[j] = source(column);
+                    }
                     for i in 0..REACH {
-                        let line = source(std::array::from_fn(|j| columns[j][i]));
+                        let mut line = [S::splat(0.0); REACH];
+                        for j in 0..REACH {
+                            line[j] = columns[j][i];
+                        }
+                        let line = source(line);
                         for (j, x) in line.into_iter().enumerate() {
                             x.store(to.add((i * REACH + j) * planes.plane));
                         }
@@ -291,10 +301,20 @@ impl Vectored for Weight<'_> {
                     let g = g.as_ptr().add(channel * 9 * ROWS + row);
                     let to = out.as_mut_ptr().add(channel * width + row);
                     let load = |i: usize, j: usize| S::load(g.add((i * 3 + j) * ROWS));
-                    let columns: [[S; REACH]; 3] =
-                        std::array::from_fn(|j| taps(std::array::from_fn(|i| load(i, j))));
+                    let mut columns = [[S::splat(0.0); REACH]; 3];
+                    for j in 0..3 {
+                        let mut column = [S::splat(0.0); 3];
+                        for i in 0..3 {
+                            column[i] = load(i, j);
+                        }
+                        columns[j] = taps(column);
+                    }
                     for i in 0..REACH {
-                        let line = taps(std::array::from_fn(|j| columns[j][i]));
+                        let mut line = [S::splat(0.0); 3];
+                        for j in 0..3 {
+                            line[j] = columns[j][i];
+                        }
+                        let line = taps(line);
                         for (j, x) in line.into_iter().enumerate() {
                             x.store(to.add((i * REACH + j) * plane));
                         }
@@ -351,10 +371,20 @@ impl Vectored for Output<'_> {
                     let from = m.as_ptr().add(number * planes.row + c);
                     let to = out.as_mut_ptr().add(patch.to * plan.to + first + c);
                     let load = |i: usize, j: usize| S::load(from.add((i * REACH + j) * planes.plane));
-                    let columns: [[S; SIDE]; REACH] =
-                        std::array::from_fn(|j| result(std::array::from_fn(|i| load(i, j))));
+                    let mut columns = [[S::splat(0.0); SIDE]; REACH];
+                    for j in 0..REACH {
+                        let mut column = [S::splat(0.0); REACH];
+                        for i in 0..REACH {
+                            column[i] = load(i, j);
+                        }
+                        columns[j] = result(column);
+                    }
                     for i in 0..SIDE {
-                        let line = result(std::array::from_fn(|j| columns[j][i]));
+                        let mut line = [S::splat(0.0); REACH];
+                        for j in 0..REACH {
+                            line[j] = columns[j][i];
+                        }
+                        let line = result(line);
                         for (j, y) in line.into_iter().enumerate() {
                             if i < patch.height && j < patch.width {
                                 let to = to.add(i * pitch + j * plan.to);
