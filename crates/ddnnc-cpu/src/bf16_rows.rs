@@ -3,7 +3,8 @@
 //! As `correlation`, with panels of pairs of terms: the terms of a run follow one another in the data. A run is a row of
 //! taps with all channels, or one tap where the columns of taps are apart.
 
-use crate::bf16_tile::{LANES, Sum, WIDTH, Walk, transpose};
+use crate::ahead::Ahead;
+use crate::bf16_tile::{LANES, Sum, WIDTH, Walk, columns, transpose};
 use crate::convolution::{Emit, Geometry, Part, Weights};
 use crate::correlation::{each_position, launch, scratch};
 use crate::device::Machine;
@@ -144,8 +145,8 @@ pub fn run(
         });
     });
     let sums = Sums { blocks, panels: halves(shared), piece: 2 * piece, rows };
-    launch::<u16>(&machine, g, backward, parts, emit, |plan, data, lines, out| {
-        sums.task(plan, data, lines, out);
+    launch::<u16>(&machine, g, backward, parts, emit, |plan, data, lines, out, ahead| {
+        sums.task(plan, data, lines, out, ahead);
     });
 }
 
@@ -237,7 +238,9 @@ struct Sums<'a> {
 }
 
 impl Sums<'_> {
-    fn task(&self, plan: &Plan, data: Data<'_, u16>, lines: Range<usize>, out: &mut [f32]) {
+    fn task(&self, plan: &Plan, data: Data<'_, u16>, lines: Range<usize>, out: &mut [f32], ahead: &Ahead) {
+        let tiles = (lines.len() * plan.result[1]).div_ceil(columns(self.blocks.width)) * self.blocks.count;
+        let ahead = (ahead, ahead.lines().div_ceil(tiles.max(1)));
         for (phase, runs, before) in phases(plan) {
             if runs.all() == 0 {
                 each_position(plan, phase, data, lines.clone(), |_, row| {
@@ -250,11 +253,11 @@ impl Sums<'_> {
                 (sources[n], results[n]) = (at, row * plan.to);
                 n += 1;
                 if n == LISTED {
-                    self.positions(phase, runs, before, data, &sources, out, &results);
+                    self.positions(phase, runs, before, data, &sources, out, &results, ahead);
                     n = 0;
                 }
             });
-            self.positions(phase, runs, before, data, &sources[..n], out, &results[..n]);
+            self.positions(phase, runs, before, data, &sources[..n], out, &results[..n], ahead);
         }
     }
 
@@ -269,6 +272,7 @@ impl Sums<'_> {
         sources: &[usize],
         out: &mut [f32],
         results: &[usize],
+        ahead: (&Ahead, usize),
     ) {
         if sources.is_empty() {
             return;
@@ -283,7 +287,8 @@ impl Sums<'_> {
                 let panel = &panel[2 * (before + pair) * width..];
                 let rows = width.min(self.rows - first);
                 let far = data.direct && block == 0;
-                let sum = Sum { rows, width, walk, panel, data: &data.elements[at..], add: i > 0, far };
+                let data = &data.elements[at..];
+                let sum = Sum { rows, width, walk, panel, data, add: i > 0, far, ahead };
                 sum.run(sources, &mut out[first..], results);
             }
         }

@@ -5,6 +5,8 @@
 //! are runs of terms, of which a pair is 32 bits that go to all rows. Where a run has an odd number of terms its last
 //! pair takes zero instead of what follows the run.
 
+use crate::ahead::Ahead;
+
 /// Rows of the widest panel.
 pub const WIDTH: usize = 64;
 
@@ -39,6 +41,17 @@ pub struct Sum<'a> {
     pub add: bool,
     /// Whether the data may lie beyond the caches, so that the next tile's are asked for before a tile is computed.
     pub far: bool,
+    /// What else is asked for, so many lines beside every tile.
+    pub ahead: (&'a Ahead, usize),
+}
+
+/// Columns of a full tile for panels of that width.
+pub fn columns(width: usize) -> usize {
+    match width / LANES {
+        1 | 2 => 12,
+        3 => 8,
+        _ => 6,
+    }
 }
 
 impl Sum<'_> {
@@ -133,6 +146,7 @@ mod x86 {
             if s.far {
                 ask(s, next.next().unwrap_or_default());
             }
+            s.ahead.0.ask(s.ahead.1);
             // SAFETY: promised.
             unsafe {
                 if data_at.len() > M {

@@ -4,6 +4,7 @@
 //! row-major `[O, C/groups, kh, kw]`. A kernel reads its operands through [`Rows`], which may compute them on the way,
 //! and hands finished rows to an [`Emit`] while they are in cache.
 
+use crate::ahead::Ahead;
 use crate::bf16_rows;
 use crate::correlation;
 use crate::depthwise_rows;
@@ -27,6 +28,19 @@ pub trait Rows: Sync {
 
     /// Writes rows `first..first + count` to `out`, which holds `count · channels` elements.
     fn load(&self, machine: &Machine<'_>, first: usize, count: usize, worker: usize, out: &mut [f32]);
+
+    /// The same as bf16, where rows are rounded to that as they are computed; whether it did.
+    fn load_bf16(
+        &self,
+        machine: &Machine<'_>,
+        first: usize,
+        count: usize,
+        worker: usize,
+        out: &mut [u16],
+    ) -> bool;
+
+    /// Lists the memory that these rows are read or computed from.
+    fn list(&self, first: usize, count: usize, ahead: &mut Ahead);
 }
 
 /// A run of finished result rows.
@@ -44,6 +58,9 @@ pub struct Run {
 
 /// What becomes of result rows while they are in cache; all channels of each row are complete, and it may change them.
 pub trait Emit: Sync {
+    /// Lists the memory that `rows` rows of a run are taken together with.
+    fn list(&self, run: Run, rows: usize, ahead: &mut Ahead);
+
     /// Takes a run; each row of each part comes once.
     fn emit(&self, machine: &Machine<'_>, run: Run, rows: &mut [f32]);
 }

@@ -4,6 +4,7 @@
 //! tile program on its finished rows while they are in cache. What else a group asks for runs before (values that no
 //! convolution takes part in) or after (steps on sums, and on weight gradients).
 
+use crate::ahead::Ahead;
 use crate::choices::Site;
 use crate::convolution::{self, Emit, Geometry, Part, Rows, Run, Weights};
 use crate::convolution_weight::{GradPart, grad_weight, grad_weight_need};
@@ -14,7 +15,7 @@ use crate::method::{Direction, Method, Settings};
 use crate::pointwise::{Cells, Pointwise, after_sums, clear, domain_of, gathers, needed};
 use crate::pointwise_compile::{Body, Compiler};
 use crate::pointwise_finish::Finish;
-use crate::pointwise_program::{Domain, Program};
+use crate::pointwise_program::{Domain, Lent, Program};
 use crate::pointwise_tables::Fill;
 use ddnnc_ir::{BinaryKind, DType, Local, Op, Step, ValueType, is_convolution};
 
@@ -629,7 +630,35 @@ impl Rows for Source<'_> {
             out.copy_from_slice(&direct[first * self.channels..][..count * self.channels]);
         }
         if let Some((program, memory)) = self.program {
-            program.run(machine, memory, worker, (first, count), Some(out), None);
+            program.run(machine, memory, worker, (first, count), Lent::Floats(out), None);
+        }
+    }
+
+    fn list(&self, first: usize, count: usize, ahead: &mut Ahead) {
+        let range = first * self.channels..(first + count) * self.channels;
+        if let Some(direct) = self.direct {
+            ahead.list(direct[range.clone()].as_ptr(), range.len());
+        } else if let Some(direct) = self.direct_bf16 {
+            ahead.list(direct[range.clone()].as_ptr(), range.len());
+        } else if let Some((program, memory)) = self.program {
+            program.list(memory, first, count, ahead);
+        }
+    }
+
+    fn load_bf16(
+        &self,
+        machine: &Machine<'_>,
+        first: usize,
+        count: usize,
+        worker: usize,
+        out: &mut [u16],
+    ) -> bool {
+        match self.program {
+            Some((program, memory)) if program.gives_halves() => {
+                program.run(machine, memory, worker, (first, count), Lent::Halves(out), None);
+                true
+            }
+            _ => false,
         }
     }
 }
@@ -643,6 +672,12 @@ struct Epilogue<'a> {
 }
 
 impl Emit for Epilogue<'_> {
+    fn list(&self, run: Run, rows: usize, ahead: &mut Ahead) {
+        if let Some(program) = &self.shares[run.part].epilogue {
+            program.list(self.memory, run.first, rows, ahead);
+        }
+    }
+
     fn emit(&self, machine: &Machine<'_>, run: Run, rows: &mut [f32]) {
         let Some(program) = &self.shares[run.part].epilogue else { return };
         let count = rows.len() / program.domain.channels;
@@ -652,6 +687,6 @@ impl Emit for Epilogue<'_> {
             partial[0] = run.part as f64;
             partial
         });
-        program.run(machine, self.memory, run.worker, (run.first, count), Some(rows), partial);
+        program.run(machine, self.memory, run.worker, (run.first, count), Lent::Floats(rows), partial);
     }
 }

@@ -1,6 +1,7 @@
 //! Every direction against the reference evaluator: at every level of the processor, on one, two and three threads, with
 //! several parts, operands direct and computed, results kept and only emitted.
 
+use crate::ahead::Ahead;
 use crate::convolution::{Emit, Geometry, Part, Rows, Run, Weights, need, run, tasks};
 use crate::convolution_weight::{GradPart, grad_weight, grad_weight_need};
 use crate::device::Machine;
@@ -47,6 +48,32 @@ impl Rows for Stored {
             Stored::Bf16(_, all) => Some(all),
             _ => None,
         }
+    }
+
+    fn list(&self, first: usize, count: usize, ahead: &mut Ahead) {
+        let c = self.channels();
+        let range = first * c..(first + count) * c;
+        match self {
+            Stored::Direct(_, all) | Stored::Doubled(_, all) => {
+                ahead.list(all[range.clone()].as_ptr(), range.len());
+            }
+            Stored::Bf16(_, all) => ahead.list(all[range.clone()].as_ptr(), range.len()),
+        }
+    }
+
+    fn load_bf16(
+        &self,
+        machine: &Machine<'_>,
+        first: usize,
+        count: usize,
+        worker: usize,
+        out: &mut [u16],
+    ) -> bool {
+        // One of the kinds, so that both ways of windows are taken.
+        let Stored::Bf16(c, all) = self else { return false };
+        assert!(worker < machine.pool.threads() && out.len() == count * c);
+        out.copy_from_slice(&all[first * c..(first + count) * c]);
+        true
     }
 
     fn load(&self, machine: &Machine<'_>, first: usize, count: usize, worker: usize, out: &mut [f32]) {
@@ -107,6 +134,8 @@ struct Collect {
 }
 
 impl Emit for Collect {
+    fn list(&self, _: Run, _: usize, _: &mut Ahead) {}
+
     fn emit(&self, machine: &Machine<'_>, run: Run, rows: &mut [f32]) {
         assert!(run.worker < machine.pool.threads());
         assert_eq!(rows.len() % self.channels, 0);

@@ -4,6 +4,7 @@
 //! source channel) of one phase. A task computes its tiles panel by panel, so that a piece of a panel is in cache while
 //! all positions of the task use it.
 
+use crate::ahead::Ahead;
 use crate::convolution::{Emit, Geometry, Part, Rows, Run, Weights};
 use crate::device::Machine;
 use crate::launch::Need;
@@ -45,7 +46,7 @@ fn depth(g: &Geometry, backward: bool) -> usize {
     (if backward { g.outputs } else { g.inputs }) / g.conv.groups
 }
 
-/// Runs `compute(plan, data, lines, out)` for every task of every part, then emits.
+/// Runs `compute(plan, data, lines, out, ahead)` for every task of every part, then emits.
 ///
 /// `compute` writes every element of `out`, the result rows of `lines`.
 pub fn launch<T: Element>(
@@ -54,18 +55,18 @@ pub fn launch<T: Element>(
     backward: bool,
     parts: &mut [Part<'_>],
     emit: Option<&dyn Emit>,
-    compute: impl Fn(&Plan, Data<'_, T>, Range<usize>, &mut [f32]) + Sync,
+    compute: impl Fn(&Plan, Data<'_, T>, Range<usize>, &mut [f32], &Ahead) + Sync,
 ) {
     let plan = |images| Plan::new(g, backward, images);
     let size = |plan: &Plan, lines| window::<T>(plan, lines) + plan.line::<T>();
-    launch_with(machine, parts, emit, plan, size, |plan, x, lines, worker, scratch, out| {
+    launch_with(machine, parts, emit, plan, size, |plan, x, lines, worker, scratch, out, ahead| {
         let (window, line) = scratch.split_at_mut(window::<T>(plan, lines.clone()));
         let data = plan.data(machine, x, lines.clone(), 0..plan.from, worker, T::of(window), line);
-        compute(plan, data, lines, out);
+        compute(plan, data, lines, out, ahead);
     });
 }
 
-/// Runs `compute(plan, x, lines, worker, scratch, out)` for every task of every part, then emits.
+/// Runs `compute(plan, x, lines, worker, scratch, out, ahead)` for every task of every part, then emits.
 ///
 /// `plan` is that of a part of so many images, `size` the f32 of scratch that some of its lines need; `compute` writes
 /// every element of `out`, the result rows of `lines`. Where results are emitted alone, they lie behind the scratch.
@@ -75,7 +76,7 @@ pub fn launch_with(
     emit: Option<&dyn Emit>,
     plan: impl Fn(usize) -> Plan,
     size: impl Fn(&Plan, Range<usize>) -> usize + Sync,
-    compute: impl Fn(&Plan, &dyn Rows, Range<usize>, usize, &mut [f32], &mut [f32]) + Sync,
+    compute: impl Fn(&Plan, &dyn Rows, Range<usize>, usize, &mut [f32], &mut [f32], &Ahead) + Sync,
 ) {
     let mut base = 0;
     for (index, part) in parts.iter_mut().enumerate() {
@@ -86,10 +87,17 @@ pub fn launch_with(
             let lines = plan.task_lines(task);
             let (scratch, rest) = scratch.split_at_mut(size(&plan, lines.clone()));
             let out = out.unwrap_or_else(|| &mut rest[..lines.len() * plan.result[1] * plan.to]);
-            compute(&plan, x, lines.clone(), worker, scratch, out);
+            let run = Run { task: base + task, part: index, first: lines.start * plan.result[1], worker };
+            let mut ahead = Ahead::default();
             if let Some(emit) = emit {
-                let first = lines.start * plan.result[1];
-                emit.emit(machine, Run { task: base + task, part: index, first, worker }, out);
+                emit.list(run, lines.len() * plan.result[1], &mut ahead);
+            }
+            // The task that a worker draws next, if all take as long.
+            let later = plan.source_rows(plan.task_lines(task + machine.pool.threads()));
+            x.list(later.start, later.len(), &mut ahead);
+            compute(&plan, x, lines, worker, scratch, out, &ahead);
+            if let Some(emit) = emit {
+                emit.emit(machine, run, out);
             }
         };
         match &mut part.out {
@@ -130,7 +138,7 @@ pub fn run(
         });
     });
     let sums = Sums { tiles, blocks, panels: shared, piece, groups, channels, rows };
-    launch::<f32>(&machine, g, backward, parts, emit, |plan, data, lines, out| {
+    launch::<f32>(&machine, g, backward, parts, emit, |plan, data, lines, out, _| {
         sums.task(plan, data, lines, out)
     });
 }

@@ -19,6 +19,7 @@
 //! (vectors of each level, and transforms of patches); the other kernels are safe code on slices. This crate knows neither
 //! the language nor the training loop.
 
+mod ahead;
 mod bf16_rows;
 mod bf16_tile;
 mod bf16_weight;
@@ -33,6 +34,7 @@ mod correlation;
 mod depthwise_rows;
 mod device;
 mod gemm;
+mod half_vector;
 mod kernel;
 mod launch;
 mod limits;
@@ -45,6 +47,7 @@ mod pointwise;
 mod pointwise_compile;
 mod pointwise_finish;
 mod pointwise_kernels;
+mod pointwise_pass;
 mod pointwise_program;
 mod pointwise_tables;
 mod pool;

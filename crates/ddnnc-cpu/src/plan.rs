@@ -35,8 +35,15 @@ pub trait Element: Copy + Default + Send + Sync + 'static {
     /// Scratch memory as such elements.
     fn of(scratch: &mut [f32]) -> &mut [Self];
 
-    /// The place of computed rows, where it can be the window itself.
-    fn floats(out: &mut [Self]) -> Option<&mut [f32]>;
+    /// Computes rows from `first` on in the window itself, `count` of them, where that can be; whether it did.
+    fn load(
+        machine: &Machine<'_>,
+        x: &dyn Rows,
+        first: usize,
+        count: usize,
+        worker: usize,
+        out: &mut [Self],
+    ) -> bool;
 
     /// Takes computed rows.
     fn take(machine: &Machine<'_>, out: &mut [Self], rows: &[f32]);
@@ -53,8 +60,16 @@ impl Element for f32 {
         scratch
     }
 
-    fn floats(out: &mut [f32]) -> Option<&mut [f32]> {
-        Some(out)
+    fn load(
+        machine: &Machine<'_>,
+        x: &dyn Rows,
+        first: usize,
+        count: usize,
+        worker: usize,
+        out: &mut [f32],
+    ) -> bool {
+        x.load(machine, first, count, worker, out);
+        true
     }
 
     fn take(_: &Machine<'_>, out: &mut [f32], rows: &[f32]) {
@@ -74,8 +89,15 @@ impl Element for u16 {
         halves(scratch)
     }
 
-    fn floats(_: &mut [u16]) -> Option<&mut [f32]> {
-        None
+    fn load(
+        machine: &Machine<'_>,
+        x: &dyn Rows,
+        first: usize,
+        count: usize,
+        worker: usize,
+        out: &mut [u16],
+    ) -> bool {
+        x.load_bf16(machine, first, count, worker, out)
     }
 
     fn take(machine: &Machine<'_>, out: &mut [u16], rows: &[f32]) {
@@ -292,7 +314,20 @@ impl Plan {
 
     /// Result lines of a task.
     pub fn task_lines(&self, task: usize) -> Range<usize> {
-        task * self.lines..((task + 1) * self.lines).min(self.images * self.result[0])
+        let all = self.images * self.result[0];
+        (task * self.lines).min(all)..((task + 1) * self.lines).min(all)
+    }
+
+    /// The source rows that result lines need, those of whole lines.
+    pub fn source_rows(&self, lines: Range<usize>) -> Range<usize> {
+        let [height, width] = self.source;
+        let data = self.padded::<u16>(&[], 0);
+        let reads = self.segments(lines, data).filter(|s| s.rows[0] < s.rows[1]).map(|s| {
+            let inside = |line: isize| (s.image * height + line.clamp(0, height as isize) as usize) * width;
+            [inside(s.rows[0]) as isize, inside(s.rows[1]) as isize]
+        });
+        let [first, last] = join(reads);
+        first as usize..last as usize
     }
 
     /// The sets of result lines along axis `i`.
@@ -475,10 +510,8 @@ impl Plan {
             }
             return;
         }
-        if some == all
-            && let Some(out) = T::floats(out)
-        {
-            return x.load(machine, rows.start, rows.len(), worker, out);
+        if some == all && T::load(machine, x, rows.start, rows.len(), worker, out) {
+            return;
         }
         let most = line.len() / all;
         for (i, out) in out.chunks_mut(most * some).enumerate() {

@@ -8,7 +8,7 @@ use crate::launch::Need;
 use crate::memory::{Memory, Plan, Slot};
 use crate::pointwise_compile::{Body, Compiled, Compiler, View, from_row_sums};
 use crate::pointwise_finish::Finish;
-use crate::pointwise_program::{Domain, Program};
+use crate::pointwise_program::{Domain, Lent, Program};
 use crate::pointwise_tables::Fill;
 use ddnnc_ir::{DType, Local, Op, Step, ValueType, is_reduction};
 use std::marker::PhantomData;
@@ -254,7 +254,7 @@ impl Pointwise {
                 partial[0] = number as f64;
             }
             let partial = (program.partials > 0).then_some(partial);
-            program.run(&machine, memory, worker, (first, count), None, partial);
+            program.run(&machine, memory, worker, (first, count), Lent::Nothing, partial);
         });
         self.finish.run(memory, partials, stride);
     }

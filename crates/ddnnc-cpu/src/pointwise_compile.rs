@@ -142,6 +142,8 @@ impl<'a, 'p> Compiler<'a, 'p> {
                 per_row: false,
                 round: true,
                 dst: [Some(Loc::Rows), None, None],
+                half: None,
+                round_rows: false,
                 src: [Some(Loc::Rows), None, None, None],
             };
             self.prelude.push(copy);
@@ -186,6 +188,8 @@ impl<'a, 'p> Compiler<'a, 'p> {
             per_row,
             round: false,
             dst: [Some(to), None, None],
+            half: None,
+            round_rows: false,
             src: [Some(loc), None, None, None],
         };
         self.insts.push(inst);
@@ -267,8 +271,15 @@ impl<'a, 'p> Compiler<'a, 'p> {
         };
         let src = if matches!(code, Code::Copy) { Some(Loc::Memory(slot)) } else { None };
         let dst = self.register();
-        let inst =
-            Inst { code, per_row, round: false, dst: [Some(dst), None, None], src: [src, None, None, None] };
+        let inst = Inst {
+            code,
+            per_row,
+            round: false,
+            dst: [Some(dst), None, None],
+            half: None,
+            round_rows: false,
+            src: [src, None, None, None],
+        };
         self.prelude.push(inst);
         Ok(dst)
     }
@@ -508,7 +519,8 @@ impl<'a, 'p> Compiler<'a, 'p> {
 
     fn emit(&mut self, code: Code, per_row: bool, round: bool, src: &[Loc], results: usize) -> Vec<Loc> {
         let made: Vec<Loc> = (0..results).map(|_| self.register()).collect();
-        let mut inst = Inst { code, per_row, round, dst: [None; 3], src: [None; 4] };
+        let mut inst =
+            Inst { code, per_row, round, dst: [None; 3], half: None, round_rows: false, src: [None; 4] };
         inst.dst.iter_mut().zip(&made).for_each(|(d, &loc)| *d = Some(loc));
         inst.src.iter_mut().zip(src).for_each(|(s, &loc)| *s = Some(loc));
         self.insts.push(inst);
@@ -522,6 +534,7 @@ impl<'a, 'p> Compiler<'a, 'p> {
         let rounded =
             insts.iter().any(|i| !matches!(i.code, Code::Narrow(_)) && i.src.contains(&Some(Loc::Rows)));
         prelude.retain(|i| rounded || i.dst[0] != Some(Loc::Rows));
+        round_as_read(&mut prelude, &mut insts);
         insts.splice(0..0, prelude);
         fuse_relu(&mut insts, &bound);
         let mut only_narrowed = vec![true; bound.len()];
@@ -537,6 +550,9 @@ impl<'a, 'p> Compiler<'a, 'p> {
                 inst.round &= !only_narrowed[r] || bound[r].is_some();
             }
         }
+        narrow_in_place(&mut insts, &bound);
+        let aliased = |slot: usize| self.reads.iter().any(|r| r.0 == slot && self.body.aliased[r.1]);
+        widen_in_place(&mut insts, &bound, aliased);
         let resolve = |loc: &mut Loc| {
             if let Loc::Register(r) = *loc
                 && let Some(place) = bound[r]
@@ -620,5 +636,87 @@ fn fuse_relu(insts: &mut Vec<Inst>, bound: &[Option<Loc>]) {
         insts[i].dst = insts[reader].dst;
         insts.remove(reader);
         return fuse_relu(insts, bound);
+    }
+}
+
+/// Lets the one pass that reads the lent rows round them, instead of a pass before it.
+fn round_as_read(prelude: &mut Vec<Inst>, insts: &mut [Inst]) {
+    let rows = Some(Loc::Rows);
+    let mut readers = insts.iter_mut().filter(|i| i.src.contains(&rows));
+    if let (Some(reader), None) = (readers.next(), readers.next())
+        && reader.code.passes()
+        && !reader.per_row
+    {
+        let before = prelude.len();
+        prelude.retain(|i| i.dst[0] != rows);
+        reader.round_rows = prelude.len() < before;
+    }
+}
+
+/// Lets passes write bf16 where their results are narrowed.
+fn narrow_in_place(insts: &mut Vec<Inst>, bound: &[Option<Loc>]) {
+    let mut at = 0;
+    while at < insts.len() {
+        let (code, source, per_row) = (&insts[at].code, insts[at].src[0], insts[at].per_row);
+        let &Code::Narrow(slot) = code else {
+            at += 1;
+            continue;
+        };
+        let maker = insts.iter().position(|i| i.dst[0] == source && source.is_some());
+        let maker = maker.filter(|&i| {
+            let inst = &insts[i];
+            inst.code.passes() && !inst.per_row && !per_row && inst.half.is_none() && inst.dst[1].is_none()
+        });
+        let Some(maker) = maker else {
+            at += 1;
+            continue;
+        };
+        insts[maker].half = Some(slot);
+        insts.remove(at);
+        let read = insts.iter().any(|i| i.src.contains(&source));
+        if let Some(Loc::Register(r)) = source
+            && !read
+            && bound[r].is_none()
+        {
+            insts[maker].dst[0] = None;
+        }
+    }
+}
+
+/// Lets passes read bf16 where it lies.
+///
+/// A value on whose memory a result lies must have been read before that is written: by passes before the first that
+/// writes, or by that one, which reads an element before it writes it.
+fn widen_in_place(insts: &mut Vec<Inst>, bound: &[Option<Loc>], aliased: impl Fn(usize) -> bool) {
+    let mut at = 0;
+    while at < insts.len() {
+        let (code, per_row, made) = (&insts[at].code, insts[at].per_row, insts[at].dst[0]);
+        let (&Code::Widen(slot), Some(Loc::Register(r)), false) = (code, made, per_row) else {
+            at += 1;
+            continue;
+        };
+        let readers: Vec<usize> = (0..insts.len()).filter(|&i| insts[i].src.contains(&made)).collect();
+        let writes = |i: &Inst| {
+            let stored = |loc: &Loc| match loc {
+                Loc::Memory(_) => true,
+                Loc::Register(r) => matches!(bound[*r], Some(Loc::Memory(_))),
+                Loc::Rows | Loc::Half(_) => false,
+            };
+            i.half.is_some() || matches!(i.code, Code::Narrow(_)) || i.dst.iter().flatten().any(stored)
+        };
+        let first_write = insts.iter().position(writes).unwrap_or(insts.len());
+        let pass = |&i: &usize| insts[i].code.reads_halves() && !insts[i].per_row;
+        let in_time = readers.iter().all(|&i| i <= first_write);
+        if bound[r].is_some() || readers.len() > 2 || !readers.iter().all(pass) || (aliased(slot) && !in_time)
+        {
+            at += 1;
+            continue;
+        }
+        for i in readers {
+            for loc in insts[i].src.iter_mut().filter(|loc| **loc == made) {
+                *loc = Some(Loc::Half(slot));
+            }
+        }
+        insts.remove(at);
     }
 }

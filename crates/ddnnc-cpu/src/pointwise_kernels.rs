@@ -139,37 +139,6 @@ at_every_level! {
         }
     }
 
-    /// total += x, squares += x² about `shift`; all three repeat with the period of their length.
-    pub fn add_moments(x: &[f32], shift: &[f64], total: &mut [f64], squares: &mut [f64]) {
-        #[inline(always)]
-        fn row(x: &[f32], shift: &[f64], total: &mut [f64], squares: &mut [f64]) {
-            let n = x.len();
-            let (shift, total, squares) = (&shift[..n], &mut total[..n], &mut squares[..n]);
-            for i in 0..n {
-                let d = f64::from(x[i]) - shift[i];
-                total[i] += d;
-                squares[i] += d * d;
-            }
-        }
-        x.chunks(shift.len()).for_each(|x| row(x, shift, total, squares));
-    }
-
-    /// total += dy, along += dy · (x − mean); the sums and the mean repeat with the period of their length.
-    pub fn add_products(x: &[f32], dy: &[f32], mean: &[f32], along: &mut [f64], total: &mut [f64]) {
-        #[inline(always)]
-        fn row(x: &[f32], dy: &[f32], mean: &[f32], along: &mut [f64], total: &mut [f64]) {
-            let n = x.len();
-            let (dy, mean, along, total) = (&dy[..n], &mean[..n], &mut along[..n], &mut total[..n]);
-            for i in 0..n {
-                let d = f64::from(dy[i]);
-                along[i] += d * (f64::from(x[i]) - f64::from(mean[i]));
-                total[i] += d;
-            }
-        }
-        let period = mean.len();
-        x.chunks(period).zip(dy.chunks(period)).for_each(|(x, dy)| row(x, dy, mean, along, total));
-    }
-
     /// total += x.
     pub fn add_up(x: &[f32], total: &mut [f64]) {
         #[inline(always)]

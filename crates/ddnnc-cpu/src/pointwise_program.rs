@@ -4,12 +4,14 @@
 //! worker's tile scratch. An operand on whose memory a result lies is copied to a register before anything else, so
 //! all operands of a tile are read before its results are written.
 
+use crate::ahead::Ahead;
 use crate::device::Machine;
 use crate::memory::{Memory, Slot};
 use crate::pointwise_kernels as kernels;
 use crate::pointwise_kernels::{Adamw, Sgd, sum, widen};
+use crate::pointwise_pass::{self, Arith, Gathering, Port, Ports};
 use crate::simd::Level;
-use ddnnc_ir::{BinaryKind, Layout, UnaryKind, ValueType, dropout_keeps};
+use ddnnc_ir::{BinaryKind, DType, Layout, UnaryKind, ValueType, dropout_keeps};
 
 /// Elements of a tile, about: with a few temporaries it fits the first cache.
 const TILE: usize = 1 << 11;
@@ -71,6 +73,8 @@ pub enum Loc {
     Register(usize),
     /// The tile's rows of that slot of the program, f32.
     Memory(usize),
+    /// The tile's rows of that slot, bf16: an operand of what [`Code::reads_halves`].
+    Half(usize),
     /// The rows that the caller lends.
     Rows,
 }
@@ -139,6 +143,66 @@ pub enum Code {
     Sum { accumulator: usize },
 }
 
+impl Code {
+    /// Whether it is one pass over the elements, whose operands and result may be bf16 in memory.
+    pub fn passes(&self) -> bool {
+        match self {
+            Code::Copy
+            | Code::Unary(UnaryKind::Relu)
+            | Code::UnaryGrad(UnaryKind::Relu)
+            | Code::Binary(_)
+            | Code::Scale(_)
+            | Code::AddChannel { .. }
+            | Code::MulChannel { .. }
+            | Code::Normalize { .. }
+            | Code::NormalizeRelu { .. }
+            | Code::NormalizeGradInput { .. } => true,
+            Code::Widen(_)
+            | Code::Narrow(_)
+            | Code::Spread { .. }
+            | Code::SpreadRows
+            | Code::Repeat { .. }
+            | Code::Fill(_)
+            | Code::Unary(_)
+            | Code::UnaryGrad(_)
+            | Code::Dropout { .. }
+            | Code::Ema { .. }
+            | Code::Sgd { .. }
+            | Code::Adamw { .. }
+            | Code::SumChannels { .. }
+            | Code::Moments { .. }
+            | Code::Products { .. }
+            | Code::Sum { .. } => false,
+        }
+    }
+}
+
+impl Code {
+    /// Whether its operands may be bf16 in memory.
+    pub fn reads_halves(&self) -> bool {
+        self.passes() || matches!(self, Code::Moments { .. } | Code::Products { .. })
+    }
+}
+
+/// Rows that the caller lends a program.
+#[derive(Debug)]
+pub enum Lent<'a> {
+    /// None.
+    Nothing,
+    /// f32, to read and to write.
+    Floats(&'a mut [f32]),
+    /// bf16, to write, for a program that [gives them](Program::gives_halves).
+    Halves(&'a mut [u16]),
+}
+
+/// The same for a tile.
+#[derive(Clone, Copy)]
+enum LentTile {
+    Nothing,
+    Floats(*mut f32),
+    Halves(*mut u16),
+}
+
 /// One instruction.
 #[derive(Clone, Debug)]
 pub struct Inst {
@@ -148,8 +212,12 @@ pub struct Inst {
     pub per_row: bool,
     /// Whether its result is rounded to bf16.
     pub round: bool,
+    /// Whether the lent rows are rounded to bf16 as it reads them, of what [`Code::passes`].
+    pub round_rows: bool,
     /// What it writes.
     pub dst: [Option<Loc>; 3],
+    /// A slot to which the result goes as bf16, there as well or alone, of what [`Code::passes`].
+    pub half: Option<usize>,
     /// What it reads.
     pub src: [Option<Loc>; 4],
 }
@@ -219,16 +287,20 @@ impl Program {
         memory: Memory<'_>,
         worker: usize,
         (first, count): (usize, usize),
-        lent: Option<&mut [f32]>,
+        lent: Lent<'_>,
         partial: Option<&mut [f64]>,
     ) {
         let channels = self.domain.channels;
         let lent = match lent {
-            Some(rows) => {
+            Lent::Floats(rows) => {
                 assert!(rows.len() >= count * channels, "the lent rows are whole");
-                rows.as_mut_ptr()
+                LentTile::Floats(rows.as_mut_ptr())
             }
-            None => std::ptr::null_mut(),
+            Lent::Halves(rows) => {
+                assert!(rows.len() >= count * channels && self.gives_halves(), "the lent rows are whole");
+                LentTile::Halves(rows.as_mut_ptr())
+            }
+            Lent::Nothing => LentTile::Nothing,
         };
         machine.with_tile_scratch(worker, |registers, sums| {
             let sums = &mut sums[..self.sums];
@@ -241,11 +313,17 @@ impl Program {
                     memory,
                     level: machine.level,
                     registers: registers.as_mut_ptr(),
-                    // SAFETY: the lent rows reach past row `at`; null only where no instruction uses them.
-                    lent: if lent.is_null() { lent } else { unsafe { lent.add(at * channels) } },
+                    lent: match lent {
+                        LentTile::Nothing => lent,
+                        // SAFETY: the lent rows reach past row `at`.
+                        LentTile::Floats(start) => LentTile::Floats(unsafe { start.add(at * channels) }),
+                        // SAFETY: as above.
+                        LentTile::Halves(start) => LentTile::Halves(unsafe { start.add(at * channels) }),
+                    },
                     first: first + at,
                     rows: rows.min(count - at),
                 };
+                self.ask(memory, first + at + rows);
                 if at == 0 {
                     tile.begin(sums);
                 }
@@ -255,6 +333,52 @@ impl Program {
                 self.fold(count, sums, partial);
             }
         });
+    }
+
+    /// Whether the rows that the caller lends can be bf16: they are written once, by one pass, and not read.
+    pub fn gives_halves(&self) -> bool {
+        let mut writers = self.insts.iter().filter(|i| i.dst.contains(&Some(Loc::Rows)));
+        let passes = writers.next().is_some_and(|i| i.code.passes() && !i.per_row && i.half.is_none());
+        passes && writers.next().is_none() && !self.insts.iter().any(|i| i.src.contains(&Some(Loc::Rows)))
+    }
+
+    /// Asks for the operands of the tile that begins with row `first`, while another is computed: the processor by itself
+    /// does not look beyond a page.
+    fn ask(&self, memory: Memory<'_>, first: usize) {
+        let mut ahead = Ahead::default();
+        let count = self.domain.tile_rows().min(self.domain.rows.saturating_sub(first));
+        self.list(memory, first, count, &mut ahead);
+        ahead.ask(usize::MAX);
+    }
+
+    /// Lists the operands of some rows.
+    pub fn list(&self, memory: Memory<'_>, first: usize, count: usize, ahead: &mut Ahead) {
+        if count == 0 {
+            return;
+        }
+        for inst in self.insts.iter().filter(|i| !i.per_row) {
+            let widened = match inst.code {
+                Code::Widen(slot) => Some(slot),
+                _ => None,
+            };
+            let of_loc = |loc: &Loc| match *loc {
+                Loc::Memory(slot) | Loc::Half(slot) => Some(slot),
+                Loc::Register(_) | Loc::Rows => None,
+            };
+            for slot in widened.into_iter().chain(inst.src.iter().flatten().filter_map(of_loc)) {
+                let (slot, channels) = (self.slots[slot], self.domain.channels);
+                let (at, n) = (first * channels, count * channels);
+                // What has one element per row is small.
+                if at + n > slot.elements {
+                    continue;
+                }
+                match slot.dtype {
+                    DType::Bf16 => ahead.list(memory.pointer::<u16>(slot, at, n), n),
+                    DType::F32 => ahead.list(memory.pointer::<f32>(slot, at, n), n),
+                    DType::I64 => {}
+                }
+            }
+        }
     }
 
     /// Merges the running sums over `count` rows into a task's partial sums.
@@ -310,7 +434,7 @@ struct Tile<'a> {
     memory: Memory<'a>,
     level: Level,
     registers: *mut f32,
-    lent: *mut f32,
+    lent: LentTile,
     first: usize,
     rows: usize,
 }
@@ -327,9 +451,10 @@ impl Tile<'_> {
             }
             Loc::Memory(slot) => self.memory.pointer::<f32>(self.program.slots[slot], self.first * width, n),
             Loc::Rows => {
-                assert!(!self.lent.is_null(), "the caller lends rows");
-                self.lent
+                let LentTile::Floats(start) = self.lent else { panic!("the caller lends rows of f32") };
+                start
             }
+            Loc::Half(_) => unreachable!("only passes read bf16"),
         };
         (start, n)
     }
@@ -392,11 +517,79 @@ impl Tile<'_> {
 
     fn run(&self, sums: &mut [f64]) {
         for inst in &self.program.insts {
+            if self.pass(inst) {
+                continue;
+            }
             self.step(inst, sums);
             if inst.round {
                 kernels::round(self.level, self.write(inst, 0));
             }
         }
+    }
+
+    /// Runs an instruction that reads, writes or rounds to bf16 in one pass; whether it is one.
+    fn pass(&self, inst: &Inst) -> bool {
+        let lent_halves = |loc: Option<Loc>| match (loc, self.lent) {
+            (Some(Loc::Rows), LentTile::Halves(start)) => Some(start),
+            _ => None,
+        };
+        let reads = inst.src.iter().any(|s| matches!(s, Some(Loc::Half(_))));
+        let gives = lent_halves(inst.dst[0]);
+        let rounds = inst.round || inst.round_rows;
+        if !inst.code.passes() || !(reads || rounds || inst.half.is_some() || gives.is_some()) {
+            return false;
+        }
+        let table = |t: usize| self.table(t);
+        let arith = match inst.code {
+            Code::Copy => Arith::Copy,
+            Code::Unary(UnaryKind::Relu) => Arith::Relu,
+            Code::UnaryGrad(UnaryKind::Relu) => Arith::ReluGrad,
+            Code::Binary(BinaryKind::Add) => Arith::Add,
+            Code::Binary(BinaryKind::Sub) => Arith::Sub,
+            Code::Binary(BinaryKind::Mul) => Arith::Mul,
+            Code::Scale(factor) => Arith::Scale(factor),
+            Code::AddChannel { table: t } => Arith::AddChannel(table(t)),
+            Code::MulChannel { table: t } => Arith::MulChannel(table(t)),
+            Code::Normalize { mean, scale, bias } => Arith::Normalize([mean, scale, bias].map(table)),
+            Code::NormalizeRelu { mean, scale, bias } => Arith::NormalizeRelu([mean, scale, bias].map(table)),
+            Code::NormalizeGradInput { tables } => Arith::NormalizeGradInput(tables.map(table)),
+            _ => return false,
+        };
+        let floats = match inst.dst[0] {
+            Some(loc) if gives.is_none() => self.address(loc, inst.per_row).0,
+            _ => std::ptr::null_mut(),
+        };
+        let halves = match (inst.half, gives) {
+            (Some(slot), _) => self.halves(inst, slot).0,
+            (None, Some(start)) => start,
+            (None, None) => std::ptr::null_mut(),
+        };
+        let ports = Ports {
+            n: self.elements(inst),
+            src: [self.port(inst, 0), self.port(inst, 1)],
+            floats,
+            round: inst.round,
+            halves,
+        };
+        // SAFETY: `address` and `halves` check that all rows of the tile are in their memory. Results lie apart from
+        // operands or on one of the same type, rows on rows (`compile` sees to it); other tasks write other rows.
+        unsafe { pointwise_pass::run(self.level, arith, ports) };
+        true
+    }
+
+    /// Where an operand of a pass or of what is gathered lies.
+    fn port(&self, inst: &Inst, i: usize) -> Port {
+        match inst.src[i] {
+            Some(Loc::Half(slot)) => Port::Halves(self.halves(inst, slot).0),
+            Some(Loc::Rows) if inst.round_rows => Port::Rounded(self.address(Loc::Rows, inst.per_row).0),
+            Some(loc) => Port::Floats(self.address(loc, inst.per_row).0),
+            None => Port::Floats(std::ptr::null()),
+        }
+    }
+
+    /// Elements of an instruction's vectors.
+    fn elements(&self, inst: &Inst) -> usize {
+        self.rows * if inst.per_row { 1 } else { self.program.domain.channels }
     }
 
     fn step(&self, inst: &Inst, sums: &mut [f64]) {
@@ -481,25 +674,39 @@ impl Tile<'_> {
                 }
             }
             Code::Moments { accumulator } => {
-                let x = src(0);
                 let at = self.program.accumulators[*accumulator].at;
                 let (total, rest) = sums[at..][..3 * period].split_at_mut(period);
                 let (squares, shift) = rest.split_at_mut(period);
                 if shift[0].is_nan() {
                     // The first row stands for the mean, so that the squares do not cancel.
-                    let row = &x[..self.program.domain.channels];
-                    shift.chunks_exact_mut(row.len()).for_each(|s| {
-                        s.iter_mut()
-                            .zip(row)
-                            .for_each(|(s, &x)| *s = if x.is_finite() { x.into() } else { 0.0 });
-                    });
+                    let channels = self.program.domain.channels;
+                    for c in 0..channels {
+                        // SAFETY: a tile has a row, whose elements `port` finds in their memory.
+                        let x = unsafe {
+                            match self.port(inst, 0) {
+                                Port::Floats(row) | Port::Rounded(row) => *row.add(c),
+                                Port::Halves(row) => widen(*row.add(c)),
+                            }
+                        };
+                        let x = if x.is_finite() { f64::from(x) } else { 0.0 };
+                        shift[c..].iter_mut().step_by(channels).for_each(|s| *s = x);
+                    }
                 }
-                kernels::add_moments(level, x, shift, total, squares);
+                // SAFETY: the operand is the tile's, the sums and the shift are of one period.
+                unsafe {
+                    let what = Gathering::Moments([total, squares], shift);
+                    pointwise_pass::gather(level, what, [self.port(inst, 0); 2], self.elements(inst));
+                }
             }
             Code::Products { accumulator, mean } => {
                 let at = self.program.accumulators[*accumulator].at;
                 let (along, total) = sums[at..][..2 * period].split_at_mut(period);
-                kernels::add_products(level, src(0), src(1), self.table(*mean), along, total);
+                let src = [self.port(inst, 0), self.port(inst, 1)];
+                // SAFETY: the operands are the tile's, the sums and the mean are of one period.
+                unsafe {
+                    let what = Gathering::Products([total, along], self.table(*mean));
+                    pointwise_pass::gather(level, what, src, self.elements(inst));
+                }
             }
             Code::Sum { accumulator } => {
                 let at = self.program.accumulators[*accumulator].at;
@@ -514,13 +721,13 @@ impl Tile<'_> {
         let channels = self.program.domain.channels;
         let width = if inst.per_row { 1 } else { channels };
         let Access { div, row_step, channel_step } = access;
-        if row_step == 0 && channel_step == 0 && slot.dtype == ddnnc_ir::DType::F32 {
+        if row_step == 0 && channel_step == 0 && slot.dtype == DType::F32 {
             // SAFETY: as below.
             let x: &[f32] = unsafe { self.memory.view(slot) };
             return self.write(inst, 0).fill(x[0]);
         }
         let rows = (self.first..).zip(self.write(inst, 0).chunks_exact_mut(width));
-        if slot.dtype == ddnnc_ir::DType::Bf16 {
+        if slot.dtype == DType::Bf16 {
             // SAFETY: what is repeated lies on no result (`compile` reads a copy otherwise), and holds bf16.
             let x: &[u16] = unsafe { self.memory.view(slot) };
             for (row, out) in rows {

@@ -132,38 +132,48 @@ pub fn run(
     let weights = &*shared;
     let size = |plan: &Plan, lines| sizes(plan, lines, blocks.width).iter().sum();
     let plan = |images| plan(g, backward, images);
-    launch_with(&machine, parts, emit, plan, size, |plan, x: &dyn Rows, lines, worker, scratch, out| {
-        let sizes = sizes(plan, lines.clone(), blocks.width);
-        let (window, rest) = scratch.split_at_mut(sizes[0]);
-        let (sources, products) = rest.split_at_mut(sizes[1]);
-        let data = match x.direct() {
-            Some(all) => plan.unpadded(all),
-            None => plan.data(&machine, x, lines.clone(), 0..from, worker, window, &mut []),
-        };
-        let count = patches(plan, lines.clone());
-        let planes = Planes::new(count, from);
-        input(machine.level, plan, data, lines.clone(), &planes, sources);
-        for block in 0..blocks.count {
-            let first = block * blocks.width;
-            let results = Planes::new(count, blocks.width.min(to - first));
-            let walk =
-                Walk { counts: [1, chunks, chunk], panel: [0, piece, blocks.width], data: [0, chunk, 1] };
-            for k in 0..POINTS {
-                let panel = &weights[block * chunks * piece + k * plane..];
-                let (source, product) =
-                    (&sources[k * planes.plane..][..planes.plane], &mut products[k * results.plane..]);
-                let sum = tiles.sum(results.channels, &walk, panel, source, false);
-                let mut p = 0;
-                while p < count {
-                    let n = sum.columns.min(count - p);
-                    let at = |step: usize| -> [usize; COLUMNS] { std::array::from_fn(|j| (p + j) * step) };
-                    sum.run(&at(planes.row)[..n], product, &at(results.row)[..n]);
-                    p += n;
+    launch_with(
+        &machine,
+        parts,
+        emit,
+        plan,
+        size,
+        |plan, x: &dyn Rows, lines, worker, scratch, out, ahead| {
+            let sizes = sizes(plan, lines.clone(), blocks.width);
+            let (window, rest) = scratch.split_at_mut(sizes[0]);
+            let (sources, products) = rest.split_at_mut(sizes[1]);
+            let data = match x.direct() {
+                Some(all) => plan.unpadded(all),
+                None => plan.data(&machine, x, lines.clone(), 0..from, worker, window, &mut []),
+            };
+            let count = patches(plan, lines.clone());
+            let planes = Planes::new(count, from);
+            input(machine.level, plan, data, lines.clone(), &planes, sources);
+            let asked = ahead.lines().div_ceil(blocks.count * POINTS);
+            for block in 0..blocks.count {
+                let first = block * blocks.width;
+                let results = Planes::new(count, blocks.width.min(to - first));
+                let walk =
+                    Walk { counts: [1, chunks, chunk], panel: [0, piece, blocks.width], data: [0, chunk, 1] };
+                for k in 0..POINTS {
+                    ahead.ask(asked);
+                    let panel = &weights[block * chunks * piece + k * plane..];
+                    let (source, product) =
+                        (&sources[k * planes.plane..][..planes.plane], &mut products[k * results.plane..]);
+                    let sum = tiles.sum(results.channels, &walk, panel, source, false);
+                    let mut p = 0;
+                    while p < count {
+                        let n = sum.columns.min(count - p);
+                        let at =
+                            |step: usize| -> [usize; COLUMNS] { std::array::from_fn(|j| (p + j) * step) };
+                        sum.run(&at(planes.row)[..n], product, &at(results.row)[..n]);
+                        p += n;
+                    }
                 }
+                output(machine.level, plan, data, lines.clone(), &results, products, out, first);
             }
-            output(machine.level, plan, data, lines.clone(), &results, products, out, first);
-        }
-    });
+        },
+    );
 }
 
 /// The transformed weights of some result and source channels.

@@ -1,0 +1,458 @@
+//! Elementwise instructions of tile programs whose operands may be bf16 in memory, and whose result may go there: one
+//! pass over the elements, where a value would else be widened, computed, rounded and narrowed in passes of their own.
+
+use crate::half_vector::{Halves, HalvesVectored, with_halves};
+use crate::simd::Level;
+
+/// What a pass computes of one or two operands; tables repeat with the period of their length.
+#[derive(Clone, Copy, Debug)]
+pub enum Arith<'a> {
+    /// a
+    Copy,
+    /// a, or 0 where it is below
+    Relu,
+    /// b · (1 where a > 0, else 0)
+    ReluGrad,
+    /// a + b
+    Add,
+    /// a − b
+    Sub,
+    /// a · b
+    Mul,
+    /// factor · a
+    Scale(f32),
+    /// a + table
+    AddChannel(&'a [f32]),
+    /// a · table
+    MulChannel(&'a [f32]),
+    /// (a − mean) · scale + bias
+    Normalize([&'a [f32]; 3]),
+    /// The same, or 0 where it is below
+    NormalizeRelu([&'a [f32]; 3]),
+    /// scale · (b − bias − (a − mean) · along), of (mean, scale, bias, along)
+    NormalizeGradInput([&'a [f32]; 4]),
+}
+
+/// Where an operand lies.
+#[derive(Clone, Copy, Debug)]
+pub enum Port {
+    /// f32.
+    Floats(*const f32),
+    /// f32 that are rounded to bf16 as they are read, by passes alone.
+    Rounded(*const f32),
+    /// bf16.
+    Halves(*const u16),
+}
+
+/// The places of a pass.
+#[derive(Clone, Copy, Debug)]
+pub struct Ports {
+    /// Elements.
+    pub n: usize,
+    /// Operands; those that the pass does not take are not read.
+    pub src: [Port; 2],
+    /// Where the result goes as f32, or null.
+    pub floats: *mut f32,
+    /// Whether that is rounded to bf16.
+    pub round: bool,
+    /// Where the result goes as bf16, or null.
+    pub halves: *mut u16,
+}
+
+/// Runs a pass.
+///
+/// # Safety
+///
+/// Operands and results have `n` elements each. A result lies apart from every operand, or on the elements of one of its
+/// own type. Tables are not empty, and those of one pass have one length.
+pub unsafe fn run(level: Level, arith: Arith<'_>, ports: Ports) {
+    with_halves(level, Pass { arith, ports });
+}
+
+struct Pass<'a> {
+    arith: Arith<'a>,
+    ports: Ports,
+}
+
+impl HalvesVectored for Pass<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Halves>(self) {
+        let p = &self.ports;
+        let n = p.n;
+        // SAFETY: promised by the caller of `run`.
+        unsafe {
+            match self.arith {
+                Arith::Copy => one::<S, _>(Same, p, n),
+                Arith::Relu => one::<S, _>(Relu, p, n),
+                Arith::ReluGrad => two::<S, _>(ReluGrad, p, n),
+                Arith::Add => two::<S, _>(Add, p, n),
+                Arith::Sub => two::<S, _>(Sub, p, n),
+                Arith::Mul => two::<S, _>(Mul, p, n),
+                Arith::Scale(factor) => one::<S, _>(Scale(factor), p, n),
+                Arith::AddChannel(t) => one::<S, _>(AddChannel(t.as_ptr()), p, t.len()),
+                Arith::MulChannel(t) => one::<S, _>(MulChannel(t.as_ptr()), p, t.len()),
+                Arith::Normalize(t) => {
+                    one::<S, _>(Normalize::<false>(t.map(<[f32]>::as_ptr)), p, t[0].len());
+                }
+                Arith::NormalizeRelu(t) => {
+                    one::<S, _>(Normalize::<true>(t.map(<[f32]>::as_ptr)), p, t[0].len());
+                }
+                Arith::NormalizeGradInput(t) => {
+                    two::<S, _>(NormalizeGradInput(t.map(<[f32]>::as_ptr)), p, t[0].len());
+                }
+            }
+        }
+    }
+}
+
+/// What is computed of a vector of each operand; `i` is where in the period, and `some` how many lanes count unless FULL.
+trait Apply: Copy {
+    unsafe fn apply<S: Halves, const FULL: bool>(self, i: usize, some: usize, a: S, b: S) -> S;
+}
+
+/// A vector of a table.
+#[inline(always)]
+unsafe fn table<S: Halves, const FULL: bool>(t: *const f32, i: usize, some: usize) -> S {
+    // SAFETY: promised by the caller of `run`.
+    unsafe { if FULL { S::load(t.add(i)) } else { S::load_first(t.add(i), some) } }
+}
+
+macro_rules! apply {
+    ($name:ident $($field:ty)?, $op:pat, [$i:pat, $some:pat, $a:pat, $b:pat], $body:expr) => {
+        #[derive(Clone, Copy)]
+        struct $name $(($field))?;
+        impl Apply for $name {
+            #[inline(always)]
+            unsafe fn apply<S: Halves, const FULL: bool>(self, $i: usize, $some: usize, $a: S, $b: S) -> S {
+                let $op = self;
+                // SAFETY: the processor has the level of S; tables hold a period.
+                unsafe { $body }
+            }
+        }
+    };
+}
+
+apply!(Relu, _, [_, _, a, _], a.relu());
+apply!(ReluGrad, _, [_, _, a, b], b.gated(a));
+apply!(Add, _, [_, _, a, b], a.plus(b));
+apply!(Sub, _, [_, _, a, b], a.minus(b));
+apply!(Mul, _, [_, _, a, b], a.product(b));
+apply!(Scale f32, Scale(factor), [_, _, a, _], a.times(factor));
+apply!(AddChannel *const f32, AddChannel(t), [i, some, a, _], a.plus(table::<S, FULL>(t, i, some)));
+apply!(MulChannel *const f32, MulChannel(t), [i, some, a, _], a.product(table::<S, FULL>(t, i, some)));
+
+#[derive(Clone, Copy)]
+struct Same;
+
+impl Apply for Same {
+    #[inline(always)]
+    unsafe fn apply<S: Halves, const FULL: bool>(self, _: usize, _: usize, a: S, _: S) -> S {
+        a
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Normalize<const RELU: bool>([*const f32; 3]);
+
+impl<const RELU: bool> Apply for Normalize<RELU> {
+    #[inline(always)]
+    unsafe fn apply<S: Halves, const FULL: bool>(self, i: usize, some: usize, a: S, _: S) -> S {
+        let [mean, scale, bias] = self.0;
+        // SAFETY: as above.
+        unsafe {
+            let centred = a.minus(table::<S, FULL>(mean, i, some));
+            let scaled = centred.product(table::<S, FULL>(scale, i, some));
+            let y = scaled.plus(table::<S, FULL>(bias, i, some));
+            if RELU { y.relu() } else { y }
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct NormalizeGradInput([*const f32; 4]);
+
+impl Apply for NormalizeGradInput {
+    #[inline(always)]
+    unsafe fn apply<S: Halves, const FULL: bool>(self, i: usize, some: usize, a: S, b: S) -> S {
+        let [mean, scale, bias, along] = self.0;
+        // SAFETY: as above.
+        unsafe {
+            let part = a.minus(table::<S, FULL>(mean, i, some)).product(table::<S, FULL>(along, i, some));
+            let rest = b.minus(table::<S, FULL>(bias, i, some)).minus(part);
+            rest.product(table::<S, FULL>(scale, i, some))
+        }
+    }
+}
+
+/// A pass with one operand.
+#[inline(always)]
+unsafe fn one<S: Halves, A: Apply>(op: A, p: &Ports, period: usize) {
+    // SAFETY: promised by the caller of `run`; where the pass takes one operand, the other is not read.
+    unsafe {
+        match p.src[0] {
+            Port::Floats(a) => each::<S, A, _, f32>(op, a, None, p, period),
+            Port::Rounded(a) => each::<S, A, _, f32>(op, a.cast::<Unrounded>(), None, p, period),
+            Port::Halves(a) => each::<S, A, _, f32>(op, a, None, p, period),
+        }
+    }
+}
+
+/// A pass with two.
+#[inline(always)]
+unsafe fn two<S: Halves, A: Apply>(op: A, p: &Ports, period: usize) {
+    // SAFETY: promised by the caller of `run`.
+    unsafe {
+        match p.src {
+            [Port::Floats(a), Port::Floats(b)] => each::<S, A, _, _>(op, a, Some(b), p, period),
+            [Port::Floats(a), Port::Halves(b)] => each::<S, A, _, _>(op, a, Some(b), p, period),
+            [Port::Halves(a), Port::Floats(b)] => each::<S, A, _, _>(op, a, Some(b), p, period),
+            [Port::Halves(a), Port::Halves(b)] => each::<S, A, _, _>(op, a, Some(b), p, period),
+            [Port::Rounded(a), Port::Floats(b)] => {
+                each::<S, A, _, _>(op, a.cast::<Unrounded>(), Some(b), p, period);
+            }
+            [Port::Rounded(a), Port::Halves(b)] => {
+                each::<S, A, _, _>(op, a.cast::<Unrounded>(), Some(b), p, period);
+            }
+            [Port::Floats(a), Port::Rounded(b)] => {
+                each::<S, A, _, _>(op, a, Some(b.cast::<Unrounded>()), p, period);
+            }
+            [Port::Halves(a), Port::Rounded(b)] => {
+                each::<S, A, _, _>(op, a, Some(b.cast::<Unrounded>()), p, period);
+            }
+            [Port::Rounded(a), Port::Rounded(b)] => {
+                each::<S, A, _, _>(op, a.cast::<Unrounded>(), Some(b.cast::<Unrounded>()), p, period);
+            }
+        }
+    }
+}
+
+/// An element of an operand.
+trait Element: Copy {
+    unsafe fn load<S: Halves, const FULL: bool>(from: *const Self, some: usize) -> S;
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    unsafe fn load<S: Halves, const FULL: bool>(from: *const f32, some: usize) -> S {
+        // SAFETY: promised by the caller of `run`.
+        unsafe { if FULL { S::load(from) } else { S::load_first(from, some) } }
+    }
+}
+
+impl Element for u16 {
+    #[inline(always)]
+    unsafe fn load<S: Halves, const FULL: bool>(from: *const u16, some: usize) -> S {
+        // SAFETY: promised by the caller of `run`.
+        unsafe { if FULL { S::load_half(from) } else { S::load_half_first(from, some) } }
+    }
+}
+
+/// An f32 that is rounded to bf16 as it is read.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Unrounded(f32);
+
+impl Element for Unrounded {
+    #[inline(always)]
+    unsafe fn load<S: Halves, const FULL: bool>(from: *const Unrounded, some: usize) -> S {
+        // SAFETY: promised by the caller of `run`; the type is an f32 in memory.
+        unsafe { <f32 as Element>::load::<S, FULL>(from.cast(), some).rounded() }
+    }
+}
+
+#[inline(always)]
+unsafe fn each<S: Halves, A: Apply, X: Element, Y: Element>(
+    op: A,
+    a: *const X,
+    b: Option<*const Y>,
+    p: &Ports,
+    period: usize,
+) {
+    let mut start = 0;
+    while start < p.n {
+        let len = period.min(p.n - start);
+        let whole = len / S::LANES * S::LANES;
+        let mut i = 0;
+        while i < whole {
+            // SAFETY: the elements of a period, or of all, are there.
+            unsafe { vector::<S, A, X, Y, true>(op, a, b, p, (start + i, i, S::LANES)) };
+            i += S::LANES;
+        }
+        if i < len {
+            // SAFETY: as above.
+            unsafe { vector::<S, A, X, Y, false>(op, a, b, p, (start + i, i, len - i)) };
+        }
+        start += len;
+    }
+}
+
+/// One vector: (where, where in the period, lanes that count).
+#[inline(always)]
+unsafe fn vector<S: Halves, A: Apply, X: Element, Y: Element, const FULL: bool>(
+    op: A,
+    a: *const X,
+    b: Option<*const Y>,
+    p: &Ports,
+    (at, i, some): (usize, usize, usize),
+) {
+    // SAFETY: promised by the caller of `run`. All is read before anything is written, as a result may lie on an operand.
+    unsafe {
+        let a = X::load::<S, FULL>(a.add(at), some);
+        let b = match b {
+            Some(b) => Y::load::<S, FULL>(b.add(at), some),
+            None => a,
+        };
+        let y = op.apply::<S, FULL>(i, some, a, b);
+        if !p.halves.is_null() {
+            let to = p.halves.add(at);
+            if FULL { y.store_half(to) } else { y.store_half_first(to, some) }
+        }
+        if !p.floats.is_null() {
+            let y = if p.round { y.rounded() } else { y };
+            let to = p.floats.add(at);
+            if FULL { y.store(to) } else { y.store_first(to, some) }
+        }
+    }
+}
+
+/// What is summed up over the rows of a value, per element of a period.
+#[derive(Debug)]
+pub enum Gathering<'a> {
+    /// (total, squares) += (d, d²) of d = a − shift, where every shift is an f32
+    Moments([&'a mut [f64]; 2], &'a [f64]),
+    /// (total, along) += (b, b · (a − mean))
+    Products([&'a mut [f64]; 2], &'a [f32]),
+}
+
+/// Sums `n` elements up; the last period may be cut off.
+///
+/// The sums of a vector of the period are registers over all rows; differences are rounded to f32, all else is f64.
+///
+/// # Safety
+///
+/// Operands have `n` elements each, and sums and shifts or means those of a period.
+pub unsafe fn gather(level: Level, what: Gathering<'_>, src: [Port; 2], n: usize) {
+    let what = match what {
+        Gathering::Moments([total, squares], shift) => Gather {
+            sums: [total, squares],
+            about: About::Doubles(shift),
+            src: [src[0], src[0]],
+            n,
+            moments: true,
+        },
+        Gathering::Products([total, along], mean) => {
+            Gather { sums: [total, along], about: About::Floats(mean), src, n, moments: false }
+        }
+    };
+    with_halves(level, what);
+}
+
+/// What the distance of the first operand is taken from.
+enum About<'a> {
+    Doubles(&'a [f64]),
+    Floats(&'a [f32]),
+}
+
+struct Gather<'a> {
+    sums: [&'a mut [f64]; 2],
+    about: About<'a>,
+    src: [Port; 2],
+    n: usize,
+    moments: bool,
+}
+
+impl HalvesVectored for Gather<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Halves>(self) {
+        // SAFETY: promised by the caller of `gather`.
+        unsafe {
+            match self.src {
+                [Port::Halves(a), Port::Halves(b)] => self.columns::<S, _, _>(a, b),
+                [Port::Halves(a), Port::Floats(b) | Port::Rounded(b)] => self.columns::<S, _, _>(a, b),
+                [Port::Floats(a) | Port::Rounded(a), Port::Halves(b)] => self.columns::<S, _, _>(a, b),
+                [Port::Floats(a) | Port::Rounded(a), Port::Floats(b) | Port::Rounded(b)] => {
+                    self.columns::<S, _, _>(a, b);
+                }
+            }
+        }
+    }
+}
+
+impl Gather<'_> {
+    #[inline(always)]
+    unsafe fn columns<S: Halves, X: Element, Y: Element>(self, a: *const X, b: *const Y) {
+        let [total, second] = self.sums;
+        let period = total.len().min(second.len());
+        let mut i = 0;
+        while i < period {
+            let some = S::LANES.min(period - i);
+            // SAFETY: the elements of all periods are there, and those of the sums and of what is taken off.
+            unsafe {
+                let about: S = match self.about {
+                    About::Floats(mean) => {
+                        assert!(mean.len() >= period, "a mean of every element");
+                        S::load_first(mean.as_ptr().add(i), some)
+                    }
+                    About::Doubles(shift) => {
+                        let mut all = [0.0f32; 16];
+                        for (to, &from) in all.iter_mut().zip(&shift[i..i + some]) {
+                            *to = from as f32;
+                        }
+                        S::load(all.as_ptr())
+                    }
+                };
+                let (mut one, mut two) = ([0.0f64; 16], [0.0f64; 16]);
+                one[..some].copy_from_slice(&total[i..i + some]);
+                two[..some].copy_from_slice(&second[i..i + some]);
+                let half = S::LANES / 2;
+                let mut t = [S::load_double(one.as_ptr()), S::load_double(one.as_ptr().add(half))];
+                let mut s = [S::load_double(two.as_ptr()), S::load_double(two.as_ptr().add(half))];
+                let mut at = i;
+                // A period that is cut off at the end has no elements here.
+                while at < self.n {
+                    let there = some.min(self.n - at);
+                    let x = if there == S::LANES {
+                        X::load::<S, true>(a.add(at), there)
+                    } else {
+                        X::load::<S, false>(a.add(at), there)
+                    };
+                    let d = x.minus(about);
+                    // Lanes that are not there must not count: their operands are zero, not their distances.
+                    if self.moments {
+                        let d = if there == S::LANES { d } else { first_lanes(d, there) }.doubles();
+                        t = [S::plus_double(t[0], d[0]), S::plus_double(t[1], d[1])];
+                        s = [S::sum_double(s[0], d[0], d[0]), S::sum_double(s[1], d[1], d[1])];
+                    } else {
+                        let y = if there == S::LANES {
+                            Y::load::<S, true>(b.add(at), there)
+                        } else {
+                            Y::load::<S, false>(b.add(at), there)
+                        };
+                        let (y, d) = (y.doubles(), d.doubles());
+                        t = [S::plus_double(t[0], y[0]), S::plus_double(t[1], y[1])];
+                        s = [S::sum_double(s[0], y[0], d[0]), S::sum_double(s[1], y[1], d[1])];
+                    }
+                    at += period;
+                }
+                S::store_double(t[0], one.as_mut_ptr());
+                S::store_double(t[1], one.as_mut_ptr().add(half));
+                S::store_double(s[0], two.as_mut_ptr());
+                S::store_double(s[1], two.as_mut_ptr().add(half));
+                total[i..i + some].copy_from_slice(&one[..some]);
+                second[i..i + some].copy_from_slice(&two[..some]);
+            }
+            i += some;
+        }
+    }
+}
+
+/// The first lanes, and zeros.
+#[inline(always)]
+unsafe fn first_lanes<S: Halves>(x: S, n: usize) -> S {
+    let mut all = [0.0f32; 16];
+    // SAFETY: the array holds all lanes; the processor has the level.
+    unsafe {
+        x.store(all.as_mut_ptr());
+        S::load_first(all.as_ptr(), n)
+    }
+}
