@@ -1,10 +1,11 @@
 //! The weight gradient of a convolution without groups, with products of pairs of bf16 and sums in f32.
 //!
 //! Pairs are neighbouring positions of y. A task is a piece of the batch, a block of output channels and one of input
-//! channels. For each chunk of positions it packs dy once, and the rows of x once for every tap. The batch is cut into
+//! channels. For each chunk of positions it packs dy once, and the rows of x into panels once for every tap. Input
+//! channels are the rows of the products, so that sums lie in the order of weights of one tap. The batch is cut into
 //! pieces and the channels into blocks by shape alone; the sums of the pieces are added in order.
 
-use crate::bf16_weight_tile::{Half, Product, WIDTH, pack};
+use crate::bf16_weight_tile::{Half, NONE, Product, WIDTH, pack};
 use crate::convolution::{Geometry, Rows};
 use crate::convolution_weight::{Cut, GradPart};
 use crate::device::Machine;
@@ -15,14 +16,23 @@ use std::ops::Range;
 /// Tasks that a launch should have.
 const TASKS: usize = 16;
 
+/// f32 of a vector.
+const LANES: usize = 16;
+
+/// Positions whose places are listed at a time; even, so that pairs are whole.
+const LISTED: usize = 128;
+
 /// The fewest channels of a block that others are cut off.
 const BLOCK: usize = 64;
 
 /// Rows that are computed at a time; even, so that pairs are whole.
 const LOADED: usize = 16;
 
-/// The most positions of a chunk, whose panel of dy fills most of the first cache.
+/// The most positions of a chunk, whose panel of x fills most of the first cache.
 const POSITIONS: usize = 512;
+
+/// Output channels whose sums are collected together.
+const OUTPUTS: usize = 4;
 
 /// Elements of packed dy that a chunk aims at, so that they stay in the second cache.
 const PACKED: usize = 1 << 18;
@@ -42,10 +52,17 @@ impl Blocks {
         let cut = Cut::new(g, images, false);
         let (mut counts, mut sizes) = ([1, 1], [g.outputs, g.inputs]);
         let channels = [g.outputs, g.inputs];
+        let whole = cut.pieces == 1 && g.taps() == 1 && g.inputs.is_multiple_of(LANES);
         // What is packed for each task grows with its rows of dy, and with its rows of x for each tap: the larger is cut.
         while cut.pieces * counts[0] * counts[1] < TASKS {
-            let i = usize::from(sizes[0] <= sizes[1]);
+            let i = usize::from(sizes[0] <= g.taps() * sizes[1]);
             let i = if sizes[i] >= 2 * BLOCK { i } else { 1 - i };
+            // Blocks of whole weights are where they belong as they are summed.
+            let i = if whole && counts[1] == 1 && (sizes[0] >= 2 * BLOCK || counts[0] >= TASKS / 2) {
+                0
+            } else {
+                i
+            };
             if sizes[i] < 2 * BLOCK {
                 break;
             }
@@ -62,23 +79,28 @@ impl Blocks {
         first..all.min(first + self.sizes[axis])
     }
 
-    /// Elements of the sums of one tap and input channel, in whole vectors.
+    /// Elements of the sums of one tap and output channel, in whole vectors.
     fn row(&self) -> usize {
-        self.sizes[0].next_multiple_of(16)
+        self.sizes[1].next_multiple_of(LANES)
     }
 
     /// Elements of the sums of a task.
     fn sums(&self) -> usize {
-        self.taps * self.sizes[1] * self.row()
+        self.taps * self.sizes[0] * self.row()
+    }
+
+    /// Whether the sums of each task are a piece of the weights as they lie in memory.
+    fn direct(&self, g: &Geometry) -> bool {
+        self.cut.pieces == 1 && self.taps == 1 && self.counts[1] == 1 && self.row() == g.inputs
     }
 
     fn tasks(&self) -> usize {
         self.cut.pieces * self.counts[0] * self.counts[1]
     }
 
-    /// Elements between pairs of packed x: no power of two, so that a column's pairs do not share few sets of the cache.
+    /// Elements between pairs of packed dy: no power of two, so that a column's pairs do not share few sets of the cache.
     fn pitch(&self) -> usize {
-        self.sizes[1].next_multiple_of(16) + 16
+        self.sizes[0].next_multiple_of(LANES) + LANES
     }
 
     /// f32 that a worker needs: packed dy, packed x, rows as they are computed, a window of x.
@@ -87,8 +109,8 @@ impl Blocks {
         for images in images.filter(|&n| n > 0) {
             let plan = self.cut.plan(g, images);
             let pairs = plan.task_rows().div_ceil(2);
-            most[0] = most[0].max(self.sizes[0].div_ceil(WIDTH) * panel_step(pairs));
-            most[1] = most[1].max(pairs * self.pitch());
+            most[0] = most[0].max(pairs * self.pitch());
+            most[1] = most[1].max(self.sizes[1].div_ceil(WIDTH) * panel_step(pairs));
             let [height, width] = plan.source;
             let lines = if plan.lines >= plan.result[0] {
                 plan.lines / plan.result[0] * height
@@ -111,7 +133,8 @@ fn panel_step(pairs: usize) -> usize {
 pub fn need(g: &Geometry, images: &[usize]) -> Need {
     let blocks = Blocks::new(g, images.iter().sum());
     let scratch = blocks.scratch(g, images.iter().copied()).iter().sum();
-    Need { scratch, shared: blocks.tasks() * blocks.sums(), ..Need::default() }
+    let shared = if blocks.direct(g) { 0 } else { blocks.tasks() * blocks.sums() };
+    Need { scratch, shared, ..Need::default() }
 }
 
 /// dw = the sum over all parts, of which some have images.
@@ -121,9 +144,10 @@ pub fn run(machine: &mut Machine<'_>, g: &Geometry, parts: &[GradPart<'_>], dw: 
     }
     let blocks = Blocks::new(g, parts.iter().map(|p| p.images).sum());
     let sizes = blocks.scratch(g, parts.iter().map(|p| p.images));
-    let (machine, shared) = machine.with_shared(blocks.tasks() * blocks.sums());
+    let direct = blocks.direct(g);
+    let (machine, shared) = machine.with_shared(if direct { 0 } else { blocks.tasks() * blocks.sums() });
     let [_, inputs] = blocks.counts;
-    machine.pool.split(shared, blocks.sums(), |task, out, worker| {
+    let sums = |task: usize, out: &mut [f32], worker: usize| {
         let piece = task / (blocks.counts[0] * inputs);
         let outer = blocks.channels(0, g.outputs, task / inputs % blocks.counts[0]);
         let inner = blocks.channels(1, g.inputs, task % inputs);
@@ -132,35 +156,40 @@ pub fn run(machine: &mut Machine<'_>, g: &Geometry, parts: &[GradPart<'_>], dw: 
             let (x, scratch) = scratch.split_at_mut(sizes[1]);
             let (line, scratch) = scratch.split_at_mut(sizes[2]);
             let window = &mut scratch[..sizes[3]];
-            let mut add = false;
+            let (pitch, mut add) = (blocks.pitch(), false);
             blocks.cut.each_chunk(g, parts.iter().map(|p| p.images), piece, |part, plan, lines| {
                 let part = &parts[part];
                 let chunk = Chunk { machine: &machine, worker, g, plan, lines };
-                chunk.pack_dy(part.dy, outer.clone(), line, dy);
+                chunk.pack_dy(part.dy, outer.clone(), line, pitch, dy);
                 let source = chunk.source(part.x, inner.clone(), line, window);
+                let pairs = chunk.positions().div_ceil(2);
                 for tap in 0..blocks.taps {
-                    machine.level.run(|| match source.rows {
-                        Stored::F32(rows) => chunk.pack_x(rows, &source, inner.len(), tap, blocks.pitch(), x),
-                        Stored::Bf16(rows) => {
-                            chunk.pack_x(rows, &source, inner.len(), tap, blocks.pitch(), x)
-                        }
-                    });
-                    let out = &mut out[tap * blocks.sizes[1] * blocks.row()..];
-                    let pairs = chunk.positions().div_ceil(2);
+                    match source.rows {
+                        Stored::F32(rows) => chunk.pack_x(rows, &source, inner.len(), tap, x),
+                        Stored::Bf16(rows) => chunk.pack_x(rows, &source, inner.len(), tap, x),
+                    }
+                    let out = &mut out[tap * blocks.sizes[0] * blocks.row()..];
                     for (i, panel) in
-                        dy.chunks(panel_step(pairs)).take(outer.len().div_ceil(WIDTH)).enumerate()
+                        x.chunks(panel_step(pairs)).take(inner.len().div_ceil(WIDTH)).enumerate()
                     {
-                        let rows = WIDTH.min(outer.len() - i * WIDTH);
-                        let (pitch, columns) = (blocks.pitch(), inner.len());
-                        let product = Product { pairs, panel, rows, data: x, pitch, columns };
+                        let rows = WIDTH.min(inner.len() - i * WIDTH);
+                        let product = Product { pairs, panel, rows, data: dy, pitch, columns: outer.len() };
                         product.run(&mut out[i * WIDTH..], blocks.row(), add);
                     }
                 }
                 add = true;
             });
+            if !add {
+                out.fill(0.0);
+            }
         });
-    });
-    collect(&machine, g, &blocks, shared, dw);
+    };
+    if direct {
+        machine.pool.split(dw, blocks.sums(), sums);
+    } else {
+        machine.pool.split(shared, blocks.sums(), sums);
+        collect(&machine, g, &blocks, shared, dw);
+    }
 }
 
 /// Rows as they lie in memory.
@@ -196,21 +225,31 @@ impl Chunk<'_> {
         self.lines.len() * self.plan.result[1]
     }
 
-    /// Packs some channels of the rows of dy into panels.
-    fn pack_dy(&self, dy: &dyn Rows, channels: Range<usize>, line: &mut [f32], out: &mut [f32]) {
+    /// Packs some channels of the rows of dy, pairs `pitch` apart.
+    fn pack_dy(
+        &self,
+        dy: &dyn Rows,
+        channels: Range<usize>,
+        line: &mut [f32],
+        pitch: usize,
+        out: &mut [f32],
+    ) {
         let (all, count) = (dy.channels(), self.positions());
         let first = self.lines.start * self.plan.result[1];
-        let (step, level) = (panel_step(count.div_ceil(2)), self.machine.level);
-        let range = first * all..(first + count) * all;
-        match (dy.direct_bf16(), dy.direct()) {
-            (Some(rows), _) => level.run(|| panels(&rows[range], all, channels, 0, step, out)),
-            (_, Some(rows)) => level.run(|| panels(&rows[range], all, channels, 0, step, out)),
-            _ => {
-                for at in (0..count).step_by(LOADED) {
-                    let some = LOADED.min(count - at);
+        let (stored, bf16) = (dy.direct(), dy.direct_bf16());
+        let step = if stored.is_some() || bf16.is_some() { LISTED } else { LOADED };
+        for at in (0..count).step_by(step) {
+            let some = step.min(count - at);
+            let out = &mut out[at / 2 * pitch..];
+            let places = |first: usize| std::array::from_fn(|i| (first + i) * all + channels.start);
+            let (near, far): ([usize; LISTED], [usize; LISTED]) = (places(0), places(first + at));
+            match (bf16, stored) {
+                (Some(rows), _) => pack(rows, &far[..some], channels.len(), out, pitch, WIDTH),
+                (_, Some(rows)) => pack(rows, &far[..some], channels.len(), out, pitch, WIDTH),
+                _ => {
                     let rows = &mut line[..some * all];
                     dy.load(self.machine, first + at, some, self.worker, rows);
-                    level.run(|| panels(rows, all, channels.clone(), at / 2, step, out));
+                    pack(rows, &near[..some], channels.len(), out, pitch, WIDTH);
                 }
             }
         }
@@ -267,82 +306,61 @@ impl Chunk<'_> {
         Source { rows: Stored::F32(window), base, pitch: some, channel: 0 }
     }
 
-    /// Packs the rows of x that a tap reads.
-    #[inline(always)]
-    fn pack_x<T: Half>(
-        &self,
-        rows: &[T],
-        source: &Source<'_>,
-        channels: usize,
-        tap: usize,
-        pitch: usize,
-        out: &mut [f32],
-    ) {
+    /// Packs the rows of x that a tap reads into panels.
+    fn pack_x<T: Half>(&self, rows: &[T], source: &Source<'_>, channels: usize, tap: usize, out: &mut [f32]) {
         let ([height, width], [result, columns]) = (self.plan.source, self.plan.result);
         let conv = &self.g.conv;
         let tap = [tap / self.g.kernel[1] * conv.dilation[0], tap % self.g.kernel[1] * conv.dilation[1]];
-        // The line and column of x beneath a position; past the end where there is none.
+        let (positions, mut done) = (self.positions(), 0);
+        let step = panel_step(positions.div_ceil(2));
         let (mut line, mut column) = (self.lines.start, 0);
-        let mut next = || {
-            if line == self.lines.end {
-                return None;
+        while done < positions {
+            let mut places = [NONE; LISTED];
+            let count = LISTED.min(positions - done);
+            for place in &mut places[..count] {
+                // The line and column of x beneath a position; past the end where there is none.
+                let h = (line % result * conv.stride[0] + tap[0]).wrapping_sub(conv.pad[0]);
+                let w = (column * conv.stride[1] + tap[1]).wrapping_sub(conv.pad[1]);
+                if h < height && w < width {
+                    let row = (line / result * height + h) * width + w;
+                    *place = (row - source.base) * source.pitch + source.channel;
+                }
+                column += 1;
+                if column == columns {
+                    (line, column) = (line + 1, 0);
+                }
             }
-            let h = (line % result * conv.stride[0] + tap[0]).wrapping_sub(conv.pad[0]);
-            let w = (column * conv.stride[1] + tap[1]).wrapping_sub(conv.pad[1]);
-            let row = (line / result * height).wrapping_add(h).wrapping_mul(width).wrapping_add(w);
-            column += 1;
-            if column == columns {
-                (line, column) = (line + 1, 0);
-            }
-            let at = row.wrapping_sub(source.base).wrapping_mul(source.pitch).wrapping_add(source.channel);
-            (h < height && w < width).then(|| &rows[at..at + channels])
-        };
-        for out in out.chunks_exact_mut(pitch).take(self.positions().div_ceil(2)) {
-            match [next(), next()] {
-                [None, None] => out[..channels].fill(0.0),
-                pair => pack(pair, out, WIDTH),
-            }
+            pack(rows, &places[..count], channels, &mut out[done / 2 * WIDTH..], WIDTH, step);
+            done += count;
         }
-    }
-}
-
-/// Packs rows into panels from pair `first` on.
-#[inline(always)]
-fn panels<T: Half>(
-    rows: &[T],
-    all: usize,
-    channels: Range<usize>,
-    first: usize,
-    step: usize,
-    out: &mut [f32],
-) {
-    for (i, rows) in rows.chunks(2 * all).enumerate() {
-        let (a, b) = rows.split_at(all);
-        let a = &a[channels.clone()];
-        let b = (!b.is_empty()).then(|| &b[channels.clone()]);
-        pack([Some(a), b], &mut out[(first + i) * WIDTH..], step);
     }
 }
 
 /// Adds the sums of the pieces up, in order, and brings them into the order of the weights.
 fn collect(machine: &Machine<'_>, g: &Geometry, blocks: &Blocks, sums: &[f32], dw: &mut [f32]) {
-    let (taps, inputs, row) = (g.taps(), g.inputs, blocks.row());
-    let some = [16, 8, 4, 2].into_iter().find(|&n| g.outputs.is_multiple_of(n)).unwrap_or(1);
-    machine.pool.split(dw, some * inputs * taps, |task, dw, _| {
-        let o = task * some;
+    let (taps, row, inputs) = (g.taps(), blocks.row(), blocks.counts[1]);
+    let piece = blocks.counts[0] * inputs * blocks.sums();
+    machine.pool.split(dw, OUTPUTS * g.inputs * taps, |task, dw, _| {
         machine.level.run(|| {
-            for c in 0..inputs {
-                for tap in 0..taps {
-                    let at = (tap * blocks.sizes[1] + c % blocks.sizes[1]) * row + o % blocks.sizes[0];
-                    let block = o / blocks.sizes[0] * blocks.counts[1] + c / blocks.sizes[1];
-                    let mut total = [0.0f32; 16];
-                    for piece in 0..blocks.cut.pieces {
-                        let from = piece * blocks.counts[0] * blocks.counts[1] + block;
-                        let add = &sums[from * blocks.sums() + at..][..some];
-                        total.iter_mut().zip(add).for_each(|(t, s)| *t += s);
-                    }
-                    for (i, t) in total.iter().enumerate().take(some) {
-                        dw[(i * inputs + c) * taps + tap] = *t;
+            for (i, dw) in dw.chunks_exact_mut(g.inputs * taps).enumerate() {
+                let o = task * OUTPUTS + i;
+                let (block, o) = (o / blocks.sizes[0] * inputs, o % blocks.sizes[0]);
+                for (c, dw) in dw.chunks_mut(taps * LANES).enumerate() {
+                    let c = c * LANES;
+                    let at = (block + c / blocks.sizes[1]) * blocks.sums() + o * row + c % blocks.sizes[1];
+                    for tap in 0..taps {
+                        let at = at + tap * blocks.sizes[0] * row;
+                        let mut total = [0.0f32; LANES];
+                        for piece in sums[at..].chunks(piece).take(blocks.cut.pieces) {
+                            total.iter_mut().zip(&piece[..LANES]).for_each(|(t, s)| *t += s);
+                        }
+                        if taps == 1 {
+                            dw.copy_from_slice(&total[..dw.len()]);
+                            continue;
+                        }
+                        for (dw, t) in dw[tap..].iter_mut().step_by(taps).zip(total) {
+                            *dw = t;
+                        }
                     }
                 }
             }

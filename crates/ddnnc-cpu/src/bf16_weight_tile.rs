@@ -3,13 +3,13 @@
 //! Two operands, each with pairs of positions side by side: a pair is the 32 bits of one f32, the earlier position in the
 //! lower half.
 
-/// Output channels of a panel.
+/// Rows of a panel.
 pub const WIDTH: usize = 32;
 
 /// The most columns of a tile.
 pub const COLUMNS: usize = 14;
 
-/// A panel of dy, and columns of x.
+/// A panel of one operand, and columns of the other.
 #[derive(Clone, Copy, Debug)]
 pub struct Product<'a> {
     /// Pairs of positions.
@@ -74,27 +74,33 @@ pub trait Half: Copy {
     unsafe fn halves(from: *const Self, n: usize) -> std::arch::x86_64::__m512i;
 }
 
-/// Pairs of the elements of two rows, to panels of [`WIDTH`] that begin `step` elements apart; a row that is not there is
-/// zero.
+/// A row that is not there, for [`pack`].
+pub const NONE: usize = usize::MAX;
+
+/// Pairs of the elements of rows, which begin at `places`: element c of pair p to
+/// `p · pitch + c / WIDTH · step + c % WIDTH`. A row that is [`NONE`], or past the last place, is zero.
 ///
 /// # Panics
 ///
-/// Where the rows are not of one length, or the panels not whole.
+/// Where the rows do not lie in `from`, or the result has no room.
 #[cfg(target_arch = "x86_64")]
-pub fn pack<T: Half>(rows: [Option<&[T]>; 2], out: &mut [f32], step: usize) {
-    let Some(n) = rows.iter().flatten().map(|row| row.len()).next() else {
-        unreachable!("one of two rows is there");
-    };
-    assert!(rows.iter().flatten().all(|row| row.len() == n), "rows of one length");
-    assert!(n == 0 || out.len() > (n - 1) / WIDTH * step + (n - 1) % WIDTH, "the panels are whole");
+pub fn pack<T: Half>(from: &[T], places: &[usize], n: usize, out: &mut [f32], pitch: usize, step: usize) {
+    if n == 0 || places.is_empty() {
+        return;
+    }
+    let room = from.len().checked_sub(n);
+    assert!(places.iter().all(|&at| at == NONE || room.is_some_and(|room| at <= room)), "the rows are whole");
+    let last = (places.len().div_ceil(2) - 1) * pitch;
+    let deepest = (0..n).step_by(WIDTH).map(|c| c / WIDTH * step + WIDTH.min(n - c)).max().unwrap_or(0);
+    assert!(last + deepest <= out.len(), "the result has room");
     // SAFETY: the assertions hold every access inside the slices; the method is chosen where the processor has the
     // instructions.
-    unsafe { x86::pack(rows.map(|row| row.map(<[T]>::as_ptr)), n, out.as_mut_ptr(), step) }
+    unsafe { x86::pack(from.as_ptr(), places, n, out.as_mut_ptr(), [pitch, step]) }
 }
 
 /// Never called where there are no such instructions.
 #[cfg(not(target_arch = "x86_64"))]
-pub fn pack<T: Half>(_: [Option<&[T]>; 2], _: &mut [f32], _: usize) {
+pub fn pack<T: Half>(_: &[T], _: &[usize], _: usize, _: &mut [f32], _: usize, _: usize) {
     unreachable!("the processor does not multiply pairs of bf16");
 }
 
@@ -106,7 +112,7 @@ impl Half for f32 {}
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Half, WIDTH};
+    use super::{Half, NONE, WIDTH};
     use std::arch::x86_64::*;
     use std::mem::transmute;
 
@@ -114,6 +120,10 @@ mod x86 {
         #[inline]
         #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
         unsafe fn halves(from: *const u16, n: usize) -> __m512i {
+            if n == WIDTH {
+                // SAFETY: promised.
+                return unsafe { _mm512_loadu_epi16(from.cast()) };
+            }
             // SAFETY: elements that are masked out are not touched.
             unsafe { _mm512_maskz_loadu_epi16(mask(n), from.cast()) }
         }
@@ -139,13 +149,22 @@ mod x86 {
         1u32.checked_shl(n as u32).unwrap_or(0).wrapping_sub(1)
     }
 
-    /// [`super::pack`] of `n` elements.
+    /// Pairs ahead whose rows are asked for: rows of a few channels are too short for the processor to see them coming.
+    const AHEAD: usize = 8;
+
+    /// [`super::pack`].
     ///
     /// # Safety
     ///
-    /// Rows and panels hold so many; the processor has the instructions.
+    /// The rows lie in `rows`, and the result has room; the processor has the instructions.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    pub(super) unsafe fn pack<T: Half>(rows: [Option<*const T>; 2], n: usize, out: *mut f32, step: usize) {
+    pub(super) unsafe fn pack<T: Half>(
+        rows: *const T,
+        places: &[usize],
+        n: usize,
+        out: *mut f32,
+        [pitch, step]: [usize; 2],
+    ) {
         // Words 0, 32, 1, 33, …: one of each row in turn.
         const TURNS: [u16; 64] = {
             let mut turns = [0; 64];
@@ -161,26 +180,46 @@ mod x86 {
             let turns = TURNS.as_ptr();
             (_mm512_loadu_epi16(turns.cast()), _mm512_loadu_epi16(turns.add(32).cast()))
         };
-        let mut from = 0;
-        while from < n {
-            let some = WIDTH.min(n - from);
-            // SAFETY: promised.
-            unsafe {
-                let [mut a, mut b] = [_mm512_setzero_si512(); 2];
-                // No closures: they would be compiled without the instructions.
-                if let Some(row) = rows[0] {
-                    a = T::halves(row.add(from), some);
+        let line = 64 / size_of::<T>();
+        for (p, pair) in places.chunks(2).enumerate() {
+            for &at in places.iter().skip(2 * (p + AHEAD)).take(2) {
+                if at != NONE {
+                    let mut c = 0;
+                    while c < n {
+                        _mm_prefetch::<_MM_HINT_T0>(rows.wrapping_add(at + c).cast());
+                        c += line;
+                    }
                 }
-                if let Some(row) = rows[1] {
-                    b = T::halves(row.add(from), some);
-                }
-                let to = out.add(from / WIDTH * step).cast::<i32>();
-                let mask = mask(some);
-                _mm512_mask_storeu_epi32(to, mask as u16, _mm512_permutex2var_epi16(a, low, b));
-                let to = to.wrapping_add(16);
-                _mm512_mask_storeu_epi32(to, (mask >> 16) as u16, _mm512_permutex2var_epi16(a, high, b));
             }
-            from += WIDTH;
+            let (one, two) = (pair[0], if pair.len() == 2 { pair[1] } else { NONE });
+            let mut to = out.wrapping_add(p * pitch);
+            let mut from = 0;
+            while from < n {
+                let some = WIDTH.min(n - from);
+                // SAFETY: promised.
+                unsafe {
+                    let [mut a, mut b] = [_mm512_setzero_si512(); 2];
+                    // No closures: they would be compiled without the instructions.
+                    if one != NONE {
+                        a = T::halves(rows.add(one + from), some);
+                    }
+                    if two != NONE {
+                        b = T::halves(rows.add(two + from), some);
+                    }
+                    let (first, second) =
+                        (_mm512_permutex2var_epi16(a, low, b), _mm512_permutex2var_epi16(a, high, b));
+                    if some == WIDTH {
+                        _mm512_storeu_si512(to.cast(), first);
+                        _mm512_storeu_si512(to.add(16).cast(), second);
+                    } else {
+                        let mask = mask(some);
+                        _mm512_mask_storeu_epi32(to.cast(), mask as u16, first);
+                        _mm512_mask_storeu_epi32(to.wrapping_add(16).cast(), (mask >> 16) as u16, second);
+                    }
+                }
+                to = to.wrapping_add(step);
+                from += WIDTH;
+            }
         }
     }
 
