@@ -15,8 +15,10 @@ mod timed;
 
 use criterion::{Criterion, Throughput};
 use ddnnc_cpu::{CpuDevice, CpuOptions};
+use ddnnc_ir::DType;
 use std::process::ExitCode;
 use std::time::Duration;
+use table::Best;
 use timed::Timed;
 
 /// The number of threads that the environment gives.
@@ -36,7 +38,7 @@ fn criterion() {
             .expect("the device opens")
     };
     let devices = [device(true), device(false)];
-    let limits = devices[0].limits();
+    let mut best = Best::new(&devices[0]);
     for bench in cases::all() {
         let (shape, precision) = (bench.shape.replace(", ", "+").replace(' ', "_"), bench.dtype.as_str());
         let mut group = criterion.benchmark_group(bench.family);
@@ -48,31 +50,33 @@ fn criterion() {
                 continue;
             }
             methods.push(method);
-            let (mut ran, mut runs) = (Duration::ZERO, 0);
+            let mut samples: Vec<f64> = Vec::new();
+            let mut before = None;
             group.throughput(match bench.moves() {
                 true => Throughput::Bytes(bench.bytes as u64),
                 false => Throughput::Elements(bench.flops as u64),
             });
             let name = format!("{}/{shape}/{precision}/{method}", bench.part.name());
             group.bench_function(name, |b| {
+                // Not for what the command line leaves out.
+                before.get_or_insert_with(|| best.look(device));
                 b.iter_custom(|times| {
-                    let time = (0..times).map(|_| timed.once()).sum();
-                    (ran, runs) = (time, times);
+                    let time: Duration = (0..times).map(|_| timed.once()).sum();
+                    samples.push(time.as_secs_f64() / times as f64);
                     time
                 });
             });
-            if runs > 0 {
-                // Of the last sample; Criterion's own figures are above.
-                let seconds = ran.as_secs_f64() / runs as f64;
-                let (share, of) = match (bench.moves(), bench.dtype) {
-                    (true, _) => (bench.bytes / seconds / limits.bytes, "of a copy"),
-                    (_, ddnnc_ir::DType::Bf16) => {
-                        (bench.flops / seconds / limits.bf16_flops, "of the bf16 limit")
-                    }
-                    _ => (bench.flops / seconds / limits.f32_flops, "of the f32 limit"),
-                };
-                println!("{:24}{share:.2} {of}", "");
-            }
+            let Some(before) = before else { continue };
+            samples.sort_by(f64::total_cmp);
+            let seconds = samples[samples.len() / 2];
+            let beside = before.min(best.look(device));
+            let (share, of) = match (bench.moves(), bench.dtype) {
+                (true, _) => (bench.bytes / seconds / best.0.bytes, "a copy"),
+                (_, DType::Bf16) => (bench.flops / seconds / best.0.bf16_flops, "the bf16 limit"),
+                _ => (bench.flops / seconds / best.0.f32_flops, "the f32 limit"),
+            };
+            let mark = if best.disturbed(beside) { " (disturbed)" } else { "" };
+            println!("{:24}{share:.2} of {of}{mark}", "");
         }
         group.finish();
     }

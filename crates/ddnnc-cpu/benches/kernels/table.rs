@@ -91,11 +91,16 @@ struct Row {
 }
 
 /// The best of what was measured of the limits.
-struct Best(Limits);
+pub struct Best(pub Limits);
 
 impl Best {
+    /// Measures for the first time.
+    pub fn new(device: &CpuDevice) -> Best {
+        Best(device.limits())
+    }
+
     /// Measures again; returns the rate of f32 arithmetic at this moment.
-    fn look(&mut self, device: &CpuDevice) -> f64 {
+    pub fn look(&mut self, device: &CpuDevice) -> f64 {
         let now = device.limits();
         self.0.f32_flops = self.0.f32_flops.max(now.f32_flops);
         self.0.bf16_flops = self.0.bf16_flops.max(now.bf16_flops);
@@ -103,7 +108,8 @@ impl Best {
         now.f32_flops
     }
 
-    fn disturbed(&self, beside: f64) -> bool {
+    /// Whether something else ran when arithmetic had that rate.
+    pub fn disturbed(&self, beside: f64) -> bool {
         beside < QUIET * self.0.f32_flops
     }
 }
@@ -130,7 +136,7 @@ pub fn print(args: &[String]) -> Result<(), String> {
         }
     }
     let benches = wanted.benches();
-    let mut best = Best(devices[0].limits());
+    let mut best = Best::new(&devices[0]);
     let mut before = best.look(&devices[0]);
     let mut rows = Vec::new();
     for bench in benches {
