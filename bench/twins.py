@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""The training steps of bench/specs in PyTorch: the same layers, losses and update, one process for one measurement.
+"""The training steps that compare.py measures, in PyTorch: the same layers, losses and update, one process for one
+measurement.
 
     python3 bench/twins.py resnet18 --precision bf16 --compile --threads 2 --steps 5
     python3 bench/twins.py joint50 --count
 
-Written as a careful user would: channels last, ReLU in place, gradients set to none before each step, and for the joint
-step what the sub-nets have in common computed once (`joint50`) or not (`joint50_forwards`). Prints one JSON object:
+Written as a careful user would: channels last, ReLU in place, gradients set to none before each step, and for joint steps
+what sub-nets have in common computed once (`joint50`, `resnet56_ekd`) or not (`joint50_forwards`). Prints one JSON object:
 the median of the steps, the loss, the largest resident set, the seconds from the start of the process to the end of the
 first step, and those that torch.compile took of it (the first step less a later one).
 """
@@ -17,7 +18,7 @@ import resource
 import statistics
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 try:
     import torch
@@ -27,36 +28,43 @@ except ImportError as missing:
     print(f"PyTorch cannot be imported ({missing}); see bench/README.md", file=sys.stderr)
     sys.exit(3)
 
-WIDTHS = [64, 128, 256, 512]
-CLASSES, TEMPERATURE, ATTENTION = 10, 3.0, 0.5
+TEMPERATURE, ATTENTION = 3.0, 0.5
 # Steps before the clock runs, as in `ddnnc bench`.
 WARM_UP = 2
 
 
 @dataclass
 class Twin:
-    """A spec of bench/specs and how its step is written here."""
+    """A backbone with a 3×3 stem for 32×32 images, the sub-nets nested in it, and how their step is written here."""
 
-    spec: str
     block: str
-    depths: list  # of each sub-net, the full one first
+    stem: int  # its channels
+    widths: list  # of the stages; every stage but the first begins with stride 2
+    depths: list  # of each sub-net in each stage, the full net first
     batch: int
+    classes: int = 10
+    weight_decay: float = 5e-4
+    attention: tuple = ()  # the stages whose maps are paired
     prefix_once: bool = True
 
 
-NESTED = [[3, 4, 6, 3], [2, 3, 4, 2], [1, 2, 2, 1]]
+WIDE = [64, 128, 256, 512]
+JOINT50 = Twin("bottleneck", 64, WIDE, [[3, 4, 6, 3], [2, 3, 4, 2], [1, 2, 2, 1]], 32, attention=(3,))
 TWINS = {
-    "resnet18": Twin("resnet18", "basic", [[2, 2, 2, 2]], 128),
-    "resnet50": Twin("resnet50", "bottleneck", [[3, 4, 6, 3]], 32),
-    "joint50": Twin("joint50", "bottleneck", NESTED, 32),
-    "joint50_forwards": Twin("joint50", "bottleneck", NESTED, 32, prefix_once=False),
+    "resnet18": Twin("basic", 64, WIDE, [[2, 2, 2, 2]], 128),
+    "resnet50": Twin("bottleneck", 64, WIDE, [[3, 4, 6, 3]], 32),
+    "joint50": JOINT50,
+    "joint50_forwards": replace(JOINT50, prefix_once=False),
+    "resnet56_ekd": Twin(
+        "basic", 16, [16, 32, 64], [[n] * 3 for n in (9, 7, 5, 3)], 128, 100, weight_decay=1e-4, attention=(2,)
+    ),
 }
 
 
 class Block(nn.Module):
-    """Convolutions shared by the sub-nets, each with norms of its own; in the common prefix one norm serves all."""
+    """Convolutions shared by the sub-nets, with norms for each group of sub-nets that see values of their own."""
 
-    def __init__(self, kind, inputs, width, stride, norms):
+    def __init__(self, kind, inputs, width, stride, groups):
         super().__init__()
         if kind == "basic":
             layers = [(inputs, width, 3, stride), (width, width, 3, 1)]
@@ -64,60 +72,66 @@ class Block(nn.Module):
             layers = [(inputs, width, 1, 1), (width, width, 3, stride), (width, 4 * width, 1, 1)]
         self.out = layers[-1][1]
         self.convs = nn.ModuleList(nn.Conv2d(i, o, k, s, k // 2, bias=False) for i, o, k, s in layers)
-        self.bns = nn.ModuleList(nn.ModuleList(nn.BatchNorm2d(o) for _, o, _, _ in layers) for _ in range(norms))
+        self.bns = nn.ModuleList(nn.ModuleList(nn.BatchNorm2d(o) for _, o, _, _ in layers) for _ in range(groups))
         self.proj = None
         if stride != 1 or inputs != self.out:
             self.proj = nn.Conv2d(inputs, self.out, 1, stride, bias=False)
-            self.proj_bns = nn.ModuleList(nn.BatchNorm2d(self.out) for _ in range(norms))
+            self.proj_bns = nn.ModuleList(nn.BatchNorm2d(self.out) for _ in range(groups))
 
-    def forward(self, x, net):
-        net = min(net, len(self.bns) - 1)
+    def forward(self, x, group):
         y = x
-        for conv, bn in zip(self.convs[:-1], self.bns[net]):
+        for conv, bn in zip(self.convs[:-1], self.bns[group]):
             y = F.relu(bn(conv(y)), inplace=True)
-        y = self.bns[net][-1](self.convs[-1](y))
-        y += x if self.proj is None else self.proj_bns[net](self.proj(x))
+        y = self.bns[group][-1](self.convs[-1](y))
+        y += x if self.proj is None else self.proj_bns[group](self.proj(x))
         return F.relu(y, inplace=True)
 
 
 class Nested(nn.Module):
-    """All sub-nets of a backbone; of one net alone it is that net."""
+    """All sub-nets of a backbone; of one net alone it is that net.
+
+    Sub-nets of equal depths in all stages before one see the same values in it, as far as each goes: they are a group of
+    that stage, which has its norms in common and, if `prefix_once`, is computed once.
+    """
 
     def __init__(self, twin):
         super().__init__()
-        self.depths, self.prefix_once = twin.depths, twin.prefix_once
-        self.stem, self.stem_bn = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64)
-        inputs, self.stages = 64, nn.ModuleList()
-        for stage, (count, width) in enumerate(zip(self.depths[0], WIDTHS)):
+        self.depths, self.attention, self.prefix_once = twin.depths, twin.attention, twin.prefix_once
+        self.stem = nn.Conv2d(3, twin.stem, 3, 1, 1, bias=False)
+        self.stem_bn = nn.BatchNorm2d(twin.stem)
+        inputs, self.stages, self.groups = twin.stem, nn.ModuleList(), []
+        for stage, width in enumerate(twin.widths):
+            # The number of a sub-net's group, groups that go deeper first.
+            before = [tuple(depth[:stage]) for depth in self.depths]
+            deepest = {key: max(d[stage] for d, k in zip(self.depths, before) if k == key) for key in before}
+            order = sorted(deepest, key=lambda key: -deepest[key])
+            self.groups.append([order.index(key) for key in before])
             blocks = nn.ModuleList()
-            for i in range(count):
-                users = sum(i < depth[stage] for depth in self.depths)
-                # In the first stage all sub-nets see the same values, as far as they go.
-                block = Block(twin.block, inputs, width, 2 if stage and i == 0 else 1, users if stage else 1)
+            for i in range(max(deepest.values())):
+                users = sum(i < depth for depth in deepest.values())
+                block = Block(twin.block, inputs, width, 2 if stage and i == 0 else 1, users)
                 blocks.append(block)
                 inputs = block.out
             self.stages.append(blocks)
-        self.heads = nn.ModuleList(nn.Linear(inputs, CLASSES) for _ in self.depths)
+        self.heads = nn.ModuleList(nn.Linear(inputs, twin.classes) for _ in self.depths)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def prefix(self, x, blocks):
-        """The stem and so many blocks of the first stage, the value after each of them."""
-        values = [F.relu(self.stem_bn(self.stem(x)), inplace=True)]
-        for block in self.stages[0][:blocks]:
-            values.append(block(values[-1], 0))
-        return values
-
     def forward(self, x):
-        shared = self.prefix(x, self.depths[0][0]) if self.prefix_once else None
-        logits, maps = [], []
+        known, logits, maps = {}, [], []
         for net, depth in enumerate(self.depths):
-            y = shared[depth[0]] if shared else self.prefix(x, depth[0])[-1]
-            for stage in range(1, 4):
-                for block in self.stages[stage][: depth[stage]]:
-                    y = block(y, net)
-            maps.append(y)
+            if not self.prefix_once or not known:
+                known = {"stem": F.relu(self.stem_bn(self.stem(x)), inplace=True)}
+            y, last = known["stem"], []
+            for stage, blocks in enumerate(self.stages):
+                group = self.groups[stage][net]
+                for i in range(depth[stage]):
+                    if (stage, group, i) not in known:
+                        known[stage, group, i] = blocks[i](y, group)
+                    y = known[stage, group, i]
+                last.append(y)
+            maps.append([last[stage] for stage in self.attention])
             logits.append(self.heads[net](y.mean((2, 3))))
         return logits, maps
 
@@ -135,7 +149,8 @@ def loss_of(logits, maps, label):
     for student in range(1, len(logits)):
         log_student = F.log_softmax(logits[student] / TEMPERATURE, 1)
         loss = loss + F.kl_div(log_student, teacher, reduction="batchmean") * TEMPERATURE**2
-        loss = loss + ATTENTION * F.mse_loss(attention_map(maps[student]), attention_map(maps[0]).detach())
+        for ours, full in zip(maps[student], maps[0]):
+            loss = loss + ATTENTION * F.mse_loss(attention_map(ours), attention_map(full).detach())
     return loss
 
 
@@ -165,9 +180,12 @@ def count(net, twin):
     total = counter.get_total_flops() / 2 * twin.batch / 2
     parameters = []
     for depth in twin.depths:
-        one = Nested(Twin(twin.spec, twin.block, [depth], twin.batch))
+        one = Nested(replace(twin, depths=[depth]))
         parameters.append(sum(p.numel() for p in one.parameters()))
-    return {"step_macs": int(total), "parameters": parameters, "all_parameters": sum(p.numel() for p in net.parameters())}
+    together = sum(p.numel() for p in net.parameters())
+    return {
+        "step_macs": int(total), "parameters": parameters, "all_parameters": together, "batch": twin.batch,
+    }
 
 
 def main():
@@ -184,14 +202,14 @@ def main():
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     twin = TWINS[args.twin]
-    twin.batch = args.batch or twin.batch
+    twin = replace(twin, batch=args.batch or twin.batch)
     net = Nested(twin).to(memory_format=torch.channels_last)
     if args.count:
         print(json.dumps(count(net, twin)))
         return
-    optimizer = torch.optim.SGD(net.parameters(), 1e-3, momentum=0.9, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(net.parameters(), 1e-3, momentum=0.9, weight_decay=twin.weight_decay, fused=True)
     image = torch.rand(twin.batch, 3, 32, 32).to(memory_format=torch.channels_last) * 2 - 1
-    label = torch.arange(twin.batch) % CLASSES
+    label = torch.arange(twin.batch) % twin.classes
 
     def forward(image, label):
         with torch.autocast("cpu", torch.bfloat16, enabled=args.precision == "bf16"):

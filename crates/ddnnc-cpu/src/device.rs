@@ -409,6 +409,16 @@ impl CpuExecutable {
         kernels[launches].iter().try_for_each(|kernel| kernel.run(&mut machine, memory))
     }
 
+    /// Runs one launch of the step on what its operands hold.
+    ///
+    /// # Errors
+    ///
+    /// As [`Executable::run`].
+    #[doc(hidden)]
+    pub fn run_launch(&mut self, launch: usize) -> Result<(), DeviceError> {
+        self.run_some(launch..launch + 1)
+    }
+
     /// Runs one step, and after every launch overwrites with NaN what nobody may read any more: a step whose plan gives
     /// memory away too early ends with other numbers than [`Executable::run`].
     ///
