@@ -5,6 +5,11 @@
 //! are runs of terms, of which a pair is 32 bits that go to all rows. Where a run has an odd number of terms its last
 //! pair takes zero instead of what follows the run.
 
+#![cfg_attr(
+    not(target_arch = "x86_64"),
+    expect(dead_code, reason = "no such processor multiplies bf16 here")
+)]
+
 use crate::ahead::Ahead;
 
 /// Rows of the widest panel.

@@ -3,6 +3,11 @@
 //! Two operands, each with pairs of positions side by side: a pair is the 32 bits of one f32, the earlier position in the
 //! lower half.
 
+#![cfg_attr(
+    not(target_arch = "x86_64"),
+    expect(dead_code, reason = "no such processor multiplies bf16 here")
+)]
+
 /// Rows of a panel.
 pub const WIDTH: usize = 32;
 

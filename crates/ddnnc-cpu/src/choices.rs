@@ -7,7 +7,7 @@
 use crate::convolution::Geometry;
 use crate::method::{Direction, Method, Settings};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// A convolution as far as the choice of its method goes.
@@ -91,9 +91,8 @@ impl Kind {
     /// This machine, with these settings.
     pub fn here(settings: &Settings, threads: usize) -> Kind {
         let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let model = info.lines().find_map(|l| l.strip_prefix("model name")?.split_once(':'));
         Kind {
-            processor: model.map_or(std::env::consts::ARCH, |(_, name)| name.trim()).to_owned(),
+            processor: processor(&info),
             instructions: settings.level.name().to_owned(),
             winograd: settings.winograd,
             threads,
@@ -119,6 +118,20 @@ impl Kind {
         let plain = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' };
         folder.join(format!("choices-{}.json", name.chars().map(plain).collect::<String>()))
     }
+}
+
+/// The model by what Linux says of the processors: a name, or the makers and parts of the kinds of cores, which is all that
+/// there is on Arm; the architecture where it says neither.
+fn processor(info: &str) -> String {
+    let values = |name: &'static str| {
+        info.lines().filter_map(move |line| Some(line.strip_prefix(name)?.split_once(':')?.1.trim()))
+    };
+    if let Some(name) = values("model name").next() {
+        return name.to_owned();
+    }
+    let cores: BTreeSet<_> = values("CPU implementer").zip(values("CPU part")).collect();
+    let parts = cores.into_iter().map(|(maker, part)| format!(" {maker}:{part}"));
+    std::iter::once(std::env::consts::ARCH.to_owned()).chain(parts).collect()
 }
 
 /// Reads a file of choices; an error says in a sentence why one that is there cannot be used.
@@ -183,6 +196,23 @@ mod tests {
         let other = Site { images: vec![1], ..site() };
         let known = settings(Choices::new(), true).method(&other);
         assert_eq!(settings(chosen(Method::Direct), true).method(&other), known);
+    }
+
+    #[test]
+    fn processors_are_told_apart() {
+        let x86 =
+            "processor\t: 0\nmodel\t\t: 68\nmodel name\t: A/B (R) 1.0\nprocessor\t: 1\nmodel name\t: other\n";
+        assert_eq!(processor(x86), "A/B (R) 1.0");
+        let core = |maker: &str, part: &str| {
+            format!(
+                "processor\t: 0\nFeatures\t: fp asimd\nCPU implementer\t: {maker}\nCPU architecture: 8\nCPU part\t: {part}\n\n"
+            )
+        };
+        let arch = std::env::consts::ARCH;
+        let (big, little) = (core("0x41", "0xd0c"), core("0x41", "0xd03"));
+        assert_eq!(processor(&big), format!("{arch} 0x41:0xd0c"));
+        assert_eq!(processor(&format!("{big}{little}{big}")), format!("{arch} 0x41:0xd03 0x41:0xd0c"));
+        assert_eq!(processor(""), arch);
     }
 
     #[test]

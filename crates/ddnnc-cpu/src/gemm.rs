@@ -44,6 +44,8 @@ impl Gemm {
             Level::Avx2 => (8, 2),
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 | Level::Avx512Bf16 => (16, 4),
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => (4, 4),
         };
         Gemm { level, width: lanes * vectors, lanes }
     }
@@ -78,7 +80,7 @@ impl Gemm {
         assert!(out.len() >= (columns - 1) * step + rows, "the result has room");
         let last = depth.saturating_sub(1) * right.row_step + (columns - 1) * right.column_step;
         assert!(depth == 0 || right.data.len() > last, "the right operand is whole");
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
         {
             use gemm_f32::microkernel;
             let vectors = width / self.lanes;
@@ -87,13 +89,21 @@ impl Gemm {
                 // SAFETY: the processor has the features (levels are those that `Level::available` found); the assertions above hold the
                 // reads and writes inside the slices; a table row has kernels for every count of columns up to its
                 // length.
+                #[cfg(target_arch = "x86_64")]
                 Level::Avx2 => unsafe {
                     let table = &microkernel::fma::f32::UKR[vectors - 1];
                     return drive(table, (rows, columns, depth), width, panel, right, out, step, add);
                 },
                 // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
                 Level::Avx512 | Level::Avx512Bf16 => unsafe {
                     let table = &microkernel::avx512f::f32::UKR[vectors - 1];
+                    return drive(table, (rows, columns, depth), width, panel, right, out, step, add);
+                },
+                // SAFETY: as above.
+                #[cfg(target_arch = "aarch64")]
+                Level::Neon => unsafe {
+                    let table = &microkernel::neon::f32::UKR[vectors - 1];
                     return drive(table, (rows, columns, depth), width, panel, right, out, step, add);
                 },
             }
@@ -102,7 +112,7 @@ impl Gemm {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 type Kernel = unsafe fn(
     usize,
     usize,
@@ -129,7 +139,7 @@ type Kernel = unsafe fn(
 /// # Safety
 ///
 /// As the kernels: the processor has their features; panel, right operand and result hold the entries of `size`.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 #[expect(clippy::too_many_arguments, reason = "the arguments of a product")]
 unsafe fn drive(
     table: &[Kernel],

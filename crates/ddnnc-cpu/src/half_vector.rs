@@ -223,6 +223,9 @@ pub fn with_halves(level: Level, code: impl HalvesVectored) {
     unsafe {
         match level {
             Level::Portable => code.run::<Plain>(),
+            // The processor's own instructions are what the build is compiled for.
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => code.run::<Plain>(),
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => x86::avx2(code),
             #[cfg(target_arch = "x86_64")]

@@ -49,6 +49,8 @@ fn multiply_add(level: Level) -> f64 {
         Level::Avx2 => 8,
         #[cfg(target_arch = "x86_64")]
         Level::Avx512 | Level::Avx512Bf16 => 16,
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon => 4,
     };
     match level {
         #[cfg(target_arch = "x86_64")]
@@ -57,6 +59,9 @@ fn multiply_add(level: Level) -> f64 {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Level::Avx512 | Level::Avx512Bf16 => unsafe { x86::avx512() },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: as above.
+        Level::Neon => unsafe { neon() },
         Level::Portable => {
             let mut sums = [[0.5f32; 4]; SUMS];
             let (a, b) = (black_box([0.5f32; 4]), black_box([0.25f32; 4]));
@@ -80,6 +85,20 @@ fn dot_bf16(level: Level) -> f64 {
     }
     let _ = level;
     (2 * 32 * SUMS * TURNS) as f64
+}
+
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "neon")]
+fn neon() {
+    use std::arch::aarch64::{vdupq_n_f32, vfmaq_f32};
+    let mut sums = [vdupq_n_f32(0.5); SUMS];
+    let (a, b) = (black_box(vdupq_n_f32(0.5)), black_box(vdupq_n_f32(0.25)));
+    for _ in 0..TURNS {
+        for sum in &mut sums {
+            *sum = vfmaq_f32(b, *sum, a);
+        }
+    }
+    black_box(sums);
 }
 
 #[cfg(target_arch = "x86_64")]

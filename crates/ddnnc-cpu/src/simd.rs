@@ -14,6 +14,9 @@ pub enum Level {
     /// AVX-512 with products of pairs of bf16.
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
+    /// NEON, which every 64-bit Arm processor has.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
 }
 
 impl Level {
@@ -33,8 +36,10 @@ impl Level {
                 (avx2 && bf16).then_some(Level::Avx512Bf16),
             ]
         };
-        #[cfg(not(target_arch = "x86_64"))]
-        let more = [];
+        #[cfg(target_arch = "aarch64")]
+        let more = [Some(Level::Neon)];
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+        let more: [Option<Level>; 0] = [];
         std::iter::once(Level::Portable).chain(more.into_iter().flatten())
     }
 
@@ -47,6 +52,8 @@ impl Level {
         Level::Avx512,
         #[cfg(target_arch = "x86_64")]
         Level::Avx512Bf16,
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon,
     ];
 
     /// As users write it.
@@ -59,6 +66,8 @@ impl Level {
             Level::Avx512 => "avx512",
             #[cfg(target_arch = "x86_64")]
             Level::Avx512Bf16 => "avx512-bf16",
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => "neon",
         }
     }
 
@@ -90,6 +99,9 @@ impl Level {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Level::Avx512Bf16 => unsafe { avx512bf16(f) },
+            // The build is for it.
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => f(),
         }
     }
 }
@@ -139,6 +151,8 @@ macro_rules! at_every_level {
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
                 $crate::simd::Level::Avx512 | $crate::simd::Level::Avx512Bf16 => unsafe { avx512($($arg),*) },
+                #[cfg(target_arch = "aarch64")]
+                $crate::simd::Level::Neon => body($($arg),*),
             }
         }
     )*};

@@ -5,6 +5,7 @@
 //! tile takes both as they are, so that small maps fill it and results need not be read back for every row of taps.
 
 use crate::simd::Level;
+use crate::vector::{Plain, Vector};
 
 /// The most columns that a tile takes.
 pub const COLUMNS: usize = 8;
@@ -58,7 +59,7 @@ impl Blocks {
 
     /// Rows with those that pad the panels, at the level where they are most.
     pub fn most(rows: usize) -> usize {
-        [(8, 8), (16, 8), (64, 16)]
+        [(8, 8), (16, 4), (16, 8), (64, 16)]
             .iter()
             .map(|&(width, lanes)| Blocks::new(rows, width, lanes))
             .map(|b| b.count * b.width)
@@ -103,6 +104,8 @@ impl Tiles {
             Level::Avx2 => (16, 8),
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 | Level::Avx512Bf16 => (64, 16),
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => (16, 4),
         };
         Tiles { level, width, lanes }
     }
@@ -132,6 +135,14 @@ impl Tiles {
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 | Level::Avx512Bf16 => {
                 if rows > 48 {
+                    6
+                } else {
+                    8
+                }
+            }
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => {
+                if rows > 12 {
                     6
                 } else {
                     8
@@ -197,26 +208,11 @@ impl Sum<'_> {
                 Level::Avx2 => avx2(&args),
                 #[cfg(target_arch = "x86_64")]
                 Level::Avx512 | Level::Avx512Bf16 => avx512(&args),
+                #[cfg(target_arch = "aarch64")]
+                Level::Neon => neon(&args),
             }
         }
     }
-}
-
-/// A vector of f32.
-trait Vector: Copy {
-    const LANES: usize;
-    /// As the level's loads.
-    unsafe fn load(from: *const f32) -> Self;
-    /// As the level's stores.
-    unsafe fn store(self, to: *mut f32);
-    /// Stores the first lanes, fewer than all; what was there is added where `add`.
-    unsafe fn store_some(self, to: *mut f32, lanes: usize, add: bool);
-    /// `number` in every lane.
-    unsafe fn splat(number: f32) -> Self;
-    /// `a · b + self`.
-    unsafe fn sum(self, a: Self, b: Self) -> Self;
-    /// `a + self`.
-    unsafe fn plus(self, a: Self) -> Self;
 }
 
 /// The tile of V vectors by N columns; columns past the last repeat it and are not stored.
@@ -288,56 +284,6 @@ unsafe fn column<S: Vector, const V: usize>(a: &Args<'_>, at: usize, sums: [S; V
     }
 }
 
-/// [`Vector::store_some`] where there are no masks.
-///
-/// # Safety
-///
-/// As [`Vector::store_some`].
-#[inline(never)]
-unsafe fn store_lanes(from: &[f32], to: *mut f32, add: bool) {
-    for (i, x) in from.iter().enumerate() {
-        // SAFETY: promised.
-        unsafe {
-            let to = to.add(i);
-            *to = if add { *to + x } else { *x };
-        }
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Plain([f32; 8]);
-
-impl Vector for Plain {
-    const LANES: usize = 8;
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> Plain {
-        // SAFETY: promised.
-        Plain(unsafe { from.cast::<[f32; 8]>().read() })
-    }
-    #[inline(always)]
-    unsafe fn store(self, to: *mut f32) {
-        // SAFETY: promised.
-        unsafe { to.cast::<[f32; 8]>().write(self.0) }
-    }
-    #[inline(always)]
-    unsafe fn store_some(self, to: *mut f32, lanes: usize, add: bool) {
-        // SAFETY: promised.
-        unsafe { store_lanes(&self.0[..lanes], to, add) }
-    }
-    #[inline(always)]
-    unsafe fn splat(number: f32) -> Plain {
-        Plain([number; 8])
-    }
-    #[inline(always)]
-    unsafe fn sum(self, a: Plain, b: Plain) -> Plain {
-        Plain(std::array::from_fn(|i| self.0[i] + a.0[i] * b.0[i]))
-    }
-    #[inline(always)]
-    unsafe fn plus(self, a: Plain) -> Plain {
-        Plain(std::array::from_fn(|i| self.0[i] + a.0[i]))
-    }
-}
-
 /// # Safety
 ///
 /// As [`tile`].
@@ -346,96 +292,32 @@ unsafe fn portable(a: &Args<'_>) {
     unsafe { tile::<Plain, 1, 4>(a) }
 }
 
+/// # Safety
+///
+/// As [`tile`].
+#[cfg(target_arch = "aarch64")]
+unsafe fn neon(a: &Args<'_>) {
+    use std::arch::aarch64::float32x4_t;
+    // At most 24 sums of the 32 registers, and no fewer than hide the latency of an addition where there are rows enough.
+    // SAFETY: promised.
+    unsafe {
+        match (a.rows.div_ceil(4), a.data_at.len() > 3) {
+            (1, false) => tile::<float32x4_t, 1, 3>(a),
+            (1, true) => tile::<float32x4_t, 1, 8>(a),
+            (2, false) => tile::<float32x4_t, 2, 3>(a),
+            (2, true) => tile::<float32x4_t, 2, 8>(a),
+            (3, false) => tile::<float32x4_t, 3, 3>(a),
+            (3, true) => tile::<float32x4_t, 3, 8>(a),
+            (_, false) => tile::<float32x4_t, 4, 3>(a),
+            (_, true) => tile::<float32x4_t, 4, 6>(a),
+        }
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Args, Vector, store_lanes, tile};
-    use std::arch::x86_64::*;
-
-    macro_rules! vector {
-        ($name:ident, $lanes:literal, $load:ident, $store:ident, $some:ident, $splat:ident, $sum:ident, $plus:ident) => {
-            impl Vector for $name {
-                const LANES: usize = $lanes;
-                #[inline(always)]
-                unsafe fn load(from: *const f32) -> $name {
-                    // SAFETY: promised.
-                    unsafe { $load(from) }
-                }
-                #[inline(always)]
-                unsafe fn store(self, to: *mut f32) {
-                    // SAFETY: promised.
-                    unsafe { $store(to, self) }
-                }
-                #[inline(always)]
-                unsafe fn store_some(self, to: *mut f32, lanes: usize, add: bool) {
-                    // SAFETY: promised; the processor has the feature.
-                    unsafe { $some(self, to, lanes, add) }
-                }
-                #[inline(always)]
-                unsafe fn splat(number: f32) -> $name {
-                    // SAFETY: the processor has the feature.
-                    unsafe { $splat(number) }
-                }
-                #[inline(always)]
-                unsafe fn sum(self, a: $name, b: $name) -> $name {
-                    // SAFETY: the processor has the feature.
-                    unsafe { $sum(a, b, self) }
-                }
-                #[inline(always)]
-                unsafe fn plus(self, a: $name) -> $name {
-                    // SAFETY: the processor has the feature.
-                    unsafe { $plus(self, a) }
-                }
-            }
-        };
-    }
-
-    /// # Safety
-    ///
-    /// As [`Vector::store_some`].
-    #[target_feature(enable = "avx2")]
-    unsafe fn some_of_8(x: __m256, to: *mut f32, lanes: usize, add: bool) {
-        let mut all = [0.0f32; 8];
-        // SAFETY: the array holds eight; the rest is promised.
-        unsafe {
-            _mm256_storeu_ps(all.as_mut_ptr(), x);
-            store_lanes(&all[..lanes], to, add);
-        }
-    }
-
-    /// # Safety
-    ///
-    /// As [`Vector::store_some`].
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    unsafe fn some_of_16(x: __m512, to: *mut f32, lanes: usize, add: bool) {
-        let mask = (1u32 << lanes).wrapping_sub(1) as u16;
-        // SAFETY: lanes that are masked out are not touched; the rest is promised.
-        unsafe {
-            let x = if add { _mm512_add_ps(x, _mm512_maskz_loadu_ps(mask, to)) } else { x };
-            _mm512_mask_storeu_ps(to, mask, x);
-        }
-    }
-
-    vector!(
-        __m256,
-        8,
-        _mm256_loadu_ps,
-        _mm256_storeu_ps,
-        some_of_8,
-        _mm256_set1_ps,
-        _mm256_fmadd_ps,
-        _mm256_add_ps
-    );
-    vector!(
-        __m512,
-        16,
-        _mm512_loadu_ps,
-        _mm512_storeu_ps,
-        some_of_16,
-        _mm512_set1_ps,
-        _mm512_fmadd_ps,
-        _mm512_add_ps
-    );
+    use super::{Args, tile};
+    use std::arch::x86_64::{__m256, __m512};
 
     /// # Safety
     ///

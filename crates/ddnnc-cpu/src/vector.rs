@@ -46,6 +46,20 @@ pub trait Vector: Copy {
             std::ptr::copy_nonoverlapping(all.as_ptr(), to, n);
         }
     }
+    /// Stores the first `n` lanes, fewer than all; what was there is added where `add`.
+    ///
+    /// # Safety
+    ///
+    /// So many elements can be read and written.
+    #[inline(always)]
+    unsafe fn store_some(self, to: *mut f32, n: usize, add: bool) {
+        let mut all = [0.0f32; 16];
+        // SAFETY: promised; there are no more lanes than that.
+        unsafe {
+            self.store(all.as_mut_ptr());
+            store_lanes(&all[..n], to, add);
+        }
+    }
     /// `number` in every lane.
     ///
     /// # Safety
@@ -76,6 +90,22 @@ pub trait Vector: Copy {
     ///
     /// The processor has the level.
     unsafe fn times(self, number: f32) -> Self;
+}
+
+/// [`Vector::store_some`] where there are no masks, out of the way of the loops.
+///
+/// # Safety
+///
+/// As [`Vector::store_some`].
+#[inline(never)]
+unsafe fn store_lanes(from: &[f32], to: *mut f32, add: bool) {
+    for (i, x) in from.iter().enumerate() {
+        // SAFETY: promised.
+        unsafe {
+            let to = to.add(i);
+            *to = if add { *to + x } else { *x };
+        }
+    }
 }
 
 /// The vector of every processor.
@@ -138,54 +168,58 @@ pub fn with_vectors(level: Level, code: impl Vectored) {
             Level::Avx2 => x86::avx2(code),
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 | Level::Avx512Bf16 => x86::avx512(code),
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => code.run::<std::arch::aarch64::float32x4_t>(),
         }
     }
+}
+
+/// The operations that are one instruction each.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+macro_rules! vector {
+    ($load:ident, $store:ident, $splat:ident, $sum:ident, $plus:ident, $minus:ident, $times:ident) => {
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Self {
+            // SAFETY: promised.
+            unsafe { $load(from) }
+        }
+        #[inline(always)]
+        unsafe fn store(self, to: *mut f32) {
+            // SAFETY: promised.
+            unsafe { $store(to, self) }
+        }
+        #[inline(always)]
+        unsafe fn splat(number: f32) -> Self {
+            // SAFETY: the processor has the level.
+            unsafe { $splat(number) }
+        }
+        #[inline(always)]
+        unsafe fn sum(self, a: Self, b: Self) -> Self {
+            // SAFETY: the processor has the level.
+            unsafe { $sum(a, b, self) }
+        }
+        #[inline(always)]
+        unsafe fn plus(self, a: Self) -> Self {
+            // SAFETY: the processor has the level.
+            unsafe { $plus(self, a) }
+        }
+        #[inline(always)]
+        unsafe fn minus(self, a: Self) -> Self {
+            // SAFETY: the processor has the level.
+            unsafe { $minus(self, a) }
+        }
+        #[inline(always)]
+        unsafe fn times(self, number: f32) -> Self {
+            // SAFETY: the processor has the level.
+            unsafe { $times(self, $splat(number)) }
+        }
+    };
 }
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{Vector, Vectored};
     use std::arch::x86_64::*;
-
-    macro_rules! vector {
-        ($load:ident, $store:ident, $splat:ident, $sum:ident, $plus:ident, $minus:ident, $times:ident) => {
-            #[inline(always)]
-            unsafe fn load(from: *const f32) -> Self {
-                // SAFETY: promised.
-                unsafe { $load(from) }
-            }
-            #[inline(always)]
-            unsafe fn store(self, to: *mut f32) {
-                // SAFETY: promised.
-                unsafe { $store(to, self) }
-            }
-            #[inline(always)]
-            unsafe fn splat(number: f32) -> Self {
-                // SAFETY: the processor has the level.
-                unsafe { $splat(number) }
-            }
-            #[inline(always)]
-            unsafe fn sum(self, a: Self, b: Self) -> Self {
-                // SAFETY: the processor has the level.
-                unsafe { $sum(a, b, self) }
-            }
-            #[inline(always)]
-            unsafe fn plus(self, a: Self) -> Self {
-                // SAFETY: the processor has the level.
-                unsafe { $plus(self, a) }
-            }
-            #[inline(always)]
-            unsafe fn minus(self, a: Self) -> Self {
-                // SAFETY: the processor has the level.
-                unsafe { $minus(self, a) }
-            }
-            #[inline(always)]
-            unsafe fn times(self, number: f32) -> Self {
-                // SAFETY: the processor has the level.
-                unsafe { $times(self, $splat(number)) }
-            }
-        };
-    }
 
     impl Vector for __m256 {
         const LANES: usize = 8;
@@ -221,6 +255,11 @@ mod x86 {
             // SAFETY: promised; lanes that are not asked for are not written.
             unsafe { _mm512_mask_storeu_ps(to, ((1u32 << n) - 1) as u16, self) }
         }
+        #[inline(always)]
+        unsafe fn store_some(self, to: *mut f32, n: usize, add: bool) {
+            // SAFETY: promised.
+            unsafe { (if add { self.plus(Self::load_first(to, n)) } else { self }).store_first(to, n) }
+        }
     }
 
     /// # Safety
@@ -239,5 +278,22 @@ mod x86 {
     pub(super) unsafe fn avx512(code: impl Vectored) {
         // SAFETY: promised.
         unsafe { code.run::<__m512>() }
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod arm {
+    use super::Vector;
+    use std::arch::aarch64::*;
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    fn multiply_add(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
+        vfmaq_f32(c, a, b)
+    }
+
+    impl Vector for float32x4_t {
+        const LANES: usize = 4;
+        vector!(vld1q_f32, vst1q_f32, vdupq_n_f32, multiply_add, vaddq_f32, vsubq_f32, vmulq_f32);
     }
 }
