@@ -5,6 +5,14 @@ typedef unsigned short ushort_t;
 typedef unsigned int uint;
 typedef unsigned long long ulong;
 
+// Threads of a block. ptxas holds a thread's registers down where that keeps more blocks on a multiprocessor, and now and
+// then spills for it. A kernel that did is compiled again with ROOMY, by which one block is enough (`nvrtc.rs`).
+#ifdef ROOMY
+#define BLOCK_OF(threads) __launch_bounds__(threads, 1)
+#else
+#define BLOCK_OF(threads) __launch_bounds__(threads)
+#endif
+
 // bf16 as it lies in memory: the upper half of a float. Arithmetic is in f32.
 struct bf16 { unsigned short bits; };
 

@@ -4,6 +4,7 @@
 use ddnnc_cuda::analysis::{AnalysisError, Compiled, examine, is_bf16};
 use ddnnc_cuda::arch::{Math, Target};
 use ddnnc_cuda::binaries::Progress;
+use ddnnc_cuda::cache::Cache;
 use ddnnc_cuda::code::Kernel;
 use ddnnc_cuda::emitted::Emitted;
 use ddnnc_ir::{Conv, Group, Op};
@@ -65,15 +66,28 @@ impl Progress for Silent {
     fn not_kept(&self, _: &std::io::Error) {}
 }
 
-/// What is wrong with the kernels of a program, compiled for the target.
+/// What the gate says of a program.
+pub struct Verdict {
+    /// Distinct kernels that were examined.
+    pub kernels: usize,
+    /// What is wrong.
+    pub complaints: Vec<String>,
+}
+
+/// Compiles the kernels of a program for the target, and holds them against the gate.
 ///
 /// # Errors
 ///
 /// What cannot be compiled or disassembled.
-pub fn gate(program: &Program, target: &Target) -> Result<Vec<String>, String> {
+pub fn gate(
+    program: &Program,
+    target: &Target,
+    cache: Option<&Cache>,
+    progress: &dyn Progress,
+) -> Result<Verdict, String> {
     let emitted = Emitted::new(program, target).map_err(|e| e.to_string())?;
     let compiled =
-        examine(&emitted, target.arch, true, None, &Silent).map_err(|e: AnalysisError| e.to_string())?;
+        examine(&emitted, target.arch, true, cache, progress).map_err(|e: AnalysisError| e.to_string())?;
     let mut found = Vec::new();
     for (index, launch) in program.launches.iter().enumerate() {
         let name = match &launch.op {
@@ -92,5 +106,5 @@ pub fn gate(program: &Program, target: &Target) -> Result<Vec<String>, String> {
             found.push(format!("{place}: products are not on matrix units"));
         }
     }
-    Ok(found)
+    Ok(Verdict { kernels: compiled.len(), complaints: found })
 }

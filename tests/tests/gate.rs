@@ -30,7 +30,7 @@ fn pass(precision: Precision, math: Math) {
     let program = quickstart(precision);
     for arch in Arch::GATED {
         let target = Target { math, ..Target::new(arch) };
-        let found = gate(&program, &target).unwrap_or_else(|e| panic!("{e}"));
+        let found = gate(&program, &target, None, &Silent).unwrap_or_else(|e| panic!("{e}")).complaints;
         assert!(found.is_empty(), "{}", found.join("\n"));
     }
 }
@@ -78,6 +78,6 @@ fn a_kernel_without_asynchronous_copies_is_seen() {
 #[test]
 fn a_kernel_that_spills_is_seen() {
     // So few registers that the accumulators cannot stay in them.
-    let found = broken("__launch_bounds__(THREADS)", "__maxnreg__(32)");
+    let found = broken("BLOCK_OF(THREADS)", "__maxnreg__(32)");
     assert!(found.iter().any(|c| c.contains("spilled")), "{found:?}");
 }

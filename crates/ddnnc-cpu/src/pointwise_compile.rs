@@ -535,6 +535,8 @@ impl<'a, 'p> Compiler<'a, 'p> {
             insts.iter().any(|i| !matches!(i.code, Code::Narrow(_)) && i.src.contains(&Some(Loc::Rows)));
         prelude.retain(|i| rounded || i.dst[0] != Some(Loc::Rows));
         round_as_read(&mut prelude, &mut insts);
+        // What rounds the lent rows may come to write a result as well: behind all operands that are read first.
+        prelude.sort_by_key(|i| i.dst[0] == Some(Loc::Rows));
         insts.splice(0..0, prelude);
         fuse_relu(&mut insts, &bound);
         let mut only_narrowed = vec![true; bound.len()];

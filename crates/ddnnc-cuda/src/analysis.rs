@@ -7,7 +7,7 @@ use crate::cache::Cache;
 use crate::code::Cost;
 use crate::emitted::Emitted;
 use crate::limits::{Limits, multiprocessor, resident_blocks};
-use crate::machine_code::{DisassemblyError, Instructions, Resources, disassemble, instructions, resources};
+use crate::machine_code::{DisassemblyError, Instructions, Resources, count, resources};
 use crate::nvrtc::{NvrtcError, Output};
 use ddnnc_ir::DType;
 use ddnnc_passes::{Launch, Program};
@@ -90,7 +90,7 @@ pub fn examine(
                     loop {
                         let at = next.fetch_add(1, Ordering::Relaxed);
                         let Some(unit) = built.get(at) else { break };
-                        let count = disassemble(&unit.binary.bytes).map(|sass| instructions(&sass));
+                        let count = count(&unit.binary.bytes);
                         if let Ok(mut slot) = counted[at].lock() {
                             *slot = Some(count);
                         }

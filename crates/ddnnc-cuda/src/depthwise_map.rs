@@ -114,7 +114,7 @@ pub fn kernel(
     let _ = writeln!(
         text,
         "extern __shared__ __align__(16) char shared[];\n#define ROW(r) (row_tile * {} + (int)(r))\nextern \"C\" __global__ \
-         void __launch_bounds__({THREADS}) {name}({parameters}) {{\n    [[maybe_unused]] const int part = blockIdx.x / {}, \
+         void BLOCK_OF({THREADS}) {name}({parameters}) {{\n    [[maybe_unused]] const int part = blockIdx.x / {}, \
          row_tile = blockIdx.x % {}, channel_tile = blockIdx.y;\n{}    const uint first = channel_tile * {wide};\n    float* \
          const weights = (float*)shared;\n    [[maybe_unused]] float* const a_table = weights + {};",
         cut.rows,

@@ -102,7 +102,7 @@ pub fn kernel(
     let mut text = format!("{PRELUDE}\n{CHANNELS}\n");
     let _ = write!(
         text,
-        "extern \"C\" __global__ void __launch_bounds__({THREADS}) depthwise_weight_gradient({parameters}) {{\n    __shared__ float \
+        "extern \"C\" __global__ void BLOCK_OF({THREADS}) depthwise_weight_gradient({parameters}) {{\n    __shared__ float \
          rows[{}];\n    [[maybe_unused]] __shared__ float table[{}];\n    [[maybe_unused]] const int part = blockIdx.x / {all};\n    \
          const int slice = blockIdx.x % {all};\n{}    const uint first = blockIdx.y * {wide};\n    const int tap0 = {};\n{tables}{fills}    \
          __syncthreads();\n    const uint j = threadIdx.x % {lanes} * {v}, c0 = first + j;\n    float sum[{block_taps}][{v}];\n    #pragma \

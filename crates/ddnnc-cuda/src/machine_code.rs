@@ -117,11 +117,25 @@ pub fn nvdisasm() -> Result<PathBuf, DisassemblyError> {
 ///
 /// No nvdisasm, or what it says.
 pub fn disassemble(cubin: &[u8]) -> Result<String, DisassemblyError> {
+    disassembly(cubin, &[])
+}
+
+/// Counts the instructions of a cubin.
+///
+/// # Errors
+///
+/// No nvdisasm, or what it says.
+pub fn count(cubin: &[u8]) -> Result<Instructions, DisassemblyError> {
+    // Without following the flow of data, which takes a third of the time and adds nothing to names.
+    Ok(instructions(&disassembly(cubin, &["--no-dataflow"])?))
+}
+
+fn disassembly(cubin: &[u8], options: &[&str]) -> Result<String, DisassemblyError> {
     let tool = nvdisasm()?;
     let failed = |e: std::io::Error| DisassemblyError::Failed(e.to_string());
     let mut file = tempfile::Builder::new().suffix(".cubin").tempfile().map_err(failed)?;
     file.write_all(cubin).map_err(failed)?;
-    let output = Command::new(tool).arg("-c").arg(file.path()).output().map_err(failed)?;
+    let output = Command::new(tool).arg("-c").args(options).arg(file.path()).output().map_err(failed)?;
     if !output.status.success() {
         return Err(DisassemblyError::Failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
     }

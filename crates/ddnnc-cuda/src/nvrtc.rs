@@ -1,6 +1,7 @@
 //! NVRTC: CUDA C++ to PTX and to machine code.
 
 use crate::arch::Arch;
+use crate::machine_code::resources;
 use cudarc::nvrtc::{result, sys};
 use std::ffi::{CStr, CString};
 use std::path::{Path, PathBuf};
@@ -171,19 +172,38 @@ pub fn options(arch: Arch, output: Output) -> Vec<String> {
     options
 }
 
-/// Compiles one kernel for a real architecture; several threads may do so at once.
+/// Compiles one kernel for a real architecture; several threads may do so at once. Machine code that spills registers is
+/// made again with `ROOMY` defined, which lets ptxas use all that a block may have, and that is taken where it spills less.
 ///
 /// # Errors
 ///
 /// [`NvrtcError`].
 pub fn compile(name: &str, source: &str, arch: Arch, output: Output) -> Result<Binary, NvrtcError> {
+    let options = options(arch, output);
+    let first = compile_with(name, source, arch, output, &options)?;
+    let spills = |binary: &Binary| resources(&binary.log).map_or(0, |r| r.spills);
+    if output == Output::Ptx || spills(&first) == 0 {
+        return Ok(first);
+    }
+    let options = [options, vec!["--define-macro=ROOMY".to_owned()]].concat();
+    let roomy = compile_with(name, source, arch, output, &options)?;
+    Ok(if spills(&roomy) < spills(&first) { roomy } else { first })
+}
+
+fn compile_with(
+    name: &str,
+    source: &str,
+    arch: Arch,
+    output: Output,
+    options: &[String],
+) -> Result<Binary, NvrtcError> {
     find()?;
     let failed = |e: result::NvrtcError| NvrtcError::Failed(format!("{e:?}"));
     let text = CString::new(source).map_err(|e| NvrtcError::Failed(e.to_string()))?;
     let file = CString::new(format!("{name}.cu")).map_err(|e| NvrtcError::Failed(e.to_string()))?;
     let program = result::create_program(&text, Some(&file)).map_err(failed)?;
     // SAFETY: a program that was created above, destroyed below.
-    let compiled = unsafe { result::compile_program(program, &options(arch, output)) };
+    let compiled = unsafe { result::compile_program(program, options) };
     // SAFETY: as above.
     let log = unsafe { result::get_program_log(program) }
         .ok()

@@ -54,7 +54,7 @@ pub(crate) fn pack(
         code.kernels.push(Kernel {
             name: "pack_weights_kernel".to_owned(),
             source: format!(
-                "{PRELUDE}\n{PACK}\nextern \"C\" __global__ void __launch_bounds__({THREADS}) pack_weights_kernel(const {e}* from, \
+                "{PRELUDE}\n{PACK}\nextern \"C\" __global__ void BLOCK_OF({THREADS}) pack_weights_kernel(const {e}* from, \
                  {e}* to) {{\n    pack_weights<{e}, {outputs}, {inputs}, {taps}, {pitch}, {whole}>(from, to);\n}}\n"
             ),
             grid: [elements.div_ceil(THREADS) as u32, 1, 1],

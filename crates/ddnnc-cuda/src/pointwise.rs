@@ -226,7 +226,7 @@ impl Text {
         }
         let functions: String = self.functions.into_iter().collect();
         let source = format!(
-            "{PRELUDE}\n{functions}\nextern \"C\" __global__ void __launch_bounds__({THREADS}) pointwise({}) {{\n    extern __shared__ uint4 \
+            "{PRELUDE}\n{functions}\nextern \"C\" __global__ void BLOCK_OF({THREADS}) pointwise({}) {{\n    extern __shared__ uint4 \
              u_dynamic[];\n    [[maybe_unused]] char* const scratch = (char*)u_dynamic;\n    const uint u_block = blockIdx.x;\n{}}}\n",
             self.parameters, self.body
         );

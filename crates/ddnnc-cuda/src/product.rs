@@ -183,7 +183,7 @@ impl Products<'_> {
         }
         let name = self.name;
         let source = format!(
-            "{head}\nextern \"C\" __global__ void __launch_bounds__(THREADS) {name}({parameters}) {{\n    \
+            "{head}\nextern \"C\" __global__ void BLOCK_OF(THREADS) {name}({parameters}) {{\n    \
              extern __shared__ uint4 dynamic[];\n    char* shared = (char*)dynamic;\n    const int block = blockIdx.x;\n{text}}}\n"
         );
         let grid = u32::try_from(blocks).ok().filter(|&b| b < 1 << 31).ok_or("a grid of too many blocks")?;

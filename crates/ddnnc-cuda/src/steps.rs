@@ -275,7 +275,7 @@ pub fn kernel(
         bytes => format!("    __shared__ __align__(16) char shared[{bytes}];\n"),
     };
     let source = format!(
-        "{PRELUDE}\n{libraries}\nextern \"C\" __global__ void __launch_bounds__({threads}) {name}(\n    {}\n) {{\n\
+        "{PRELUDE}\n{libraries}\nextern \"C\" __global__ void BLOCK_OF({threads}) {name}(\n    {}\n) {{\n\
          {shared}{body}}}\n",
         parameters.join(", ")
     );

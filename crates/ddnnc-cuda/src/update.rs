@@ -88,7 +88,7 @@ pub fn emit(group: &Group, target: &Target) -> Result<LaunchCode, String> {
     let _ = write!(
         text,
         r#"
-extern "C" __global__ void __launch_bounds__({THREADS}) update(const __grid_constant__ Pointers pointers) {{
+extern "C" __global__ void BLOCK_OF({THREADS}) update(const __grid_constant__ Pointers pointers) {{
     // The last tensor whose first block is not behind this one.
     int low = 0, high = {};
     while (low < high) {{

@@ -191,3 +191,26 @@ fn blocks_and_warps_work_together() {
         assert_eq!(wrong, 0);
     }
 }
+
+/// A kernel that spills for want of registers that a block may have is compiled again with them.
+#[test]
+fn what_spills_is_compiled_again_with_more_registers() {
+    let kernel = |bounds: &str| {
+        let sums: String = (0..96).map(|i| format!("    s[{i}] += x[{i}] * y;\n")).collect();
+        format!(
+            "{bounds}\nextern \"C\" __global__ void BOUNDS sums(float* x, int n) {{\n    float s[96] = {{}};\n    \
+             for (int k = 0; k < n; k++, x += 96) {{\n    const float y = x[k];\n{sums}    }}\n    \
+             for (int i = 0; i < 96; i++) x[i] = s[i];\n}}\n"
+        )
+    };
+    let resources = |source: &str| {
+        let binary =
+            nvrtc::compile("sums", source, Arch(90), Output::Cubin).unwrap_or_else(|e| panic!("{e}"));
+        ddnnc_cuda::machine_code::resources(&binary.log).expect("the log names the kernel's registers")
+    };
+    let always = resources(&kernel("#define BOUNDS __maxnreg__(40)"));
+    assert!(always.spills > 0, "{always:?}");
+    let at_first =
+        resources(&kernel("#ifdef ROOMY\n#define BOUNDS\n#else\n#define BOUNDS __maxnreg__(40)\n#endif"));
+    assert!(at_first.spills == 0 && at_first.registers > 96, "{at_first:?}");
+}

@@ -31,6 +31,7 @@ mod reference_device;
 mod report;
 mod schedule;
 mod share_prefixes;
+mod traffic;
 mod work;
 
 pub use assign_layout::assign_layout;
@@ -53,4 +54,5 @@ pub use reference_device::{ReferenceDevice, ReferenceExecutable};
 pub use report::{LARGEST, LargeValue, Report};
 pub use schedule::schedule;
 pub use share_prefixes::share_prefixes;
+pub use traffic::Traffic;
 pub use work::{Work, WorkKind};

@@ -109,8 +109,8 @@ pub struct KernelArgs {
     /// Compute products of f32 on matrix units, their operands rounded to 10 bits of mantissa (cuda only)
     #[arg(long)]
     pub tf32: bool,
-    /// Force the tile of matrix kernels: rows, columns, depth
-    #[arg(long, value_name = "MxNxK", hide = true, value_parser = tile)]
+    /// Force the tile of matrix kernels: rows, columns, depth (cuda only)
+    #[arg(long, value_name = "MxNxK", value_parser = tile)]
     pub cuda_tile: Option<[usize; 3]>,
 }
 

@@ -13,7 +13,7 @@ use ddnnc_cuda::emitted::Emitted;
 use ddnnc_cuda::limits::{CARDS, card_of};
 use ddnnc_cuda::machine_code::nvdisasm;
 use ddnnc_cuda::nvrtc;
-use ddnnc_passes::Program;
+use ddnnc_passes::{Program, Traffic, Work, WorkKind};
 use serde_json::{Map, Value, json};
 use std::fmt::Write;
 
@@ -77,6 +77,29 @@ impl<'a> Facts<'a> {
         sums
     }
 
+    /// What moves the bytes: direction, kind of work, launches and bytes, those of most bytes first.
+    fn kinds(&self, traffic: &Traffic) -> Vec<(&'static str, WorkKind, usize, u64)> {
+        let mut kinds: Vec<(&'static str, WorkKind, usize, u64)> = Vec::new();
+        for (i, launch) in self.program.launches.iter().enumerate() {
+            let direction = if i < traffic.backward { "forward" } else { "backward" };
+            let kind = Work::new(self.program, launch).kind;
+            let cost = self.cost(i);
+            let moved = cost.bytes_read + cost.bytes_written;
+            match kinds.iter_mut().find(|k| (k.0, k.1) == (direction, kind)) {
+                Some(sum) => (sum.2, sum.3) = (sum.2 + 1, sum.3 + moved),
+                None => kinds.push((direction, kind, 1, moved)),
+            }
+        }
+        kinds.sort_by_key(|k| std::cmp::Reverse(k.3));
+        kinds
+    }
+
+    /// Bytes of every launch's operands and results, each once.
+    fn once(&self) -> u64 {
+        let work = self.program.launches.iter().map(|l| Work::new(self.program, l));
+        work.map(|w| w.bytes_read + w.bytes_written).sum()
+    }
+
     /// The object `kernels` of `compile --json`.
     pub fn json(&self) -> Value {
         let launches: Vec<Value> = (0..self.program.launches.len()).map(|i| self.launch_json(i)).collect();
@@ -89,7 +112,21 @@ impl<'a> Facts<'a> {
         let compiled = self.compiled.as_ref();
         let spilled = compiled.map(|all| all.iter().map(|c| c.resources.spills).sum::<u32>());
         sum.insert("spill_bytes".to_owned(), json!(spilled));
-        json!({"arch": self.arch.to_string(), "measured": false, "sum": sum, "launches": launches})
+        let traffic = Traffic::new(self.program);
+        let (moved, minimum) = (all.bytes_read + all.bytes_written, traffic.minimum_bytes());
+        sum.insert("bytes_once".to_owned(), json!(self.once()));
+        sum.insert("kept_bytes".to_owned(), json!(traffic.kept_bytes));
+        sum.insert("minimum_bytes".to_owned(), json!(minimum));
+        sum.insert("over_minimum".to_owned(), json!((minimum > 0).then(|| moved as f64 / minimum as f64)));
+        let kinds: Vec<Value> = self
+            .kinds(&traffic)
+            .into_iter()
+            .map(|(direction, kind, launches, bytes)| {
+                json!({"pass": direction, "kind": kind.as_str(), "launches": launches, "bytes": bytes})
+            })
+            .collect();
+        let arch = self.arch.to_string();
+        json!({"arch": arch, "measured": false, "sum": sum, "kinds": kinds, "launches": launches})
     }
 
     fn launch_json(&self, i: usize) -> Value {
@@ -135,6 +172,16 @@ impl<'a> Facts<'a> {
             si(all.matrix_flops + all.vector_flops),
             bytes(all.bytes_read + all.bytes_written),
         );
+        let traffic = Traffic::new(self.program);
+        let (moved, minimum) = (all.bytes_read + all.bytes_written, traffic.minimum_bytes());
+        if minimum > 0 {
+            let _ = writeln!(
+                text,
+                "  {:.2} times four passes over the {} that the backward pass reads again",
+                moved as f64 / minimum as f64,
+                bytes(traffic.kept_bytes),
+            );
+        }
         for (card, floor) in CARDS.iter().zip(self.all_floors()) {
             let _ = writeln!(
                 text,
@@ -143,6 +190,16 @@ impl<'a> Facts<'a> {
                 card.card
             );
         }
+        let kinds: Vec<Vec<String>> = self
+            .kinds(&traffic)
+            .into_iter()
+            .map(|(direction, kind, launches, moved)| {
+                let name = format!("{}, {direction} pass", kind.as_str());
+                vec![name, launches.to_string(), bytes(moved)]
+            })
+            .collect();
+        text.push('\n');
+        text.push_str(&table(1, &["kind of work", "launches", "moved"], &kinds));
         let card = CARDS.iter().position(|c| c == card_of(self.arch)).unwrap_or(0);
         let mut order: Vec<usize> = (0..self.program.launches.len()).collect();
         order.sort_by(|&a, &b| self.floors(b)[card].total_cmp(&self.floors(a)[card]).then(a.cmp(&b)));

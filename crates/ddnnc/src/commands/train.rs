@@ -94,6 +94,7 @@ fn resume_command(args: &TrainArgs, folder: &Path) -> String {
     // The same device again, so that the bits go on as they would have.
     let device = args.device.device;
     option("--device", (device != DeviceName::Auto).then(|| device.as_str().to_string()));
+    option("--cuda-tile", args.device.kernels.cuda_tile.map(|[m, n, k]| format!("{m}x{n}x{k}")));
     option("--passes", args.passes.passes.as_ref().map(|names| names.join(",")));
     option("--program", args.program.as_ref().map(|p| p.display().to_string()));
     option("--out", Some(folder.display().to_string()));
@@ -165,6 +166,8 @@ mod tests {
             "--device",
             "cuda",
             "--tf32",
+            "--cuda-tile",
+            "64x64x32",
             "--passes",
             "dead_code,fuse",
             "--instructions",
@@ -175,7 +178,7 @@ mod tests {
         let Command::Train(args) = Cli::parse_from(line).command else { panic!("it is `train`") };
         assert_eq!(
             resume_command(&args, Path::new("r")),
-            "ddnnc train 'a b.ddnn' --set 'train.data.path=\"it'\\''s\"' --batch 8 --data d --device cuda --passes dead_code,fuse --program p --out r --tf32 --instructions portable --no-winograd --tune --resume"
+            "ddnnc train 'a b.ddnn' --set 'train.data.path=\"it'\\''s\"' --batch 8 --data d --device cuda --cuda-tile 64x64x32 --passes dead_code,fuse --program p --out r --tf32 --instructions portable --no-winograd --tune --resume"
         );
     }
 }

@@ -115,6 +115,66 @@ fn kernels_as_text() {
 }
 
 #[test]
+fn what_is_known_of_kernels_and_a_tile_of_ones_own() {
+    let place = small();
+    let facts = |options: &[&str]| {
+        let args = [&["compile", "small.ddnn", "--arch", "sm_90", "--json"], options].concat();
+        let ran = run(&place, &[], &args);
+        assert_eq!(ran.stderr, "");
+        ran.json()["kernels"].clone()
+    };
+    let kernels = facts(&[]);
+    let number = |value: &serde_json::Value| value.as_u64().unwrap_or_else(|| panic!("{value} is no number"));
+    let sum = &kernels["sum"];
+    let launches = kernels["launches"].as_array().expect("a list");
+    assert_eq!(kernels["measured"], false);
+    assert_eq!(number(&sum["launches"]), launches.len() as u64);
+    assert_eq!(number(&sum["spill_bytes"]), 0);
+    for figure in ["bytes_read", "bytes_written", "matrix_flops", "vector_flops"] {
+        let all: u64 = launches.iter().map(|l| number(&l[figure])).sum();
+        assert_eq!(number(&sum[figure]), all, "{figure}");
+    }
+    for kernel in launches.iter().flat_map(|l| l["kernels"].as_array().expect("a list")) {
+        for figure in ["registers", "blocks_per_multiprocessor", "instructions"] {
+            assert!(number(&kernel[figure]) > 0, "{figure} of {kernel}");
+        }
+        assert_eq!((number(&kernel["spill_bytes"]), number(&kernel["local_accesses"])), (0, 0), "{kernel}");
+    }
+    // Where the bytes go, and the measure of them.
+    let moved = number(&sum["bytes_read"]) + number(&sum["bytes_written"]);
+    let kinds = kernels["kinds"].as_array().expect("a list");
+    assert_eq!(kinds.iter().map(|k| number(&k["bytes"])).sum::<u64>(), moved);
+    assert_eq!(kinds.iter().map(|k| number(&k["launches"])).sum::<u64>(), number(&sum["launches"]));
+    assert!(kinds.iter().any(|k| k["pass"] == "backward" && k["kind"] == "weight grad"), "{kinds:?}");
+    assert!(!kinds.iter().any(|k| k["pass"] == "forward" && k["kind"] == "weight grad"), "{kinds:?}");
+    // The batch (4 of 28 x 28), the stem's convolution and what follows it (8 of 7 x 7 each), and a few numbers a channel.
+    let (kept, maps) = (number(&sum["kept_bytes"]), 4 * 4 * (28 * 28 + 8 * 7 * 7));
+    assert!((maps..maps + 4 * 4 * 8 * 7 * 7 + 2048).contains(&kept), "{kept} for maps of {maps}");
+    assert_eq!(number(&sum["minimum_bytes"]), 4 * kept);
+    let over = sum["over_minimum"].as_f64().expect("a number");
+    assert!((over - moved as f64 / (4 * kept) as f64).abs() < 1e-9, "{over}");
+    // An evaluation keeps nothing.
+    let sum = facts(&["--mode", "eval"])["sum"].clone();
+    assert_eq!((number(&sum["kept_bytes"]), sum["over_minimum"].is_null()), (0, true));
+    // Every product has the tile that is asked for.
+    let tiles = |kernels: &serde_json::Value| -> Vec<String> {
+        let launches = kernels["launches"].as_array().expect("a list").iter();
+        let kernels = launches.flat_map(|l| l["kernels"].as_array().expect("a list"));
+        let choices = kernels.filter_map(|k| k["choice"].as_str()?.strip_prefix("tile ").map(str::to_owned));
+        choices.map(|c| c.split(',').next().unwrap_or_default().to_owned()).collect()
+    };
+    let forced = facts(&["--cuda-tile", "128x64x16"]);
+    assert!(
+        tiles(&forced).len() > 2 && tiles(&forced).iter().all(|t| t == "128x64x16"),
+        "{:?}",
+        tiles(&forced)
+    );
+    assert!(tiles(&kernels).iter().any(|t| t != "128x64x16"), "{:?}", tiles(&kernels));
+    let args = ["compile", "small.ddnn", "--arch", "sm_90", "--json", "--cuda-tile", "100x1x1"];
+    run(&place, &[], &args).fails(1, &["100x1x1", "legal are 128x128x16"]);
+}
+
+#[test]
 fn an_architecture_that_is_none_is_the_command_lines_fault() {
     let place = small();
     let emit = |arch: &str| run(&place, &[], &["compile", "small.ddnn", "--emit", "ptx", "--arch", arch]);
