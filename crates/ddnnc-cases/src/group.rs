@@ -107,13 +107,31 @@ pub fn special(group: &Group) -> (Vec<usize>, Vec<usize>) {
     (positive, counts)
 }
 
+/// What the absolute values of a reduction's terms add up to, at most; zero for what adds nothing up.
+fn added_up(op: &Op, taken: &[&Tensor], results: &[ValueType]) -> f64 {
+    if !matches!(op, Op::Reduce { .. } | Op::NormalizeGradReduce { .. }) {
+        return 0.0;
+    }
+    let mut sizes: Vec<Tensor> = taken.iter().map(|&t| t.clone()).collect();
+    sizes.iter_mut().flat_map(|t| &mut t.data).for_each(|x| *x = x.abs());
+    if matches!(op, Op::NormalizeGradReduce { .. }) {
+        // The mean is taken off: a difference may be as large as both together.
+        sizes[1].data.iter_mut().for_each(|x| *x = -*x);
+    }
+    let sizes: Vec<&Tensor> = sizes.iter().collect();
+    let sums = evaluate_op(op, &sizes, results).expect("a step");
+    sums.iter().flat_map(|t| &t.data).fold(0.0, |m, x| m.max(x.abs()))
+}
+
 /// For every result, the largest difference allowed: `relative` (2e-6 is a few roundings to f32) of the largest value on the
-/// way to it (at least 1), or a few roundings to bf16 where there are such values.
+/// way to it (at least 1), or a few roundings to bf16 where there are such values; and `relative` of what the absolute
+/// values of the terms of a sum on the way add up to, since the terms may cancel and their roundings (of a factor that
+/// all of them have, say) need not.
 pub fn tolerances(case: &Case, operands: &[Tensor], relative: f64) -> Vec<f64> {
     let group = group_of(case);
     let mut made: Vec<Vec<Tensor>> = Vec::new();
-    // Of every step: the largest value on the way, and whether one was bf16.
-    let mut way: Vec<(f64, bool)> = Vec::new();
+    // Of every step: the largest value on the way, what was added up on the way, and whether a value was bf16.
+    let mut way: Vec<(f64, f64, bool)> = Vec::new();
     for step in &group.steps {
         let taken: Vec<&Tensor> = step
             .operands
@@ -128,16 +146,18 @@ pub fn tolerances(case: &Case, operands: &[Tensor], relative: f64) -> Vec<f64> {
             Local::Operand(_) => None,
             Local::Step { step, .. } => Some(way[step as usize]),
         });
-        let (most, half) = before.fold((1.0f64, false), |m, w| (m.0.max(w.0), m.1 | w.1));
+        let (most, sum, half) =
+            before.fold((1.0f64, 0.0f64, false), |m, w| (m.0.max(w.0), m.1.max(w.1), m.2 | w.2));
         let most = results.iter().flat_map(|t| &t.data).fold(most, |m, x| m.max(x.abs()));
-        way.push((most, half || step.results.iter().any(|ty| ty.dtype == DType::Bf16)));
+        let sum = sum.max(added_up(&step.op, &taken, &step.results));
+        way.push((most, sum, half || step.results.iter().any(|ty| ty.dtype == DType::Bf16)));
         made.push(results);
     }
     let of = |l: &Local| match *l {
         Local::Operand(_) => 0.0,
         Local::Step { step, .. } => match way[step as usize] {
-            (most, true) => most / 64.0,
-            (most, false) => most * relative,
+            (most, sum, true) => (most / 64.0).max(sum * relative),
+            (most, sum, false) => most.max(sum) * relative,
         },
     };
     group.results.iter().map(of).collect()

@@ -71,14 +71,64 @@ pub fn matmul(machine: &Machine<'_>, a: Matrix<'_>, b: Matrix<'_>, n: usize, out
     });
 }
 
+/// Columns and steps of depth that are transposed together: as many as leave every line of memory in the first cache
+/// until all of it has been read, even where the columns are a power of two apart.
+const BLOCK: usize = 8;
+
 /// out(column, k) at `k · width + column`.
 #[inline(always)]
 fn pack(b: &[f32], (row, step): (usize, usize), columns: usize, depth: usize, width: usize, out: &mut [f32]) {
-    for (k, out) in out.chunks_exact_mut(width).take(depth).enumerate() {
-        if step == 1 {
+    if step == 1 {
+        for (k, out) in out.chunks_exact_mut(width).take(depth).enumerate() {
             out[..columns].copy_from_slice(&b[k * row..][..columns]);
-        } else {
-            out[..columns].iter_mut().enumerate().for_each(|(j, out)| *out = b[k * row + j * step]);
+        }
+        return;
+    }
+    // Along the depth the elements lie side by side, as one of the two steps is 1.
+    let (whole_columns, whole_depth) = if row == 1 { (columns / BLOCK, depth / BLOCK) } else { (0, 0) };
+    for first in (0..whole_columns).map(|i| i * BLOCK) {
+        for k in (0..whole_depth).map(|i| i * BLOCK) {
+            let mut block = [[0.0f32; BLOCK]; BLOCK];
+            for (j, line) in block.iter_mut().enumerate() {
+                line.copy_from_slice(&b[(first + j) * step + k..][..BLOCK]);
+            }
+            let out = &mut out[k * width..][..BLOCK * width];
+            for (i, out) in out.chunks_exact_mut(width).enumerate() {
+                let made: [f32; BLOCK] = std::array::from_fn(|j| block[j][i]);
+                out[first..][..BLOCK].copy_from_slice(&made);
+            }
+        }
+    }
+    for (k, out) in out.chunks_exact_mut(width).take(depth).enumerate() {
+        let done = if k < whole_depth * BLOCK { whole_columns * BLOCK } else { 0 };
+        for (j, out) in out.iter_mut().enumerate().take(columns).skip(done) {
+            *out = b[k * row + j * step];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::pack;
+
+    #[test]
+    fn packing_transposes() {
+        for (columns, depth) in [(64, 512), (1, 1), (7, 9), (16, 8), (20, 23), (33, 5), (8, 31)] {
+            let width = usize::next_multiple_of(columns, 16);
+            for (row, step) in [(1, depth + 3), (columns + 2, 1)] {
+                let b: Vec<f32> = (0..(columns + 2) * (depth + 3)).map(|i| i as f32).collect();
+                let mut out = vec![-1.0; width * depth];
+                pack(&b, (row, step), columns, depth, width, &mut out);
+                for (k, out) in out.chunks(width).enumerate() {
+                    for (j, &found) in out.iter().enumerate() {
+                        let expected = if j < columns { (k * row + j * step) as f32 } else { -1.0 };
+                        assert_eq!(
+                            found, expected,
+                            "({k}, {j}) of {columns} by {depth}, steps {row} and {step}"
+                        );
+                    }
+                }
+            }
         }
     }
 }

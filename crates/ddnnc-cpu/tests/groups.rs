@@ -87,11 +87,18 @@ fn check_within(levels: &[Vec<CpuDevice>], case: &Case, seed: u64, same: Option<
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn random_elementwise_groups(seed in any::<u64>()) {
         check(&devices(true), &random_group(seed), seed, true);
     }
+}
+
+#[test]
+fn terms_that_cancel() {
+    // Σ x · (dropout(x) − x − mean): what is kept and what is dropped cancel, the rounding of 1 / (1 − p) does not.
+    let seed = 18_445_581_055_946_959_882;
+    check(&devices(true), &random_group(seed), seed, true);
 }
 
 #[test]
