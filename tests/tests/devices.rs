@@ -62,17 +62,19 @@ fn difference(exact: &[f32], found: &[f32]) -> f64 {
 }
 
 /// The fused step against the f64 reference on the step before any pass.
+///
+/// Activations keep some roundings away from kinks: Winograd's are ten times those of sums tap by tap.
 fn check_against_reference(name: &str) {
     let model = narrow(name, Mode::Train, BATCH);
-    let (weights, batch) = (0..200)
-        .map(|seed| (random_weights(&model, seed), random_batch(&model, seed)))
-        .find(|(weights, batch)| margin(&model, weights, batch) > 2e-6)
-        .expect("a batch that keeps away from kinks");
     let none: [&str; 0] = [];
     let plain = compiled(&model, &Options::named(&none).expect("no pass"));
-    let exact = run_once(&ReferenceDevice, &plain, &model, &weights, &batch);
-    for winograd in [false, true] {
-        let fused = program(&model, Goal::Gradients);
+    let fused = program(&model, Goal::Gradients);
+    for (winograd, least) in [(false, 2e-6), (true, 2e-5)] {
+        let (weights, batch) = (0..1000)
+            .map(|seed| (random_weights(&model, seed), random_batch(&model, seed)))
+            .find(|(weights, batch)| margin(&model, weights, batch) > least)
+            .expect("a batch that keeps away from kinks");
+        let exact = run_once(&ReferenceDevice, &plain, &model, &weights, &batch);
         let found = run_once(&device(winograd), &fused, &model, &weights, &batch);
         for output in plain.outputs.keys() {
             let off = difference(&exact[output], &found[output]);
@@ -117,7 +119,7 @@ fn fused_steps_do_what_unfused_steps_do() {
         );
         for output in fused.outputs.keys() {
             let off = difference(&a[output], &b[output]);
-            assert!(off <= 5e-5, "{name}: `{output}` is off by {off}");
+            assert!(off <= 1e-4, "{name}: `{output}` is off by {off}");
         }
     }
 }
