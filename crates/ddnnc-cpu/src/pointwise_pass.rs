@@ -318,7 +318,7 @@ unsafe fn vector<S: Halves, A: Apply, X: Element, Y: Element, const FULL: bool>(
 /// What is summed up over the rows of a value, per element of a period.
 #[derive(Debug)]
 pub enum Gathering<'a> {
-    /// (total, squares) += (d, d²) of d = a − shift, where every shift is an f32
+    /// (total, squares) += (d, d²) of d = a − shift
     Moments([&'a mut [f64]; 2], &'a [f64]),
     /// (total, along) += (b, b · (a − mean))
     Products([&'a mut [f64]; 2], &'a [f32]),
@@ -326,7 +326,7 @@ pub enum Gathering<'a> {
 
 /// Sums `n` elements up; the last period may be cut off.
 ///
-/// The sums of a vector of the period are registers over all rows; differences are rounded to f32, all else is f64.
+/// The sums of a vector of the period are registers over all rows. All is f64, so that how rows are cut hardly shows.
 ///
 /// # Safety
 ///
@@ -388,23 +388,21 @@ impl Gather<'_> {
             let some = S::LANES.min(period - i);
             // SAFETY: the elements of all periods are there, and those of the sums and of what is taken off.
             unsafe {
-                let about: S = match self.about {
+                // With the sign turned, so that it is added; exact, as in f64 nearly all differences of f32 are.
+                let mut off = [0.0f64; 16];
+                match self.about {
                     About::Floats(mean) => {
-                        assert!(mean.len() >= period, "a mean of every element");
-                        S::load_first(mean.as_ptr().add(i), some)
+                        off.iter_mut().zip(&mean[i..i + some]).for_each(|(off, &x)| *off = -f64::from(x));
                     }
                     About::Doubles(shift) => {
-                        let mut all = [0.0f32; 16];
-                        for (to, &from) in all.iter_mut().zip(&shift[i..i + some]) {
-                            *to = from as f32;
-                        }
-                        S::load(all.as_ptr())
+                        off.iter_mut().zip(&shift[i..i + some]).for_each(|(off, &x)| *off = -x);
                     }
-                };
+                }
                 let (mut one, mut two) = ([0.0f64; 16], [0.0f64; 16]);
                 one[..some].copy_from_slice(&total[i..i + some]);
                 two[..some].copy_from_slice(&second[i..i + some]);
                 let half = S::LANES / 2;
+                let off = [S::load_double(off.as_ptr()), S::load_double(off.as_ptr().add(half))];
                 let mut t = [S::load_double(one.as_ptr()), S::load_double(one.as_ptr().add(half))];
                 let mut s = [S::load_double(two.as_ptr()), S::load_double(two.as_ptr().add(half))];
                 let mut at = i;
@@ -416,10 +414,11 @@ impl Gather<'_> {
                     } else {
                         X::load::<S, false>(a.add(at), there)
                     };
-                    let d = x.minus(about);
+                    let x = x.doubles();
+                    let d = [S::plus_double(x[0], off[0]), S::plus_double(x[1], off[1])];
                     // Lanes that are not there must not count: their operands are zero, not their distances.
                     if self.moments {
-                        let d = if there == S::LANES { d } else { first_lanes(d, there) }.doubles();
+                        let d = if there == S::LANES { d } else { first_lanes::<S>(d, there) };
                         t = [S::plus_double(t[0], d[0]), S::plus_double(t[1], d[1])];
                         s = [S::sum_double(s[0], d[0], d[0]), S::sum_double(s[1], d[1], d[1])];
                     } else {
@@ -428,7 +427,7 @@ impl Gather<'_> {
                         } else {
                             Y::load::<S, false>(b.add(at), there)
                         };
-                        let (y, d) = (y.doubles(), d.doubles());
+                        let y = y.doubles();
                         t = [S::plus_double(t[0], y[0]), S::plus_double(t[1], y[1])];
                         s = [S::sum_double(s[0], y[0], d[0]), S::sum_double(s[1], y[1], d[1])];
                     }
@@ -446,13 +445,15 @@ impl Gather<'_> {
     }
 }
 
-/// The first lanes, and zeros.
+/// The first lanes of two vectors, and zeros.
 #[inline(always)]
-unsafe fn first_lanes<S: Halves>(x: S, n: usize) -> S {
-    let mut all = [0.0f32; 16];
+unsafe fn first_lanes<S: Halves>([low, high]: [S::Double; 2], n: usize) -> [S::Double; 2] {
+    let (mut all, half) = ([0.0f64; 16], S::LANES / 2);
     // SAFETY: the array holds all lanes; the processor has the level.
     unsafe {
-        x.store(all.as_mut_ptr());
-        S::load_first(all.as_ptr(), n)
+        S::store_double(low, all.as_mut_ptr());
+        S::store_double(high, all.as_mut_ptr().add(half));
+        all[n..].fill(0.0);
+        [S::load_double(all.as_ptr()), S::load_double(all.as_ptr().add(half))]
     }
 }
