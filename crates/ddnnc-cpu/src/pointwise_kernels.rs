@@ -3,7 +3,7 @@
 //! functions of slices, which tells the compiler that the slices are apart; what a closure captures does not.
 
 use crate::simd::{Level, at_every_level};
-use ddnnc_ir::{BinaryKind, UnaryKind};
+use ddnnc_ir::UnaryKind;
 
 /// The nearest bf16, ties to even, as its 16 bits; not a number stays so.
 #[inline(always)]
@@ -33,15 +33,6 @@ fn each2(out: &mut [f32], a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) {
     }
 }
 
-#[inline(always)]
-fn each4(out: &mut [f32], [a, b, c, d]: [&[f32]; 4], f: impl Fn([f32; 4]) -> f32) {
-    let n = out.len();
-    let (a, b, c, d) = (&a[..n], &b[..n], &c[..n], &d[..n]);
-    for i in 0..n {
-        out[i] = f([a[i], b[i], c[i], d[i]]);
-    }
-}
-
 /// out = f(a).
 #[inline(always)]
 pub fn map(level: Level, out: &mut [f32], a: &[f32], f: impl Fn(f32) -> f32) {
@@ -52,17 +43,6 @@ pub fn map(level: Level, out: &mut [f32], a: &[f32], f: impl Fn(f32) -> f32) {
 #[inline(always)]
 pub fn map2(level: Level, out: &mut [f32], a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) {
     level.run(|| each2(out, a, b, f));
-}
-
-/// out = f(a, u), where u repeats with the period of its length.
-#[inline(always)]
-pub fn map_periodic(level: Level, out: &mut [f32], a: &[f32], u: &[f32], f: impl Fn(f32, f32) -> f32) {
-    let period = u.len();
-    level.run(|| {
-        for (out, a) in out.chunks_mut(period).zip(a.chunks(period)) {
-            each2(out, a, u, &f);
-        }
-    });
 }
 
 at_every_level! {
@@ -79,42 +59,6 @@ at_every_level! {
     /// out = x, rounded.
     pub fn narrow_all(out: &mut [u16], x: &[f32]) {
         each(out, x, narrow);
-    }
-
-    /// out = (x − mean) · scale + bias; the tables repeat with the period of their length.
-    pub fn normalize(out: &mut [f32], x: &[f32], tables: [&[f32]; 3]) {
-        let [mean, scale, bias] = tables;
-        for (out, x) in out.chunks_mut(mean.len()).zip(x.chunks(mean.len())) {
-            each4(out, [x, mean, scale, bias], |[x, mean, scale, bias]| (x - mean) * scale + bias);
-        }
-    }
-
-    /// As [`normalize`], with 0 for what is below it.
-    pub fn normalize_relu(out: &mut [f32], x: &[f32], tables: [&[f32]; 3]) {
-        let [mean, scale, bias] = tables;
-        for (out, x) in out.chunks_mut(mean.len()).zip(x.chunks(mean.len())) {
-            each4(out, [x, mean, scale, bias], |[x, mean, scale, bias]| {
-                let y = (x - mean) * scale + bias;
-                if y < 0.0 { 0.0 } else { y }
-            });
-        }
-    }
-
-    /// out = scale · (dy − bias − (x − mean) · along); the four tables repeat with the period of their length.
-    pub fn normalize_grad_input(out: &mut [f32], x: &[f32], dy: &[f32], tables: [&[f32]; 4]) {
-        #[inline(always)]
-        fn row(out: &mut [f32], x: &[f32], dy: &[f32], [mean, scale, bias, along]: [&[f32]; 4]) {
-            let n = out.len();
-            let (x, dy, mean, scale) = (&x[..n], &dy[..n], &mean[..n], &scale[..n]);
-            let (bias, along) = (&bias[..n], &along[..n]);
-            for i in 0..n {
-                out[i] = scale[i] * (dy[i] - bias[i] - (x[i] - mean[i]) * along[i]);
-            }
-        }
-        let period = tables[0].len();
-        for ((out, x), dy) in out.chunks_mut(period).zip(x.chunks(period)).zip(dy.chunks(period)) {
-            row(out, x, dy, tables);
-        }
     }
 
     /// w', b' = w − lr · step, momentum · b + g.
@@ -203,15 +147,6 @@ pub fn unary_grad(level: Level, kind: UnaryKind, out: &mut [f32], saved: &[f32],
             dy * (phi(s) + s * density)
         }),
         UnaryKind::Square => map2(level, out, saved, dy, |s, dy| dy * (2.0 * s)),
-    }
-}
-
-/// out = a ∘ b.
-pub fn binary(level: Level, kind: BinaryKind, out: &mut [f32], a: &[f32], b: &[f32]) {
-    match kind {
-        BinaryKind::Add => map2(level, out, a, b, |a, b| a + b),
-        BinaryKind::Sub => map2(level, out, a, b, |a, b| a - b),
-        BinaryKind::Mul => map2(level, out, a, b, |a, b| a * b),
     }
 }
 

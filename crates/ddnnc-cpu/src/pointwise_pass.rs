@@ -1,5 +1,6 @@
-//! Elementwise instructions of tile programs whose operands may be bf16 in memory, and whose result may go there: one
-//! pass over the elements, where a value would else be widened, computed, rounded and narrowed in passes of their own.
+//! The common elementwise instructions of tile programs, and sums over rows. Their operands may be bf16 in memory and
+//! their result may go there: one pass over the elements, where a value would else be widened, computed, rounded and
+//! narrowed in passes of their own.
 
 use crate::half_vector::{Halves, HalvesVectored, with_halves};
 use crate::simd::Level;

@@ -517,43 +517,18 @@ impl Tile<'_> {
 
     fn run(&self, sums: &mut [f64]) {
         for inst in &self.program.insts {
-            if self.pass(inst) {
-                continue;
-            }
             self.step(inst, sums);
-            if inst.round {
+            if inst.round && !inst.code.passes() {
                 kernels::round(self.level, self.write(inst, 0));
             }
         }
     }
 
-    /// Runs an instruction that reads, writes or rounds to bf16 in one pass; whether it is one.
-    fn pass(&self, inst: &Inst) -> bool {
-        let lent_halves = |loc: Option<Loc>| match (loc, self.lent) {
+    /// Runs an instruction that is one pass over the elements; it rounds as the instruction says.
+    fn pass(&self, inst: &Inst, arith: Arith<'_>) {
+        let gives = match (inst.dst[0], self.lent) {
             (Some(Loc::Rows), LentTile::Halves(start)) => Some(start),
             _ => None,
-        };
-        let reads = inst.src.iter().any(|s| matches!(s, Some(Loc::Half(_))));
-        let gives = lent_halves(inst.dst[0]);
-        let rounds = inst.round || inst.round_rows;
-        if !inst.code.passes() || !(reads || rounds || inst.half.is_some() || gives.is_some()) {
-            return false;
-        }
-        let table = |t: usize| self.table(t);
-        let arith = match inst.code {
-            Code::Copy => Arith::Copy,
-            Code::Unary(UnaryKind::Relu) => Arith::Relu,
-            Code::UnaryGrad(UnaryKind::Relu) => Arith::ReluGrad,
-            Code::Binary(BinaryKind::Add) => Arith::Add,
-            Code::Binary(BinaryKind::Sub) => Arith::Sub,
-            Code::Binary(BinaryKind::Mul) => Arith::Mul,
-            Code::Scale(factor) => Arith::Scale(factor),
-            Code::AddChannel { table: t } => Arith::AddChannel(table(t)),
-            Code::MulChannel { table: t } => Arith::MulChannel(table(t)),
-            Code::Normalize { mean, scale, bias } => Arith::Normalize([mean, scale, bias].map(table)),
-            Code::NormalizeRelu { mean, scale, bias } => Arith::NormalizeRelu([mean, scale, bias].map(table)),
-            Code::NormalizeGradInput { tables } => Arith::NormalizeGradInput(tables.map(table)),
-            _ => return false,
         };
         let floats = match inst.dst[0] {
             Some(loc) if gives.is_none() => self.address(loc, inst.per_row).0,
@@ -574,7 +549,6 @@ impl Tile<'_> {
         // SAFETY: `address` and `halves` check that all rows of the tile are in their memory. Results lie apart from
         // operands or on one of the same type, rows on rows (`compile` sees to it); other tasks write other rows.
         unsafe { pointwise_pass::run(self.level, arith, ports) };
-        true
     }
 
     /// Where an operand of a pass or of what is gathered lies.
@@ -598,11 +572,7 @@ impl Tile<'_> {
         let dst = |i: usize| self.write(inst, i);
         let level = self.level;
         match &inst.code {
-            Code::Copy => {
-                if inst.dst[0] != inst.src[0] {
-                    dst(0).copy_from_slice(src(0));
-                }
-            }
+            Code::Copy => self.pass(inst, Arith::Copy),
             Code::Widen(slot) => {
                 let (start, n) = self.halves(inst, *slot);
                 // SAFETY: as in `read_as`.
@@ -626,28 +596,24 @@ impl Tile<'_> {
                 dst(0).chunks_mut(period).for_each(|out| out.copy_from_slice(&table[..out.len()]));
             }
             Code::Fill(number) => dst(0).fill(*number),
+            Code::Unary(UnaryKind::Relu) => self.pass(inst, Arith::Relu),
             Code::Unary(kind) => kernels::unary(level, *kind, dst(0), src(0)),
+            Code::UnaryGrad(UnaryKind::Relu) => self.pass(inst, Arith::ReluGrad),
             Code::UnaryGrad(kind) => kernels::unary_grad(level, *kind, dst(0), src(0), src(1)),
-            Code::Binary(kind) => kernels::binary(level, *kind, dst(0), src(0), src(1)),
-            Code::Scale(factor) => kernels::map(level, dst(0), src(0), |x| factor * x),
-            Code::AddChannel { table } => {
-                let t = self.table(*table);
-                kernels::map_periodic(level, dst(0), src(0), t, |x, t| x + t);
-            }
-            Code::MulChannel { table } => {
-                let t = self.table(*table);
-                kernels::map_periodic(level, dst(0), src(0), t, |x, t| x * t);
-            }
+            Code::Binary(BinaryKind::Add) => self.pass(inst, Arith::Add),
+            Code::Binary(BinaryKind::Sub) => self.pass(inst, Arith::Sub),
+            Code::Binary(BinaryKind::Mul) => self.pass(inst, Arith::Mul),
+            Code::Scale(factor) => self.pass(inst, Arith::Scale(*factor)),
+            Code::AddChannel { table } => self.pass(inst, Arith::AddChannel(self.table(*table))),
+            Code::MulChannel { table } => self.pass(inst, Arith::MulChannel(self.table(*table))),
             Code::Normalize { mean, scale, bias } => {
-                let tables = [*mean, *scale, *bias].map(|t| self.table(t));
-                kernels::normalize(level, dst(0), src(0), tables);
+                self.pass(inst, Arith::Normalize([*mean, *scale, *bias].map(|t| self.table(t))));
             }
             Code::NormalizeRelu { mean, scale, bias } => {
-                let tables = [*mean, *scale, *bias].map(|t| self.table(t));
-                kernels::normalize_relu(level, dst(0), src(0), tables);
+                self.pass(inst, Arith::NormalizeRelu([*mean, *scale, *bias].map(|t| self.table(t))));
             }
             Code::NormalizeGradInput { tables } => {
-                kernels::normalize_grad_input(level, dst(0), src(0), src(1), tables.map(|t| self.table(t)));
+                self.pass(inst, Arith::NormalizeGradInput(tables.map(|t| self.table(t))));
             }
             Code::Dropout { rng, p, site } => self.dropout(dst(0), src(0), *rng, *p, *site),
             Code::Ema { keep, take } => {
