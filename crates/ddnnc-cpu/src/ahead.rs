@@ -2,7 +2,7 @@
 //!
 //! A convolution's task reads its source, multiplies for a while, and reads what its epilogue takes: memory waits for
 //! arithmetic and arithmetic for memory. So a task lists what comes next, its epilogue's operands and the source of a
-//! later task, and asks for a few lines beside every tile that it computes.
+//! later task, and asks for a few lines beside every tile or product that it computes. Depthwise convolutions do not.
 
 use std::cell::Cell;
 

@@ -179,9 +179,6 @@ pub fn run(machine: &mut Machine<'_>, g: &Geometry, parts: &[GradPart<'_>], dw: 
                 }
                 add = true;
             });
-            if !add {
-                out.fill(0.0);
-            }
         });
     };
     if direct {

@@ -138,8 +138,8 @@ pub fn run(
         });
     });
     let sums = Sums { tiles, blocks, panels: shared, piece, groups, channels, rows };
-    launch::<f32>(&machine, g, backward, parts, emit, |plan, data, lines, out, _| {
-        sums.task(plan, data, lines, out)
+    launch::<f32>(&machine, g, backward, parts, emit, |plan, data, lines, out, ahead| {
+        sums.task(plan, data, lines, out, ahead)
     });
 }
 
@@ -215,7 +215,10 @@ struct Sums<'a> {
 }
 
 impl Sums<'_> {
-    fn task(&self, plan: &Plan, data: Data<'_>, lines: Range<usize>, out: &mut [f32]) {
+    fn task(&self, plan: &Plan, data: Data<'_>, lines: Range<usize>, out: &mut [f32], ahead: &Ahead) {
+        let panels = self.groups * self.blocks.count;
+        let tiles = (lines.len() * plan.result[1]).div_ceil(COLUMNS) * panels;
+        let asked = ahead.lines().div_ceil(tiles.max(1));
         for (phase, before) in plan.phases() {
             let depths = Depths::new(phase, self.channels, self.groups == 1, &data);
             if depths.count == 0 {
@@ -223,7 +226,7 @@ impl Sums<'_> {
                     out[row * plan.to..][..plan.to].fill(0.0);
                 });
             }
-            for panel in 0..self.groups * self.blocks.count {
+            for panel in 0..panels {
                 let (group, block) = (panel / self.blocks.count, panel % self.blocks.count);
                 let first = block * self.blocks.width;
                 let rows = self.blocks.width.min(self.rows - first);
@@ -237,6 +240,7 @@ impl Sums<'_> {
                         (sources[n], results[n]) = (at + from + data_at, row * plan.to + to);
                         n += 1;
                         if n == sum.columns {
+                            ahead.ask(asked);
                             sum.run(&sources[..n], out, &results[..n]);
                             n = 0;
                         }
