@@ -267,19 +267,22 @@ mod x86 {
     /// Both hold sixteen rows of 32 elements at those steps; the processor has the feature.
     #[target_feature(enable = "avx512f")]
     pub(super) unsafe fn transpose(w: *const u16, step: usize, out: *mut u16, width: usize) {
-        // SAFETY: promised.
-        let rows: [__m512i; 16] =
-            std::array::from_fn(|r| unsafe { _mm512_loadu_si512(w.add(r * step).cast()) });
+        // No closures: what calls them is compiled without the instructions, and they are not always inlined.
+        let [mut rows, mut twos, mut fours] = [[_mm512_setzero_si512(); 16]; 3];
+        for (r, row) in rows.iter_mut().enumerate() {
+            // SAFETY: promised.
+            *row = unsafe { _mm512_loadu_si512(w.add(r * step).cast()) };
+        }
         // Pairs of neighbouring rows, then fours, within each quarter of a vector.
-        let twos: [__m512i; 16] = std::array::from_fn(|i| {
+        for i in 0..16 {
             let (a, b) = (rows[i / 2 * 2], rows[i / 2 * 2 + 1]);
-            if i % 2 == 0 { _mm512_unpacklo_epi32(a, b) } else { _mm512_unpackhi_epi32(a, b) }
-        });
+            twos[i] = if i % 2 == 0 { _mm512_unpacklo_epi32(a, b) } else { _mm512_unpackhi_epi32(a, b) };
+        }
         // Entry 4 · i + k: pair k of each quarter, rows 4 · i to 4 · i + 3.
-        let fours: [__m512i; 16] = std::array::from_fn(|i| {
+        for i in 0..16 {
             let (a, b) = (twos[i / 4 * 4 + i % 4 / 2], twos[i / 4 * 4 + i % 4 / 2 + 2]);
-            if i % 2 == 0 { _mm512_unpacklo_epi64(a, b) } else { _mm512_unpackhi_epi64(a, b) }
-        });
+            fours[i] = if i % 2 == 0 { _mm512_unpacklo_epi64(a, b) } else { _mm512_unpackhi_epi64(a, b) };
+        }
         for k in 0..4 {
             let [a, b, c, d] = [fours[k], fours[4 + k], fours[8 + k], fours[12 + k]];
             let (low, high) = (_mm512_shuffle_i32x4::<0x44>(a, b), _mm512_shuffle_i32x4::<0xee>(a, b));

@@ -273,9 +273,11 @@ mod x86 {
         for _ in 0..pairs {
             // SAFETY: promised; both types are 512 bits.
             unsafe {
-                let left: [__m512bh; V] = std::array::from_fn(|v| {
-                    transmute::<__m512, __m512bh>(_mm512_loadu_ps(panel.add(v * 16)))
-                });
+                // No closures: what calls them is compiled without the instructions, and they are not always inlined.
+                let mut left = [transmute::<__m512, __m512bh>(_mm512_setzero_ps()); V];
+                for v in 0..V {
+                    left[v] = transmute::<__m512, __m512bh>(_mm512_loadu_ps(panel.add(v * 16)));
+                }
                 for j in 0..N {
                     let right = transmute::<__m512, __m512bh>(_mm512_set1_ps(*data.add(j)));
                     for v in 0..V {

@@ -44,6 +44,7 @@ mod memory;
 mod method;
 mod plan;
 mod pointwise;
+mod pointwise_chain;
 mod pointwise_compile;
 mod pointwise_finish;
 mod pointwise_kernels;

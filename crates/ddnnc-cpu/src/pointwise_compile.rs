@@ -1,6 +1,7 @@
 //! From the steps of a group to a tile program.
 
 use crate::memory::{Plan, Slot};
+use crate::pointwise_chain::Chain;
 use crate::pointwise_kernels::{Adamw, Sgd};
 use crate::pointwise_program::{Access, Accumulator, Code, Domain, Gather, HEADER, Inst, Loc, Program};
 use crate::pointwise_tables::{Fill, FillKind, Vector};
@@ -601,6 +602,7 @@ impl<'a, 'p> Compiler<'a, 'p> {
         }
         let program = Program {
             domain,
+            chain: Chain::of(&insts, domain.channels),
             insts,
             slots: self.slots,
             tables: self.tables,

@@ -382,68 +382,132 @@ impl HalvesVectored for Gather<'_> {
 impl Gather<'_> {
     #[inline(always)]
     unsafe fn columns<S: Halves, X: Element, Y: Element>(self, a: *const X, b: *const Y) {
-        let [total, second] = self.sums;
-        let period = total.len().min(second.len());
+        let [total, second] = [&*self.sums[0], &*self.sums[1]].map(<[f64]>::len);
+        let period = total.min(second);
+        let sums = self.sums.map(<[f64]>::as_mut_ptr);
         let mut i = 0;
-        while i < period {
-            let some = S::LANES.min(period - i);
-            // SAFETY: the elements of all periods are there, and those of the sums and of what is taken off.
-            unsafe {
-                // With the sign turned, so that it is added; exact, as in f64 nearly all differences of f32 are.
+        // SAFETY: the elements of all periods are there, and those of the sums and of what is taken off.
+        unsafe {
+            while i + S::LANES <= period {
+                let off = match self.about {
+                    About::Floats(mean) => S::load(mean.as_ptr().add(i)).doubles(),
+                    About::Doubles(shift) => pair::<S>(shift.as_ptr().add(i)),
+                };
+                let sums = [sums[0].add(i), sums[1].add(i)];
+                let column = Column { i, period, n: self.n, lanes: S::LANES, off, sums };
+                column.run::<S, X, Y>(a, b, self.moments);
+                i += S::LANES;
+            }
+            let lanes = period - i;
+            if lanes > 0 {
+                // Lanes that are not there sum up zeros.
                 let mut off = [0.0f64; 16];
                 match self.about {
                     About::Floats(mean) => {
-                        off.iter_mut().zip(&mean[i..i + some]).for_each(|(off, &x)| *off = -f64::from(x));
+                        off.iter_mut().zip(&mean[i..i + lanes]).for_each(|(off, &x)| *off = f64::from(x));
                     }
-                    About::Doubles(shift) => {
-                        off.iter_mut().zip(&shift[i..i + some]).for_each(|(off, &x)| *off = -x);
-                    }
+                    About::Doubles(shift) => off[..lanes].copy_from_slice(&shift[i..i + lanes]),
                 }
-                let (mut one, mut two) = ([0.0f64; 16], [0.0f64; 16]);
-                one[..some].copy_from_slice(&total[i..i + some]);
-                two[..some].copy_from_slice(&second[i..i + some]);
-                let half = S::LANES / 2;
-                let off = [S::load_double(off.as_ptr()), S::load_double(off.as_ptr().add(half))];
-                let mut t = [S::load_double(one.as_ptr()), S::load_double(one.as_ptr().add(half))];
-                let mut s = [S::load_double(two.as_ptr()), S::load_double(two.as_ptr().add(half))];
-                let mut at = i;
-                // A period that is cut off at the end has no elements here.
-                while at < self.n {
-                    let there = some.min(self.n - at);
-                    let x = if there == S::LANES {
-                        X::load::<S, true>(a.add(at), there)
-                    } else {
-                        X::load::<S, false>(a.add(at), there)
-                    };
-                    let x = x.doubles();
-                    let d = [S::plus_double(x[0], off[0]), S::plus_double(x[1], off[1])];
-                    // Lanes that are not there must not count: their operands are zero, not their distances.
-                    if self.moments {
-                        let d = if there == S::LANES { d } else { first_lanes::<S>(d, there) };
-                        t = [S::plus_double(t[0], d[0]), S::plus_double(t[1], d[1])];
-                        s = [S::sum_double(s[0], d[0], d[0]), S::sum_double(s[1], d[1], d[1])];
-                    } else {
-                        let y = if there == S::LANES {
-                            Y::load::<S, true>(b.add(at), there)
-                        } else {
-                            Y::load::<S, false>(b.add(at), there)
-                        };
-                        let y = y.doubles();
-                        t = [S::plus_double(t[0], y[0]), S::plus_double(t[1], y[1])];
-                        s = [S::sum_double(s[0], y[0], d[0]), S::sum_double(s[1], y[1], d[1])];
-                    }
-                    at += period;
+                let mut all = [[0.0f64; 16]; 2];
+                for (all, sums) in all.iter_mut().zip(sums) {
+                    std::ptr::copy_nonoverlapping(sums.add(i), all.as_mut_ptr(), lanes);
                 }
-                S::store_double(t[0], one.as_mut_ptr());
-                S::store_double(t[1], one.as_mut_ptr().add(half));
-                S::store_double(s[0], two.as_mut_ptr());
-                S::store_double(s[1], two.as_mut_ptr().add(half));
-                total[i..i + some].copy_from_slice(&one[..some]);
-                second[i..i + some].copy_from_slice(&two[..some]);
+                let off = pair::<S>(off.as_ptr());
+                let places = all.each_mut().map(|all| all.as_mut_ptr());
+                let column = Column { i, period, n: self.n, lanes, off, sums: places };
+                column.run::<S, X, Y>(a, b, self.moments);
+                for (all, sums) in all.iter().zip(sums) {
+                    std::ptr::copy_nonoverlapping(all.as_ptr(), sums.add(i), lanes);
+                }
             }
-            i += some;
         }
     }
+}
+
+/// A vector of a period, over all rows.
+struct Column<D> {
+    /// Where in the period it begins.
+    i: usize,
+    period: usize,
+    /// Elements of the operands.
+    n: usize,
+    /// Lanes that count.
+    lanes: usize,
+    /// What the distance of the first operand is taken from.
+    off: [D; 2],
+    /// Where the sums of its lanes are: whole vectors.
+    sums: [*mut f64; 2],
+}
+
+impl<D: Copy> Column<D> {
+    #[inline(always)]
+    unsafe fn run<S: Halves<Double = D>, X: Element, Y: Element>(
+        &self,
+        a: *const X,
+        b: *const Y,
+        moments: bool,
+    ) {
+        let half = S::LANES / 2;
+        // SAFETY: promised by the caller of `gather`.
+        unsafe {
+            let [mut t, mut s] = [pair::<S>(self.sums[0]), pair::<S>(self.sums[1])];
+            let mut at = self.i;
+            if self.lanes == S::LANES {
+                while at + S::LANES <= self.n {
+                    let x = X::load::<S, true>(a.add(at), S::LANES);
+                    let y = if moments { x } else { Y::load::<S, true>(b.add(at), S::LANES) };
+                    [t, s] = self.add([t, s], x, y, moments, S::LANES);
+                    at += self.period;
+                }
+            }
+            // A period that is cut off at the end has some of the elements here, or none.
+            while at < self.n {
+                let lanes = self.lanes.min(self.n - at);
+                let x = X::load::<S, false>(a.add(at), lanes);
+                let y = if moments { x } else { Y::load::<S, false>(b.add(at), lanes) };
+                [t, s] = self.add([t, s], x, y, moments, lanes);
+                at += self.period;
+            }
+            for (sums, total) in self.sums.into_iter().zip([t, s]) {
+                S::store_double(total[0], sums);
+                S::store_double(total[1], sums.add(half));
+            }
+        }
+    }
+}
+
+impl<D: Copy> Column<D> {
+    /// The sums with one more row: no closure, which would be compiled without the level's instructions.
+    #[inline(always)]
+    unsafe fn add<S: Halves<Double = D>>(
+        &self,
+        [t, s]: [[D; 2]; 2],
+        x: S,
+        y: S,
+        moments: bool,
+        lanes: usize,
+    ) -> [[D; 2]; 2] {
+        // SAFETY: promised by the caller of `gather`.
+        unsafe {
+            let (x, minus) = (x.doubles(), S::load_double([-1.0f64; 8].as_ptr()));
+            // Exact, as in f64 nearly all differences of f32 are.
+            let d = [S::sum_double(x[0], self.off[0], minus), S::sum_double(x[1], self.off[1], minus)];
+            // Lanes that are not there must not count: their operands are zero, not their distances.
+            let d = if moments && lanes < S::LANES { first_lanes::<S>(d, lanes) } else { d };
+            let y = if moments { d } else { y.doubles() };
+            [
+                [S::plus_double(t[0], y[0]), S::plus_double(t[1], y[1])],
+                [S::sum_double(s[0], y[0], d[0]), S::sum_double(s[1], y[1], d[1])],
+            ]
+        }
+    }
+}
+
+/// A vector of f64 for each half of the lanes.
+#[inline(always)]
+unsafe fn pair<S: Halves>(from: *const f64) -> [S::Double; 2] {
+    // SAFETY: promised by the caller: there are as many as lanes.
+    unsafe { [S::load_double(from), S::load_double(from.add(S::LANES / 2))] }
 }
 
 /// The first lanes of two vectors, and zeros.

@@ -7,6 +7,7 @@
 use crate::ahead::Ahead;
 use crate::device::Machine;
 use crate::memory::{Memory, Slot};
+use crate::pointwise_chain::{self, CHAINED, Chain, Ends, Gate, Gathers, Sums};
 use crate::pointwise_kernels as kernels;
 use crate::pointwise_kernels::{Adamw, Sgd, sum, widen};
 use crate::pointwise_pass::{self, Arith, Gathering, Port, Ports};
@@ -254,6 +255,8 @@ pub struct Program {
     pub domain: Domain,
     /// What runs for each tile.
     pub insts: Vec<Inst>,
+    /// The instructions as one pass, where they are one.
+    pub chain: Option<Chain>,
     /// The memory it reads and writes.
     pub slots: Vec<Slot>,
     /// Repeated channel vectors, one period each.
@@ -306,7 +309,10 @@ impl Program {
             let sums = &mut sums[..self.sums];
             sums.fill(0.0);
             let registers = &mut registers[..self.scratch()];
-            let rows = self.domain.tile_rows();
+            let rows = match self.chain {
+                Some(_) => self.domain.tile_rows() * (CHAINED / TILE),
+                None => self.domain.tile_rows(),
+            };
             for at in (0..count).step_by(rows) {
                 let tile = Tile {
                     program: self,
@@ -327,7 +333,10 @@ impl Program {
                 if at == 0 {
                     tile.begin(sums);
                 }
-                tile.run(sums);
+                match &self.chain {
+                    Some(chain) => tile.chain(chain, sums),
+                    None => tile.run(sums),
+                }
             }
             if let Some(partial) = partial {
                 self.fold(count, sums, partial);
@@ -415,6 +424,17 @@ impl Program {
             }
         }
         partial[1] = before + n;
+    }
+}
+
+/// Takes the first row for the mean that moments are gathered about, so that the squares do not cancel, unless there is one.
+fn take_shift(shift: &mut [f64], channels: usize, first: impl Fn(usize) -> f32) {
+    if shift[0].is_nan() {
+        for c in 0..channels {
+            let x = first(c);
+            let x = if x.is_finite() { f64::from(x) } else { 0.0 };
+            shift[c..].iter_mut().step_by(channels).for_each(|s| *s = x);
+        }
     }
 }
 
@@ -522,6 +542,58 @@ impl Tile<'_> {
                 kernels::round(self.level, self.write(inst, 0));
             }
         }
+    }
+
+    /// Runs the program as a chain.
+    fn chain(&self, chain: &Chain, sums: &mut [f64]) {
+        let (period, channels) = (self.program.domain.period(), self.program.domain.channels);
+        let n = self.rows * channels;
+        let place = |loc: Loc| match loc {
+            Loc::Half(slot) => {
+                self.memory.pointer::<u16>(self.program.slots[slot], self.first * channels, n).cast::<u8>()
+            }
+            loc => self.address(loc, false).0.cast::<u8>(),
+        };
+        let rows = self.address(Loc::Rows, false).0;
+        let (gate, normalize) = match chain.gate {
+            Gate::Open => (std::ptr::null_mut(), None),
+            Gate::Positive(by) => (place(by), None),
+            Gate::Normalized(value, tables) => (place(value), Some(tables.map(|t| self.table(t)))),
+        };
+        let gathers = match chain.sums {
+            Sums::Moments(accumulator) => {
+                let at = self.program.accumulators[accumulator].at;
+                let (total, rest) = sums[at..][..3 * period].split_at_mut(period);
+                let (squares, shift) = rest.split_at_mut(period);
+                // SAFETY: a tile has a row.
+                let first = |c: usize| pointwise_chain::rounded(unsafe { *rows.add(c) }, chain.halves);
+                take_shift(shift, channels, first);
+                Gathers::Moments([total, squares], shift)
+            }
+            Sums::Products(products) => {
+                let mut sums = sums;
+                let mut passed = 0;
+                let mut next = |product: Option<(usize, usize, Loc)>| {
+                    let (accumulator, mean, value) = product?;
+                    // Accumulators follow one another.
+                    let at = self.program.accumulators[accumulator].at - passed;
+                    let (mine, rest) = std::mem::take(&mut sums)[at..].split_at_mut(2 * period);
+                    (sums, passed) = (rest, passed + at + 2 * period);
+                    let (along, total) = mine.split_at_mut(period);
+                    Some(([total, along], place(value).cast_const(), self.table(mean)))
+                };
+                let [one, two] = products;
+                let one = next(one);
+                Gathers::Products([one, next(two)])
+            }
+        };
+        let add = chain.add.map_or(std::ptr::null_mut(), place);
+        let (halves, out) = (chain.halves, place(chain.out));
+        let ends = Ends { n, halves, rows, add, gate, normalize, out, gathers };
+        // SAFETY: `address` and `pointer` check that all rows of the tile are in their memory, and a chain's channels are
+        // whole vectors. Results lie apart from operands or on one of the same type (`compile` sees to it); other tasks
+        // write other rows.
+        unsafe { pointwise_chain::run(self.level, ends) };
     }
 
     /// Runs an instruction that is one pass over the elements; it rounds as the instruction says.
@@ -643,21 +715,13 @@ impl Tile<'_> {
                 let at = self.program.accumulators[*accumulator].at;
                 let (total, rest) = sums[at..][..3 * period].split_at_mut(period);
                 let (squares, shift) = rest.split_at_mut(period);
-                if shift[0].is_nan() {
-                    // The first row stands for the mean, so that the squares do not cancel.
-                    let channels = self.program.domain.channels;
-                    for c in 0..channels {
-                        // SAFETY: a tile has a row, whose elements `port` finds in their memory.
-                        let x = unsafe {
-                            match self.port(inst, 0) {
-                                Port::Floats(row) | Port::Rounded(row) => *row.add(c),
-                                Port::Halves(row) => widen(*row.add(c)),
-                            }
-                        };
-                        let x = if x.is_finite() { f64::from(x) } else { 0.0 };
-                        shift[c..].iter_mut().step_by(channels).for_each(|s| *s = x);
+                // SAFETY: a tile has a row, whose elements `port` finds in their memory.
+                take_shift(shift, self.program.domain.channels, |c| unsafe {
+                    match self.port(inst, 0) {
+                        Port::Floats(row) | Port::Rounded(row) => *row.add(c),
+                        Port::Halves(row) => widen(*row.add(c)),
                     }
-                }
+                });
                 // SAFETY: the operand is the tile's, the sums and the shift are of one period.
                 unsafe {
                     let what = Gathering::Moments([total, squares], shift);
