@@ -4,10 +4,10 @@ use crate::convolution::Rows;
 use crate::device::Machine;
 use crate::simd::Level;
 use crate::vector::{Vector, Vectored, with_vectors};
+use crate::winograd_source::{Held, Positions};
 use std::ops::Range;
 
-/// Elements of a transformed patch.
-pub const POINTS: usize = 36;
+pub use crate::winograd_source::POINTS;
 
 /// Some lines of one image.
 pub struct Map<'a> {
@@ -51,13 +51,17 @@ impl<'a> Map<'a> {
 pub struct Into {
     /// Patches of the group.
     pub patches: usize,
+    /// Patches for which there is room: the step between points, in patches.
+    pub room: usize,
     /// The first that is written.
     pub first: usize,
     /// Channels of a block, a multiple of the vector length.
     pub width: usize,
 }
 
-/// Bᵀ d B of the 6×6 patches of x that belong to `count` (rows, columns) of patches of y, the first at `corner` of y.
+/// Bᵀ d B of the 6×6 patches of x that belong to `count` (rows, columns) of patches of y, the first at `corner` of y;
+/// `beside` is called for each patch.
+#[expect(clippy::too_many_arguments, reason = "the operands of a transform")]
 pub fn input(
     level: Level,
     x: &Map<'_>,
@@ -66,12 +70,13 @@ pub fn input(
     count: [usize; 2],
     into: Into,
     out: &mut [f32],
+    beside: impl FnMut(),
 ) {
     let corner = std::array::from_fn(|i| corner[i] as isize - pad[i] as isize);
-    with_vectors(level, Patches::<6> { map: x, corner, count, into, out });
+    with_vectors(level, Patches::<_, 6> { map: x, corner, count, into, out, beside });
 }
 
-/// A dY Aᵀ of `count` (rows, columns) of 4×4 patches of dy, the first at `corner`.
+/// A dY Aᵀ of `count` (rows, columns) of 4×4 patches of dy, the first at `corner`; `beside` is called for each patch.
 pub fn gradient(
     level: Level,
     dy: &Map<'_>,
@@ -79,103 +84,61 @@ pub fn gradient(
     count: [usize; 2],
     into: Into,
     out: &mut [f32],
+    beside: impl FnMut(),
 ) {
     let corner = corner.map(|x| x as isize);
-    with_vectors(level, Patches::<4> { map: dy, corner, count, into, out });
+    with_vectors(level, Patches::<_, 4> { map: dy, corner, count, into, out, beside });
 }
 
 /// Patches of N×N positions, four apart.
-struct Patches<'a, const N: usize> {
+struct Patches<'a, F, const N: usize> {
     map: &'a Map<'a>,
     corner: [isize; 2],
     count: [usize; 2],
     into: Into,
     out: &'a mut [f32],
+    /// Called for each patch.
+    beside: F,
 }
 
-impl<const N: usize> Vectored for Patches<'_, N> {
+impl<F: FnMut(), const N: usize> Vectored for Patches<'_, F, N> {
     #[inline(always)]
-    #[expect(clippy::needless_range_loop, reason = "closures would not be compiled for the level")]
     unsafe fn run<S: Vector>(self) {
-        let Patches { map, corner, count, into: Into { patches, first, width }, out } = self;
+        let Patches { map, corner, count, into, out, mut beside } = self;
+        let Into { patches, room, first, width } = into;
         let (channels, columns) = (map.channels, map.size[1]);
         let pitch = columns * channels;
         let blocks = channels.div_ceil(width.max(1));
         assert!(map.elements.len() == map.lines.len() * pitch, "the map is whole");
         assert!(width.is_multiple_of(S::LANES), "whole vectors");
-        assert!(out.len() >= blocks * POINTS * patches * width, "the result has room");
+        assert!(patches <= room && out.len() >= blocks * POINTS * room * width, "the result has room");
         assert!(first + count[0] * count[1] <= patches, "the patches of a group");
-        let inside = |begin: isize, range: Range<usize>| -> [bool; N] {
-            std::array::from_fn(|i| range.contains(&((begin + i as isize) as usize)))
+        // Which of the positions from `begin` on lie in a range.
+        let inside = |begin: isize, range: Range<usize>| {
+            let clamp = |at: usize| (at as isize - begin).clamp(0, N as isize) as usize;
+            clamp(range.start)..clamp(range.end).max(clamp(range.start))
         };
+        let mut held = Held::new();
         for patch in 0..count[0] * count[1] {
+            beside();
             let line = corner[0] + 4 * (patch / count[1]) as isize;
             let column = corner[1] + 4 * (patch % count[1]) as isize;
-            let (there, across) = (inside(line, map.lines.clone()), inside(column, 0..columns));
-            let whole = there == [true; N] && across == [true; N];
             let at = (line - map.lines.start as isize) * pitch as isize + column * channels as isize;
-            let from = map.elements.as_ptr().wrapping_offset(at);
+            let positions = Positions {
+                from: map.elements.as_ptr().wrapping_offset(at),
+                steps: [pitch, channels],
+                rows: inside(line, map.lines.clone()),
+                columns: inside(column, 0..columns),
+            };
             for c in (0..channels).step_by(S::LANES) {
                 let some = S::LANES.min(channels - c);
-                let from = from.wrapping_add(c);
-                let to = (c / width * POINTS * patches + first + patch) * width + c % width;
-                // SAFETY: the assertions above leave room for every patch, point and block, whose width is whole vectors.
+                let to = (c / width * POINTS * room + first + patch) * width + c % width;
+                // SAFETY: positions that are there lie in the map, which is whole, and the result has room for every
+                // patch, point and block, whose width is whole vectors: both by the assertions above.
                 unsafe {
-                    let to = out.as_mut_ptr().add(to);
-                    let mut half = [[S::splat(0.0); N]; 6];
-                    for j in 0..N {
-                        let mut d = [S::splat(0.0); N];
-                        // Positions that are there lie in the map, which the assertion above says is whole.
-                        for i in 0..N {
-                            let from = from.wrapping_add(i * pitch + j * channels);
-                            if whole || (there[i] && across[j]) {
-                                d[i] =
-                                    if some == S::LANES { S::load(from) } else { S::load_first(from, some) };
-                            }
-                        }
-                        let column = spread::<S, N>(d);
-                        for i in 0..6 {
-                            half[i][j] = column[i];
-                        }
-                    }
-                    for i in 0..6 {
-                        let done = spread(half[i]);
-                        for j in 0..6 {
-                            done[j].store(to.add((6 * i + j) * patches * width));
-                        }
-                    }
+                    positions.transform::<S, N>(c, some, out.as_mut_ptr().add(to), room * width, &mut held);
                 }
             }
-        }
-    }
-}
-
-/// Bᵀ d where N is 6, A y where it is 4.
-///
-/// # Safety
-///
-/// The processor has the level of S, here and below.
-#[inline(always)]
-unsafe fn spread<S: Vector, const N: usize>(d: [S; N]) -> [S; 6] {
-    // SAFETY: promised.
-    unsafe {
-        let (four, eight) = (S::splat(4.0), S::splat(8.0));
-        if N == 6 {
-            let (a, b) = (d[4].sum(d[2], S::splat(-4.0)), d[3].sum(d[1], S::splat(-4.0)));
-            let (c, e) = (d[4].minus(d[2]), d[3].minus(d[1]).times(2.0));
-            let five = S::splat(-5.0);
-            [
-                d[4].sum(d[2], five).sum(d[0], four),
-                a.plus(b),
-                a.minus(b),
-                c.plus(e),
-                c.minus(e),
-                d[5].sum(d[3], five).sum(d[1], four),
-            ]
-        } else {
-            let (a, b) = (d[0].plus(d[2]), d[1].plus(d[3]));
-            let (c, e) = (d[0].sum(d[2], four), d[1].times(2.0).sum(d[3], eight));
-            [d[0], a.plus(b), a.minus(b), c.plus(e), c.minus(e), d[3]]
         }
     }
 }

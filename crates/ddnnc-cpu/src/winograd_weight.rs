@@ -8,6 +8,7 @@
 //! transforms it once. Otherwise all groups of a chunk are transformed first; then each task takes one pair of blocks
 //! with all points and adds their dw, a quarter of dU, so that dU never goes to memory.
 
+use crate::ahead::Ahead;
 use crate::convolution::Geometry;
 use crate::convolution_weight::GradPart;
 use crate::device::Machine;
@@ -15,11 +16,20 @@ use crate::launch::Need;
 use crate::tile::{Blocks, COLUMNS, Tiles, Walk};
 use crate::winograd_patches::{self, Into, Map, POINTS};
 
+/// Multiply-adds of a product that take as long as the transform of one channel of a patch.
+const TRANSFORM: usize = 160;
+
 /// Patches that a group aims at.
 const GROUP: usize = 32;
 
 /// Patches whose products are summed in registers in one go: their panel stays in the first cache.
 const DEPTH: usize = 128;
+
+/// The same where dU is small beside the second cache, which then holds the patches too.
+const SHALLOW: usize = 64;
+
+/// Elements of the second cache.
+const CACHE: usize = 1 << 18;
 
 /// Elements of dU that a task may keep for all channels.
 const SMALL: usize = 1 << 18;
@@ -70,7 +80,9 @@ impl Cut {
         let small = POINTS * g.inputs * g.outputs <= SMALL;
         let per_patch = POINTS * (g.inputs + g.outputs);
         let (together, slices) = if small {
-            ((DEPTH / patches).max(1), SLICES.min(groups.div_ceil((DEPTH / patches).max(1))).max(1))
+            let cached = POINTS * g.inputs * g.outputs + per_patch * SHALLOW <= CACHE;
+            let together = (if cached { SHALLOW } else { DEPTH } / patches).max(1);
+            (together, SLICES.min(groups.div_ceil(together)).max(1))
         } else {
             (((CHUNK / per_patch).max(DEPTH) / patches).max(1).min(groups), 1)
         };
@@ -82,10 +94,15 @@ impl Cut {
         self.rows * self.tiles[0]
     }
 
+    /// Patches that a group has room for: one more, so that the points of a patch do not push each other out of the cache.
+    fn room(&self) -> usize {
+        self.patches() + 1
+    }
+
     /// Elements of V and M of a group.
     fn group(&self) -> usize {
         POINTS
-            * self.patches()
+            * self.room()
             * (self.inputs.count * self.inputs.width + self.outputs.count * self.outputs.width)
     }
 
@@ -180,11 +197,26 @@ impl Launch<'_> {
                 let [from, to] = [slice, slice + 1].map(|s| cut.groups * s / cut.slices);
                 for first in (from..to).step_by(cut.together) {
                     let count = cut.together.min(to - first);
+                    let mut ahead = Ahead::default();
+                    let later = if first + count < to {
+                        first + count
+                    } else {
+                        // The slice that a worker draws next, if all take as long.
+                        cut.groups * (slice + self.machine.pool.threads()) / cut.slices
+                    };
+                    self.list(later, count, &mut ahead);
+                    let [of_x, of_dy, of_point] = self.asked(ahead.lines(), count);
                     for (i, out) in space.chunks_exact_mut(cut.group()).take(count).enumerate() {
-                        self.transform(first + i, out, rows, worker);
+                        self.transform(first + i, out, rows, worker, (&ahead, [of_x, of_dy]));
                     }
                     for (pair, du) in du.chunks_exact_mut(POINTS * cut.pair()).enumerate() {
-                        self.multiply(&space[..count * cut.group()], pair, du, first > from);
+                        self.multiply(
+                            &space[..count * cut.group()],
+                            pair,
+                            du,
+                            first > from,
+                            (&ahead, of_point),
+                        );
                     }
                 }
                 for (du, sums) in
@@ -203,27 +235,72 @@ impl Launch<'_> {
             let count = cut.together.min(cut.groups - first);
             let space = &mut space[..count * cut.group()];
             self.machine.pool.split(space, cut.group(), |group, out, worker| {
-                self.machine.with_scratch(worker, |rows| self.transform(first + group, out, rows, worker));
+                let mut ahead = Ahead::default();
+                self.list(first + group + self.machine.pool.threads(), 1, &mut ahead);
+                let asked = ahead.lines().div_ceil(2 * cut.patches().max(1));
+                self.machine.with_scratch(worker, |rows| {
+                    self.transform(first + group, out, rows, worker, (&ahead, [asked; 2]));
+                });
             });
             let space = &*space;
             self.machine.pool.split(sums, 9 * cut.pair(), |pair, sums, worker| {
                 self.machine.with_scratch(worker, |scratch| {
                     let du = &mut scratch[..POINTS * cut.pair()];
-                    self.multiply(space, pair, du, false);
+                    self.multiply(space, pair, du, false, (&Ahead::default(), 0));
                     winograd_patches::weight(self.machine.level, du, sums, first > 0);
                 });
             });
         }
     }
 
+    /// Lists the rows of x and dy of some groups.
+    fn list(&self, first: usize, count: usize, ahead: &mut Ahead) {
+        let [_, down] = self.cut.tiles;
+        let rows = first * self.cut.rows..(first + count) * self.cut.rows;
+        let mut before = 0;
+        for part in self.parts {
+            let of_part = before..before + part.images * down;
+            before = of_part.end;
+            let (begin, end) = (rows.start.max(of_part.start), rows.end.min(of_part.end));
+            if begin >= end {
+                continue;
+            }
+            for (map, size) in [(part.x, self.g.input), (part.dy, self.g.output)] {
+                let line = |row: usize| {
+                    let row = row - of_part.start;
+                    row / down * size[0] + (4 * (row % down)).min(size[0])
+                };
+                map.list(line(begin) * size[1], (line(end) - line(begin)) * size[1], ahead);
+            }
+        }
+    }
+
+    /// How many of so many lines are to be asked for beside a patch of x, a patch of dy and a point of a pair of blocks,
+    /// while so many groups are transformed and multiplied: by the time that each takes.
+    fn asked(&self, lines: usize, groups: usize) -> [usize; 3] {
+        let (g, cut) = (self.g, &self.cut);
+        let patches = groups * cut.patches();
+        let (x, dy, products) = (TRANSFORM * g.inputs, TRANSFORM * g.outputs, POINTS * g.inputs * g.outputs);
+        let share =
+            |time: usize, pieces: usize| (lines * time).div_ceil((pieces * (x + dy + products)).max(1));
+        [share(x, patches), share(dy, patches), share(products, POINTS * cut.pairs())]
+    }
+
     /// V and M of a group; zero past the last row of patches.
-    fn transform(&self, group: usize, out: &mut [f32], scratch: &mut [f32], worker: usize) {
+    fn transform(
+        &self,
+        group: usize,
+        out: &mut [f32],
+        scratch: &mut [f32],
+        worker: usize,
+        (ahead, asked): (&Ahead, [usize; 2]),
+    ) {
         let (g, cut, machine) = (self.g, &self.cut, self.machine);
         let [size_x, size_dy] = loaded(g, cut);
         let (xs, scratch) = scratch.split_at_mut(size_x);
         let dys = &mut scratch[..size_dy];
-        let patches = cut.patches();
-        let (v, m) = out.split_at_mut(POINTS * patches * cut.inputs.count * cut.inputs.width);
+        let (patches, room) = (cut.patches(), cut.room());
+        let (v, m) = out.split_at_mut(POINTS * room * cut.inputs.count * cut.inputs.width);
         let (mut row, end) = (group * cut.rows, (group + 1) * cut.rows);
         let [across, down] = cut.tiles;
         let (mut before, mut done) = (0, 0);
@@ -251,7 +328,7 @@ impl Launch<'_> {
                     channels: g.outputs,
                 }
                 .load(machine, part.dy, image, worker, dys);
-                let into = |width| Into { patches, first: done, width };
+                let into = |width| Into { patches, room, first: done, width };
                 let (corner, pad) = ([4 * first, 0], g.conv.pad);
                 winograd_patches::input(
                     machine.level,
@@ -261,6 +338,7 @@ impl Launch<'_> {
                     [count, across],
                     into(cut.inputs.width),
                     v,
+                    || ahead.ask(asked[0]),
                 );
                 winograd_patches::gradient(
                     machine.level,
@@ -269,14 +347,15 @@ impl Launch<'_> {
                     [count, across],
                     into(cut.outputs.width),
                     m,
+                    || ahead.ask(asked[1]),
                 );
                 done += count * across;
                 row += count;
             }
         }
         let clear = |all: &mut [f32], width: usize| {
-            for of_point in all.chunks_exact_mut(patches * width) {
-                of_point[done * width..].fill(0.0);
+            for of_point in all.chunks_exact_mut(room * width) {
+                of_point[done * width..patches * width].fill(0.0);
             }
         };
         if done < patches {
@@ -286,18 +365,26 @@ impl Launch<'_> {
     }
 
     /// dU `[ξ][input][output]` of a pair of blocks; added to what is there where `add`.
-    fn multiply(&self, groups: &[f32], pair: usize, du: &mut [f32], add: bool) {
+    fn multiply(
+        &self,
+        groups: &[f32],
+        pair: usize,
+        du: &mut [f32],
+        add: bool,
+        (ahead, asked): (&Ahead, usize),
+    ) {
         let (g, cut) = (self.g, &self.cut);
         let (i, o) = (pair / cut.outputs.count, pair % cut.outputs.count);
         let (wide, high) = (cut.inputs.width, cut.outputs.width);
         let columns = wide.min(g.inputs - i * wide);
         let rows = high.min(g.outputs - o * high);
-        let (patches, size) = (cut.patches(), cut.group());
+        let (patches, room, size) = (cut.patches(), cut.room(), cut.group());
         let count = groups.len() / size;
         let some = (DEPTH / patches).max(1);
         for point in 0..POINTS {
-            let v = (i * POINTS + point) * patches * wide;
-            let m = POINTS * patches * cut.inputs.count * wide + (o * POINTS + point) * patches * high;
+            ahead.ask(asked);
+            let v = (i * POINTS + point) * room * wide;
+            let m = POINTS * room * cut.inputs.count * wide + (o * POINTS + point) * room * high;
             let du = &mut du[point * wide * high..(point + 1) * wide * high];
             for first in (0..count).step_by(some) {
                 let walk = Walk {
