@@ -4,6 +4,9 @@
 //! channels. For each chunk of positions it packs dy once, and the rows of x into panels once for every tap. Input
 //! channels are the rows of the products, so that sums lie in the order of weights of one tap. The batch is cut into
 //! pieces and the channels into blocks by shape alone; the sums of the pieces are added in order.
+//!
+//! Rows of x that are not in memory are computed as bf16: by the task, for each chunk, where no other task reads them, else
+//! once for all tasks, some images of each piece at a time.
 
 use crate::bf16_weight_tile::{Half, NONE, Product, WIDTH, pack};
 use crate::convolution::{Geometry, Rows};
@@ -81,7 +84,7 @@ impl Blocks {
         let positions = (PACKED / sizes[0].max(1)).clamp(POSITIONS / 4, POSITIONS);
         // Where one task reads the rows, they are in its cache as it computes them.
         let many = counts[0] * counts[1] > 1;
-        let kept = if many { Kept::new(g, images, cut.pieces) } else { None };
+        let kept = if many { Kept::new(g, images, cut.pieces, KEPT) } else { None };
         Blocks { cut: cut.with_positions(positions), counts, sizes, taps: g.taps(), kept }
     }
 
@@ -104,6 +107,14 @@ impl Blocks {
     /// Whether the sums of each task are a piece of the weights as they lie in memory.
     fn direct(&self, g: &Geometry) -> bool {
         self.cut.pieces == 1 && self.taps == 1 && self.counts[1] == 1 && self.row() == g.inputs
+    }
+
+    /// Workspace for parts of so many images.
+    fn need(&self, g: &Geometry, images: &[usize]) -> Need {
+        let scratch = self.scratch(g, images.iter().copied()).iter().sum();
+        let sums = if self.direct(g) { 0 } else { self.tasks() * self.sums() };
+        let shared = sums + self.kept.map_or(0, |kept| kept.size().div_ceil(2));
+        Need { scratch, shared, ..Need::default() }
     }
 
     fn tasks(&self) -> usize {
@@ -154,10 +165,10 @@ struct Kept {
 }
 
 impl Kept {
-    /// `None` where one image of each piece is too much.
-    fn new(g: &Geometry, images: usize, pieces: usize) -> Option<Kept> {
+    /// For room for so many elements; `None` where one image of each piece is more.
+    fn new(g: &Geometry, images: usize, pieces: usize, room: usize) -> Option<Kept> {
         let image = g.input[0] * g.input[1] * g.inputs;
-        let most = KEPT / (pieces * image).max(1);
+        let most = room / (pieces * image).max(1);
         if most == 0 || images == 0 {
             return None;
         }
@@ -287,19 +298,25 @@ fn panel_step(pairs: usize) -> usize {
 
 /// Workspace of [`run`] for parts of so many images.
 pub fn need(g: &Geometry, images: &[usize]) -> Need {
-    let blocks = Blocks::new(g, images.iter().sum());
-    let scratch = blocks.scratch(g, images.iter().copied()).iter().sum();
-    let sums = if blocks.direct(g) { 0 } else { blocks.tasks() * blocks.sums() };
-    let shared = sums + blocks.kept.map_or(0, |kept| kept.size().div_ceil(2));
-    Need { scratch, shared, ..Need::default() }
+    Blocks::new(g, images.iter().sum()).need(g, images)
 }
 
 /// dw = the sum over all parts, of which some have images.
 pub fn run(machine: &mut Machine<'_>, g: &Geometry, parts: &[GradPart<'_>], dw: &mut [f32]) {
+    run_blocks(machine, g, parts, dw, &Blocks::new(g, parts.iter().map(|p| p.images).sum()));
+}
+
+/// The same, cut so.
+fn run_blocks(
+    machine: &mut Machine<'_>,
+    g: &Geometry,
+    parts: &[GradPart<'_>],
+    dw: &mut [f32],
+    blocks: &Blocks,
+) {
     if dw.is_empty() {
         return;
     }
-    let blocks = Blocks::new(g, parts.iter().map(|p| p.images).sum());
     let sizes = blocks.scratch(g, parts.iter().map(|p| p.images));
     let direct = blocks.direct(g);
     let kept = blocks.kept.filter(|_| parts.iter().any(|p| is_computed(p.x)));
@@ -310,13 +327,12 @@ pub fn run(machine: &mut Machine<'_>, g: &Geometry, parts: &[GradPart<'_>], dw: 
         if let Some(kept) = kept {
             kept.fill(&machine, g, parts, round, &mut halves(rows)[..kept.size()]);
         }
-        let launch =
-            Launch { machine: &machine, g, blocks: &blocks, parts, sizes, kept, rows: halves(rows), round };
+        let launch = Launch { machine: &machine, g, blocks, parts, sizes, kept, rows: halves(rows), round };
         let task = |task: usize, out: &mut [f32], worker: usize| launch.task(task, out, worker);
         machine.pool.split(if direct { &mut *dw } else { &mut *shared }, blocks.sums(), task);
     }
     if !direct {
-        collect(&machine, g, &blocks, shared, dw);
+        collect(&machine, g, blocks, shared, dw);
     }
 }
 
@@ -536,4 +552,116 @@ fn collect(machine: &Machine<'_>, g: &Geometry, blocks: &Blocks, sums: &[f32], d
             }
         });
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Blocks, Kept, run_blocks};
+    use crate::ahead::Ahead;
+    use crate::convolution::{Geometry, Rows};
+    use crate::convolution_weight::GradPart;
+    use crate::device::Machine;
+    use crate::simd::Level;
+    use ddnnc_ir::Conv;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// Rows that are computed, as bf16 or as f32, or lie in memory.
+    struct Drawn {
+        channels: usize,
+        all: Vec<u16>,
+        computed: bool,
+        halves: bool,
+        loaded: AtomicUsize,
+    }
+
+    impl Rows for Drawn {
+        fn channels(&self) -> usize {
+            self.channels
+        }
+
+        fn direct(&self) -> Option<&[f32]> {
+            None
+        }
+
+        fn direct_bf16(&self) -> Option<&[u16]> {
+            (!self.computed).then_some(&self.all)
+        }
+
+        fn load(&self, _: &Machine<'_>, first: usize, count: usize, _: usize, out: &mut [f32]) {
+            assert_eq!(out.len(), count * self.channels);
+            self.loaded.fetch_add(count, Ordering::Relaxed);
+            let from = &self.all[first * self.channels..];
+            out.iter_mut().zip(from).for_each(|(o, &x)| *o = f32::from_bits(u32::from(x) << 16));
+        }
+
+        fn load_bf16(&self, _: &Machine<'_>, first: usize, count: usize, _: usize, out: &mut [u16]) -> bool {
+            if self.halves {
+                assert_eq!(out.len(), count * self.channels);
+                self.loaded.fetch_add(count, Ordering::Relaxed);
+                out.copy_from_slice(&self.all[first * self.channels..][..out.len()]);
+            }
+            self.halves
+        }
+
+        fn list(&self, first: usize, count: usize, _: &mut Ahead) {
+            assert!((first + count) * self.channels <= self.all.len(), "rows that are not there");
+        }
+    }
+
+    /// Small whole numbers, so that sums are exact in every order.
+    fn rows(channels: usize, count: usize, computed: bool, halves: bool) -> Drawn {
+        let number = |i: usize| ((i * 7919 + i / 13) % 7) as f32 - 3.0;
+        let all = (0..count * channels).map(|i| (number(i).to_bits() >> 16) as u16).collect();
+        Drawn { channels, all, computed, halves, loaded: AtomicUsize::new(0) }
+    }
+
+    #[test]
+    fn computed_rows_are_kept_in_rounds() {
+        let Some(level) = Level::available().find(|l| l.multiplies_bf16()) else { return };
+        // Kernel, stride, padding; channels of x and y.
+        for (kernel, stride, pad, inputs, outputs) in
+            [(3, 1, 1, 129, 128), (3, 2, 1, 64, 160), (1, 1, 0, 128, 192), (1, 2, 0, 65, 256)]
+        {
+            let conv = Conv { stride: [stride; 2], pad: [pad; 2], dilation: [1; 2], groups: 1 };
+            let (input, kernel) = ([5, 7], [kernel; 2]);
+            let output = conv.output(input, kernel).expect("the kernel fits");
+            let g = Geometry { conv, input, output, kernel, inputs, outputs };
+            let images = [3, 0, 4];
+            let map = |[h, w]: [usize; 2]| h * w;
+            let dys: Vec<Drawn> =
+                images.iter().map(|n| rows(outputs, n * map(output), false, false)).collect();
+            let mut first: Option<Vec<f32>> = None;
+            // In memory; kept, in few and in many rounds; computed by each task.
+            for (computed, room) in
+                [(false, 0), (true, usize::MAX), (true, 4 * map(input) * inputs), (true, 1), (true, 0)]
+            {
+                for halves in [false, true] {
+                    let xs: Vec<Drawn> = (images.iter().enumerate())
+                        .map(|(i, n)| rows(inputs, n * map(input), computed && i != 1, halves))
+                        .collect();
+                    let parts: Vec<GradPart<'_>> = (images.iter().zip(&xs).zip(&dys))
+                        .map(|((&images, x), dy)| GradPart { images, x, dy })
+                        .collect();
+                    let mut blocks = Blocks::new(&g, 7);
+                    assert!(blocks.tasks() > blocks.cut.pieces, "tasks share rows");
+                    let least = blocks.cut.pieces * map(input) * inputs;
+                    blocks.kept =
+                        Kept::new(&g, 7, blocks.cut.pieces, room.max(if room == 1 { least } else { 0 }));
+                    assert_eq!(blocks.kept.is_none(), room == 0);
+                    let mut dw = vec![f32::NAN; outputs * inputs * g.taps()];
+                    Machine::testing(level, 2, blocks.need(&g, &images), |machine| {
+                        run_blocks(machine, &g, &parts, &mut dw, &blocks);
+                    });
+                    if room > 0 {
+                        for (x, n) in xs.iter().zip(images) {
+                            let loaded = x.loaded.load(Ordering::Relaxed);
+                            assert!(loaded <= n * map(input), "rows are computed once");
+                        }
+                    }
+                    let first = first.get_or_insert_with(|| dw.clone());
+                    assert!(*first == dw, "{g:?} room {room} halves {halves}");
+                }
+            }
+        }
+    }
 }
