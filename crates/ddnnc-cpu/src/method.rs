@@ -7,6 +7,9 @@ use crate::winograd;
 use crate::winograd_weight;
 use std::sync::Arc;
 
+/// Input channels below which weight gradients are no products of pairs of bf16.
+const NARROW: usize = 8;
+
 /// How a convolution is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Method {
@@ -84,6 +87,28 @@ impl Method {
         if settings.winograd && fits(&Method::Winograd) && pays {
             return Method::Winograd;
         }
-        [Method::Bf16, Method::Depthwise].into_iter().find(fits).unwrap_or(Method::Direct)
+        // The rows of its products are input channels: of a few, most of a vector would be empty.
+        let empty = direction == Direction::WeightGradient && g.inputs < NARROW;
+        let ways = if empty { &[Method::Depthwise][..] } else { &[Method::Bf16, Method::Depthwise] };
+        ways.iter().copied().find(fits).unwrap_or(Method::Direct)
+    }
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+    use ddnnc_ir::Conv;
+
+    #[test]
+    fn weight_gradients_of_few_channels_are_no_pairs_of_bf16() {
+        let settings = Settings { level: Level::Avx512Bf16, winograd: true, choices: Arc::default() };
+        let chosen = |direction, inputs| {
+            let conv = Conv { stride: [2; 2], pad: [1; 2], dilation: [1; 2], groups: 1 };
+            let g = Geometry { conv, input: [32; 2], output: [16; 2], kernel: [3; 2], inputs, outputs: 64 };
+            Method::choose(&settings, &g, direction, &[32], true)
+        };
+        assert_eq!(chosen(Direction::WeightGradient, 3), Method::Direct);
+        assert_eq!(chosen(Direction::WeightGradient, 16), Method::Bf16);
+        assert_eq!(chosen(Direction::Forward, 3), Method::Bf16);
     }
 }
