@@ -55,7 +55,13 @@ pub fn open_watched(args: &DeviceArgs, ui: Ui, notes: Arc<LoadNotes>) -> Result<
                 cpu(args, ui)
             }
         },
-        DeviceName::Auto | DeviceName::Cpu => cpu(args, ui),
+        DeviceName::Auto | DeviceName::Cpu => {
+            // Who asks for the best that is there is told what that is; who asks for nothing expects the CPU.
+            if name == DeviceName::Auto && args.device.is_some() {
+                ui.note(&format!("running on the cpu: {}", OpenError::NoDriver));
+            }
+            cpu(args, ui)
+        }
         DeviceName::Cuda => cuda(args, notes).map_err(|error| {
             let failure = Failure::environment(&error).hint("use `--device cpu`");
             match error {

@@ -8,9 +8,9 @@ use ddnnc_cuda::arch::{Arch, Math, Target};
 /// Where the program runs.
 #[derive(Debug, Args)]
 pub struct DeviceArgs {
-    /// What runs the program (auto is cuda where a driver, a card and NVRTC are found, else cpu)
-    #[arg(long, value_enum, default_value_t = DeviceName::Auto)]
-    pub device: DeviceName,
+    /// What runs the program (auto is cuda where a driver, a card and NVRTC are found, else cpu) [default: auto]
+    #[arg(long, value_enum)]
+    pub device: Option<DeviceName>,
     /// Threads of the cpu device [default: one for each core]
     #[arg(long, value_name = "T", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
@@ -28,7 +28,7 @@ pub struct DeviceArgs {
 impl DeviceArgs {
     /// The device that is meant: an emulated driver has only the one, and options of the cpu device mean that.
     pub fn name(&self) -> DeviceName {
-        match self.device {
+        match self.device.unwrap_or(DeviceName::Auto) {
             DeviceName::Auto if self.emulate => DeviceName::Cuda,
             DeviceName::Auto if self.processor.given().is_some() => DeviceName::Cpu,
             name => name,

@@ -1,7 +1,6 @@
 //! `ddnnc train`: every sub-net of a spec at once.
 
 use crate::cli::TrainArgs;
-use crate::device_args::DeviceName;
 use crate::output::print;
 use crate::training::{bad_data, data_folder, failed, fit, loader_threads, results_table};
 use crate::{Failure, Spec, Ui, device, interrupt, saved_program, weights};
@@ -92,8 +91,7 @@ fn resume_command(args: &TrainArgs, folder: &Path) -> String {
     option("--steps", args.steps.map(|n| n.to_string()));
     option("--data", args.data.as_ref().map(|p| p.display().to_string()));
     // The same device again, so that the bits go on as they would have.
-    let device = args.device.device;
-    option("--device", (device != DeviceName::Auto).then(|| device.as_str().to_string()));
+    option("--device", args.device.device.map(|device| device.as_str().to_string()));
     option("--cuda-tile", args.device.kernels.cuda_tile.map(|[m, n, k]| format!("{m}x{n}x{k}")));
     option("--passes", args.passes.passes.as_ref().map(|names| names.join(",")));
     option("--program", args.program.as_ref().map(|p| p.display().to_string()));

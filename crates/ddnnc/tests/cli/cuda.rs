@@ -52,7 +52,7 @@ fn without(place: &Place, library: &str) -> String {
 }
 
 #[test]
-fn without_a_driver_cuda_fails_and_auto_is_the_cpu_without_a_word() {
+fn without_a_driver_cuda_fails_and_auto_is_the_cpu() {
     let place = small();
     let library_path = without(&place, "cuda");
     let variables = [("LD_LIBRARY_PATH", library_path.as_str())];
@@ -62,7 +62,16 @@ fn without_a_driver_cuda_fails_and_auto_is_the_cpu_without_a_word() {
     }
     assert!(!place.path("runs").exists(), "a run that cannot begin leaves no folder");
     let ran = run(&place, &variables, &["bench", "small.ddnn", "--steps", "1", "--json"]);
-    assert_eq!(ran.stderr, "");
+    assert_eq!(ran.stderr, "", "who asks for no device is not told of one");
+    assert_eq!(ran.json()["device"], "cpu");
+    let bench = ["bench", "small.ddnn", "--steps", "1", "--json", "--device", "auto"];
+    let ran = run(&place, &variables, &bench);
+    assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("running on the cpu") && ran.stderr.contains("no CUDA driver"),
+        "{}",
+        ran.stderr
+    );
     assert_eq!(ran.json()["device"], "cpu");
 }
 

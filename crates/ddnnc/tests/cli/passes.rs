@@ -109,8 +109,9 @@ fn a_run_goes_on_with_other_passes() {
     tiny_mnist(&place.path("mnist"));
     let quick = spec("quickstart");
     let train = |run: &str, steps: &str, more: &[&str]| {
-        let args = ["train", &quick, "--data", "mnist", "--batch", "8", "--out", run, "--steps", steps];
-        place.run(&[&args[..], more].concat()).ok()
+        // Winograd's algorithm rounds enough to take an activation to the other side of a kink.
+        let args = ["train", &quick, "--data", "mnist", "--batch", "8", "--no-winograd", "--out", run];
+        place.run(&[&args[..], &["--steps", steps], more].concat()).ok()
     };
     train("fused", "2", &[]);
     train("mixed", "1", &[]);
@@ -124,7 +125,7 @@ fn a_run_goes_on_with_other_passes() {
         assert_eq!(fused.len(), other.len());
         for (name, ours) in &fused {
             let scale = ours.iter().fold(1e-3f32, |m, x| m.max(x.abs()));
-            let within = |(a, b): &(&f32, &f32)| (*a - *b).abs() <= 1e-3 * scale;
+            let within = |(a, b): &(&f32, &f32)| (*a - *b).abs() <= 1e-4 * scale;
             let bad = ours.iter().zip(&other[name]).filter(|pair| !within(pair)).count();
             assert_eq!(bad, 0, "{run}: {name}");
         }
