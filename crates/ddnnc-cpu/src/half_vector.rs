@@ -159,6 +159,71 @@ pub trait Halves: Vector {
     /// The processor has the level.
     unsafe fn plus_double(sum: Self::Double, a: Self::Double) -> Self::Double;
 
+    /// Reads f64 for both halves of the lanes.
+    ///
+    /// # Safety
+    ///
+    /// The elements can be read; the processor has the level, here and below.
+    #[inline(always)]
+    unsafe fn load_doubles(from: *const f64) -> [Self::Double; 2] {
+        // SAFETY: promised.
+        unsafe { [Self::load_double(from), Self::load_double(from.add(Self::LANES / 2))] }
+    }
+
+    /// Writes both halves.
+    ///
+    /// # Safety
+    ///
+    /// The elements can be written.
+    #[inline(always)]
+    unsafe fn store_doubles(x: [Self::Double; 2], to: *mut f64) {
+        // SAFETY: promised.
+        unsafe {
+            Self::store_double(x[0], to);
+            Self::store_double(x[1], to.add(Self::LANES / 2));
+        }
+    }
+
+    /// `a + b`.
+    ///
+    /// # Safety
+    ///
+    /// The processor has the level.
+    #[inline(always)]
+    unsafe fn plus_doubles(a: [Self::Double; 2], b: [Self::Double; 2]) -> [Self::Double; 2] {
+        // SAFETY: promised.
+        unsafe { [Self::plus_double(a[0], b[0]), Self::plus_double(a[1], b[1])] }
+    }
+
+    /// `sum + a · b`.
+    ///
+    /// # Safety
+    ///
+    /// The processor has the level.
+    #[inline(always)]
+    unsafe fn sum_doubles(
+        sum: [Self::Double; 2],
+        a: [Self::Double; 2],
+        b: [Self::Double; 2],
+    ) -> [Self::Double; 2] {
+        // SAFETY: promised.
+        unsafe { [Self::sum_double(sum[0], a[0], b[0]), Self::sum_double(sum[1], a[1], b[1])] }
+    }
+
+    /// `a − b`; exact, as in f64 nearly all differences of f32 are.
+    ///
+    /// # Safety
+    ///
+    /// The processor has the level.
+    #[inline(always)]
+    unsafe fn distance(a: [Self::Double; 2], b: [Self::Double; 2]) -> [Self::Double; 2] {
+        // SAFETY: promised; the array holds half of the lanes.
+        unsafe {
+            let minus = Self::load_double([-1.0f64; 8].as_ptr());
+            Self::sum_doubles(a, b, [minus; 2])
+        }
+    }
+
     /// `self` times 1 where `by` is above 0, and times 0 elsewhere.
     ///
     /// # Safety

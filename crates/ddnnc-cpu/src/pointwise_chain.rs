@@ -6,6 +6,7 @@
 
 use crate::half_vector::{Halves, HalvesVectored, with_halves};
 use crate::pointwise_kernels::{narrow, widen};
+use crate::pointwise_pass::Element;
 use crate::pointwise_program::{Code, Inst, Loc};
 use crate::simd::Level;
 use ddnnc_ir::{BinaryKind, UnaryKind};
@@ -185,21 +186,15 @@ pub unsafe fn run(level: Level, ends: Ends<'_>) {
     with_halves(level, ends);
 }
 
-/// An element of an operand.
-trait Stored: Copy {
+/// An element of operands and result.
+trait Stored: Element {
     /// Whether values are rounded to it.
     const ROUNDS: bool;
-    unsafe fn load<S: Halves>(from: *const Self) -> S;
     unsafe fn store<S: Halves>(x: S, to: *mut Self);
 }
 
 impl Stored for f32 {
     const ROUNDS: bool = false;
-    #[inline(always)]
-    unsafe fn load<S: Halves>(from: *const f32) -> S {
-        // SAFETY: promised by the caller of `run`.
-        unsafe { S::load(from) }
-    }
     #[inline(always)]
     unsafe fn store<S: Halves>(x: S, to: *mut f32) {
         // SAFETY: promised by the caller of `run`.
@@ -209,11 +204,6 @@ impl Stored for f32 {
 
 impl Stored for u16 {
     const ROUNDS: bool = true;
-    #[inline(always)]
-    unsafe fn load<S: Halves>(from: *const u16) -> S {
-        // SAFETY: promised by the caller of `run`.
-        unsafe { S::load_half(from) }
-    }
     #[inline(always)]
     unsafe fn store<S: Halves>(x: S, to: *mut u16) {
         // SAFETY: promised by the caller of `run`.
@@ -236,7 +226,7 @@ impl HalvesVectored for Ends<'_> {
 }
 
 /// Pointers of a chain, without what is known when it is compiled.
-struct Args<'a, T> {
+struct Args<T> {
     n: usize,
     period: usize,
     rows: *const f32,
@@ -249,7 +239,6 @@ struct Args<'a, T> {
     means: [*const f32; 2],
     /// (total, along) of each; of moments (total, squares).
     sums: [[*mut f64; 2]; 2],
-    life: std::marker::PhantomData<&'a mut f64>,
 }
 
 impl Ends<'_> {
@@ -271,7 +260,6 @@ impl Ends<'_> {
             values: [std::ptr::null(); 2],
             means: [none; 2],
             sums: [[std::ptr::null_mut(); 2]; 2],
-            life: std::marker::PhantomData,
         };
         let mut count = MOMENTS;
         match self.gathers {
@@ -312,7 +300,7 @@ impl Ends<'_> {
     }
 }
 
-impl<T: Stored> Args<'_, T> {
+impl<T: Stored> Args<T> {
     #[inline(always)]
     unsafe fn all<S: Halves, const ADD: bool, const GATE: u8, const SUMS: u8>(&self) {
         let mut i = 0;
@@ -338,16 +326,15 @@ impl<T: Stored> Args<'_, T> {
         &self,
         i: usize,
     ) {
-        let half = S::LANES / 2;
         // No closures: they would be compiled without the level's instructions.
         // SAFETY: promised by the caller of `run`; tables and sums have a period.
         unsafe {
-            let minus = S::load_double([-1.0f64; 8].as_ptr());
+            let nothing = S::splat(0.0).doubles();
             let zero = S::splat(0.0);
             let mut normalize = [[zero; 3]; C];
-            let mut about = [[[minus; 2]; 2]; C];
-            let mut total = [[minus; 2]; C];
-            let mut along = [[[minus; 2]; 2]; C];
+            let mut about = [[nothing; 2]; C];
+            let mut total = [nothing; C];
+            let mut along = [[nothing; 2]; C];
             for c in 0..C {
                 let i = i + c * S::LANES;
                 if GATE == NORMALIZED {
@@ -355,14 +342,14 @@ impl<T: Stored> Args<'_, T> {
                         normalize[c][t] = S::load(self.normalize[t].add(i));
                     }
                 }
-                total[c] = pair::<S>(self.sums[0][0].add(i));
+                total[c] = S::load_doubles(self.sums[0][0].add(i));
                 if SUMS == MOMENTS {
-                    about[c][0] = pair::<S>(self.shift.add(i));
-                    along[c][0] = pair::<S>(self.sums[0][1].add(i));
+                    about[c][0] = S::load_doubles(self.shift.add(i));
+                    along[c][0] = S::load_doubles(self.sums[0][1].add(i));
                 }
                 for p in 0..SUMS as usize {
                     about[c][p] = S::load(self.means[p].add(i)).doubles();
-                    along[c][p] = pair::<S>(self.sums[p][1].add(i));
+                    along[c][p] = S::load_doubles(self.sums[p][1].add(i));
                 }
             }
             let mut at = i;
@@ -374,13 +361,13 @@ impl<T: Stored> Args<'_, T> {
                         x = x.rounded();
                     }
                     if ADD {
-                        x = T::load::<S>(self.add.add(at)).plus(x);
+                        x = T::load::<S, true>(self.add.add(at), S::LANES).plus(x);
                         if T::ROUNDS {
                             x = x.rounded();
                         }
                     }
                     if GATE != OPEN {
-                        let mut by = T::load::<S>(self.gate.add(at));
+                        let mut by = T::load::<S, true>(self.gate.add(at), S::LANES);
                         if GATE == NORMALIZED {
                             let [mean, scale, bias] = normalize[c];
                             by = by.minus(mean).product(scale).plus(bias);
@@ -390,16 +377,16 @@ impl<T: Stored> Args<'_, T> {
                     T::store::<S>(x, self.out.add(at));
                     let x = x.doubles();
                     if SUMS == MOMENTS {
-                        let d = distance::<S>(x, about[c][0], minus);
-                        total[c] = plus::<S>(total[c], d);
-                        along[c][0] = sum::<S>(along[c][0], d, d);
+                        let d = S::distance(x, about[c][0]);
+                        total[c] = S::plus_doubles(total[c], d);
+                        along[c][0] = S::sum_doubles(along[c][0], d, d);
                     } else {
-                        total[c] = plus::<S>(total[c], x);
+                        total[c] = S::plus_doubles(total[c], x);
                     }
                     for p in 0..SUMS as usize {
-                        let value = T::load::<S>(self.values[p].add(at)).doubles();
-                        let d = distance::<S>(value, about[c][p], minus);
-                        along[c][p] = sum::<S>(along[c][p], x, d);
+                        let value = T::load::<S, true>(self.values[p].add(at), S::LANES).doubles();
+                        let d = S::distance(value, about[c][p]);
+                        along[c][p] = S::sum_doubles(along[c][p], x, d);
                     }
                 }
                 at += self.period;
@@ -409,8 +396,7 @@ impl<T: Stored> Args<'_, T> {
                 for p in 0..(SUMS as usize).max(1) {
                     // Totals of the same rows are the same.
                     for (to, x) in self.sums[p].into_iter().zip([total[c], along[c][p]]) {
-                        S::store_double(x[0], to.add(i));
-                        S::store_double(x[1], to.add(i + half));
+                        S::store_doubles(x, to.add(i));
                     }
                 }
             }
@@ -418,37 +404,14 @@ impl<T: Stored> Args<'_, T> {
     }
 }
 
-/// A vector of f64 for each half of the lanes.
-#[inline(always)]
-unsafe fn pair<S: Halves>(from: *const f64) -> [S::Double; 2] {
-    // SAFETY: promised by the caller: there are as many as lanes.
-    unsafe { [S::load_double(from), S::load_double(from.add(S::LANES / 2))] }
-}
-
-/// a − b
-#[inline(always)]
-unsafe fn distance<S: Halves>(a: [S::Double; 2], b: [S::Double; 2], minus: S::Double) -> [S::Double; 2] {
-    // SAFETY: the processor has the level, here and below.
-    unsafe { [S::sum_double(a[0], b[0], minus), S::sum_double(a[1], b[1], minus)] }
-}
-
-/// a + b
-#[inline(always)]
-unsafe fn plus<S: Halves>(a: [S::Double; 2], b: [S::Double; 2]) -> [S::Double; 2] {
-    // SAFETY: as above.
-    unsafe { [S::plus_double(a[0], b[0]), S::plus_double(a[1], b[1])] }
-}
-
-/// s + a · b
-#[inline(always)]
-unsafe fn sum<S: Halves>(s: [S::Double; 2], a: [S::Double; 2], b: [S::Double; 2]) -> [S::Double; 2] {
-    // SAFETY: as above.
-    unsafe { [S::sum_double(s[0], a[0], b[0]), S::sum_double(s[1], a[1], b[1])] }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::Machine;
+    use crate::launch::Need;
+    use crate::memory::{Memory, Plan, Region, Slot};
+    use crate::pointwise_program::{Accumulator, Domain, Gather, HEADER, Lent, Program};
+    use ddnnc_ir::DType;
 
     fn inst(code: Code, dst: Option<Loc>, half: Option<usize>, src: &[Loc]) -> Inst {
         let mut inst = Inst {
@@ -530,6 +493,77 @@ mod tests {
         assert!(changed(&|i| i[4].src[0] = Some(Loc::Memory(4))), "an operand of f32 among bf16");
         assert!(changed(&|i| i[0].half = Some(5)), "the normalised value is a result too");
         assert!(changed(&|i| i[0].dst[0] = Some(Loc::Memory(5))), "the same in f32");
+    }
+
+    /// The result and the partial sums of a program of such instructions, whole tiles and a part of one, run as a chain or
+    /// one after the other.
+    fn run_program(level: Level, insts: Vec<Inst>, chained: bool) -> (Vec<u16>, Vec<f64>) {
+        let domain = Domain { rows: 301, channels: 64, area: 301 };
+        let n = domain.rows * domain.channels;
+        let (mut plan, mut seed) = (Plan::default(), 3);
+        let slots: Vec<Slot> = (0..5).map(|_| plan.slot(DType::Bf16, n)).collect();
+        let tables: Vec<Slot> = (0..5).map(|_| plan.slot(DType::F32, domain.period())).collect();
+        let moments = insts.iter().any(|i| matches!(i.code, Code::Moments { .. }));
+        let (gather, count) = if moments { (Gather::Moments, 3) } else { (Gather::Products, 2) };
+        let accumulator = |i: usize| Accumulator {
+            gather,
+            at: i * count * domain.period(),
+            partial: HEADER + 2 * i * domain.channels,
+        };
+        let chain = Chain::of(&insts, domain.channels);
+        assert!(chain.is_some(), "a chain");
+        let program = Program {
+            domain,
+            insts,
+            chain: chain.filter(|_| chained),
+            slots,
+            tables,
+            accumulators: (0..if moments { 1 } else { 2 }).map(accumulator).collect(),
+            registers: 3,
+            sums: 2 * count * domain.period(),
+            partials: HEADER + 4 * domain.channels,
+        };
+        let region = |bytes| Region::new(bytes, 0).expect("memory");
+        let regions = [region(1), region(1), region(plan.bytes)];
+        let memory = Memory { arena: &regions[0], persistent: &regions[1], work: &regions[2] };
+        for &slot in &program.slots {
+            // SAFETY: nothing else uses the memory yet.
+            let to: &mut [u16] = unsafe { memory.view_mut(slot) };
+            to.iter_mut().zip(numbers(&mut seed, n)).for_each(|(to, x)| *to = narrow(x));
+        }
+        for &slot in &program.tables {
+            // A table repeats its channels.
+            let channels = numbers(&mut seed, domain.channels);
+            // SAFETY: as above.
+            let to: &mut [f32] = unsafe { memory.view_mut(slot) };
+            to.iter_mut().zip(channels.iter().cycle()).for_each(|(to, &x)| *to = x);
+        }
+        let mut rows = numbers(&mut seed, n);
+        let mut partial = vec![0.0; program.partials];
+        let need = Need { tile: program.scratch(), sums: program.sums, ..Need::default() };
+        Machine::testing(level, 1, need, |machine| {
+            let range = (0, domain.rows);
+            program.run(machine, memory, 0, range, Lent::Floats(&mut rows), Some(&mut partial));
+        });
+        let out = program.slots[if moments { 0 } else { 2 }];
+        // SAFETY: the program has run.
+        (unsafe { memory.view::<u16>(out) }.to_vec(), partial)
+    }
+
+    #[test]
+    fn a_chain_gives_the_bits_of_its_instructions() {
+        let rows = Some(Loc::Rows);
+        let copy = Inst { round: true, ..inst(Code::Copy, rows, Some(0), &[Loc::Rows]) };
+        let moments = inst(Code::Moments { accumulator: 0 }, None, None, &[Loc::Rows]);
+        for level in Level::available() {
+            for insts in [gradient(false), gradient(true), vec![copy.clone(), moments.clone()]] {
+                let [one, all] = [true, false].map(|chained| run_program(level, insts.clone(), chained));
+                assert!(one.0 == all.0, "{}", level.name());
+                let bits = |sums: &[f64]| sums.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                assert_eq!(bits(&one.1), bits(&all.1), "{}", level.name());
+                assert!(one.1.iter().filter(|&&x| x != 0.0).count() > 64, "sums were gathered");
+            }
+        }
     }
 
     /// Numbers in [-2, 2), some of them 0.

@@ -228,7 +228,12 @@ unsafe fn two<S: Halves, A: Apply>(op: A, p: &Ports, period: usize) {
 }
 
 /// An element of an operand.
-trait Element: Copy {
+pub trait Element: Copy {
+    /// Reads a vector, or `some` elements unless FULL.
+    ///
+    /// # Safety
+    ///
+    /// The elements can be read; the processor has the level of S.
     unsafe fn load<S: Halves, const FULL: bool>(from: *const Self, some: usize) -> S;
 }
 
@@ -391,7 +396,7 @@ impl Gather<'_> {
             while i + S::LANES <= period {
                 let off = match self.about {
                     About::Floats(mean) => S::load(mean.as_ptr().add(i)).doubles(),
-                    About::Doubles(shift) => pair::<S>(shift.as_ptr().add(i)),
+                    About::Doubles(shift) => S::load_doubles(shift.as_ptr().add(i)),
                 };
                 let sums = [sums[0].add(i), sums[1].add(i)];
                 let column = Column { i, period, n: self.n, lanes: S::LANES, off, sums };
@@ -412,7 +417,7 @@ impl Gather<'_> {
                 for (all, sums) in all.iter_mut().zip(sums) {
                     std::ptr::copy_nonoverlapping(sums.add(i), all.as_mut_ptr(), lanes);
                 }
-                let off = pair::<S>(off.as_ptr());
+                let off = S::load_doubles(off.as_ptr());
                 let places = all.each_mut().map(|all| all.as_mut_ptr());
                 let column = Column { i, period, n: self.n, lanes, off, sums: places };
                 column.run::<S, X, Y>(a, b, self.moments);
@@ -447,10 +452,9 @@ impl<D: Copy> Column<D> {
         b: *const Y,
         moments: bool,
     ) {
-        let half = S::LANES / 2;
         // SAFETY: promised by the caller of `gather`.
         unsafe {
-            let [mut t, mut s] = [pair::<S>(self.sums[0]), pair::<S>(self.sums[1])];
+            let [mut t, mut s] = [S::load_doubles(self.sums[0]), S::load_doubles(self.sums[1])];
             let mut at = self.i;
             if self.lanes == S::LANES {
                 while at + S::LANES <= self.n {
@@ -469,8 +473,7 @@ impl<D: Copy> Column<D> {
                 at += self.period;
             }
             for (sums, total) in self.sums.into_iter().zip([t, s]) {
-                S::store_double(total[0], sums);
-                S::store_double(total[1], sums.add(half));
+                S::store_doubles(total, sums);
             }
         }
     }
@@ -489,25 +492,13 @@ impl<D: Copy> Column<D> {
     ) -> [[D; 2]; 2] {
         // SAFETY: promised by the caller of `gather`.
         unsafe {
-            let (x, minus) = (x.doubles(), S::load_double([-1.0f64; 8].as_ptr()));
-            // Exact, as in f64 nearly all differences of f32 are.
-            let d = [S::sum_double(x[0], self.off[0], minus), S::sum_double(x[1], self.off[1], minus)];
+            let d = S::distance(x.doubles(), self.off);
             // Lanes that are not there must not count: their operands are zero, not their distances.
             let d = if moments && lanes < S::LANES { first_lanes::<S>(d, lanes) } else { d };
             let y = if moments { d } else { y.doubles() };
-            [
-                [S::plus_double(t[0], y[0]), S::plus_double(t[1], y[1])],
-                [S::sum_double(s[0], y[0], d[0]), S::sum_double(s[1], y[1], d[1])],
-            ]
+            [S::plus_doubles(t, y), S::sum_doubles(s, y, d)]
         }
     }
-}
-
-/// A vector of f64 for each half of the lanes.
-#[inline(always)]
-unsafe fn pair<S: Halves>(from: *const f64) -> [S::Double; 2] {
-    // SAFETY: promised by the caller: there are as many as lanes.
-    unsafe { [S::load_double(from), S::load_double(from.add(S::LANES / 2))] }
 }
 
 /// The first lanes of two vectors, and zeros.
