@@ -217,3 +217,13 @@ pub fn overwritten() -> Case {
     let twice = b.step(Op::Scale { factor: 2.0 }, &[small]);
     b.finish(&[twice, sum])
 }
+
+/// A map of megabytes, and its ReLU: results that a device may keep out of its caches, of rows that are no whole vectors.
+pub fn large(dtype: DType) -> Case {
+    let ty = rows([2, 259, 46, 46]).with_dtype(dtype);
+    let mut b = Builder::new(GroupKind::Pointwise);
+    let (x, y) = (b.operand(ty.clone()), b.operand(ty));
+    let sum = b.step(ADD, &[x, y]);
+    let relu = b.step(RELU, &[sum]);
+    b.finish(&[sum, relu])
+}

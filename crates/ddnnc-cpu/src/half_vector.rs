@@ -4,6 +4,15 @@ use crate::pointwise_kernels::{narrow, widen};
 use crate::simd::Level;
 use crate::vector::{Plain, Vector};
 
+/// Makes what was written past the caches visible before anything that this thread writes later.
+pub fn settle() {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 processor has the instruction.
+    unsafe {
+        std::arch::x86_64::_mm_sfence();
+    }
+}
+
 /// A vector that can be read from bf16 and rounded to it, to the nearest, ties to even; not a number stays so.
 ///
 /// What is not overridden goes lane by lane. Numbers below the least normal one may become zero where the processor has an
@@ -56,6 +65,29 @@ pub trait Halves: Vector {
                 *to.add(i) = narrow(x);
             }
         }
+    }
+
+    /// Writes past the caches, where the processor can and the place is one of whole vectors; what others see of it
+    /// is in order only behind [`settle`].
+    ///
+    /// # Safety
+    ///
+    /// As [`Vector::store`].
+    #[inline(always)]
+    unsafe fn stream(self, to: *mut f32) {
+        // SAFETY: promised.
+        unsafe { self.store(to) }
+    }
+
+    /// The same as bf16.
+    ///
+    /// # Safety
+    ///
+    /// As [`Halves::store_half`].
+    #[inline(always)]
+    unsafe fn stream_half(self, to: *mut u16) {
+        // SAFETY: promised.
+        unsafe { self.store_half(to) }
     }
 
     /// Writes the first `n` lanes as bf16.
@@ -429,6 +461,17 @@ mod x86 {
                 unsafe { _mm256_storeu_si256(to.cast(), self.halves()) }
             }
             #[inline(always)]
+            unsafe fn stream_half(self, to: *mut u16) {
+                // SAFETY: promised; the place is that of a whole vector.
+                unsafe {
+                    if to.addr().is_multiple_of(32) {
+                        _mm256_stream_si256(to.cast(), self.halves());
+                    } else {
+                        self.store_half(to);
+                    }
+                }
+            }
+            #[inline(always)]
             unsafe fn store_half_first(self, to: *mut u16, n: usize) {
                 // SAFETY: promised; lanes that are not asked for are not written.
                 unsafe { _mm256_mask_storeu_epi16(to.cast(), ((1u32 << n) - 1) as u16, self.halves()) }
@@ -468,6 +511,11 @@ mod x86 {
 
     impl Halves for __m512 {
         avx512!();
+        #[inline(always)]
+        unsafe fn stream(self, to: *mut f32) {
+            // SAFETY: promised; the place is that of a whole vector.
+            unsafe { if to.addr().is_multiple_of(64) { _mm512_stream_ps(to, self) } else { self.store(to) } }
+        }
         #[inline(always)]
         unsafe fn doubles(self) -> [__m512d; 2] {
             // SAFETY: promised.
@@ -564,6 +612,11 @@ mod x86 {
 
     impl Halves for Rounding {
         avx512!();
+        #[inline(always)]
+        unsafe fn stream(self, to: *mut f32) {
+            // SAFETY: promised.
+            unsafe { self.0.stream(to) }
+        }
         #[inline(always)]
         unsafe fn doubles(self) -> [__m512d; 2] {
             // SAFETY: promised.

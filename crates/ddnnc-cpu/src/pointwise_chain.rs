@@ -514,6 +514,7 @@ mod tests {
         assert!(chain.is_some(), "a chain");
         let program = Program {
             domain,
+            past: vec![false; slots.len()],
             insts,
             chain: chain.filter(|_| chained),
             slots,

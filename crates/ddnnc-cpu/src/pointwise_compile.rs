@@ -3,7 +3,9 @@
 use crate::memory::{Plan, Slot};
 use crate::pointwise_chain::Chain;
 use crate::pointwise_kernels::{Adamw, Sgd};
-use crate::pointwise_program::{Access, Accumulator, Code, Domain, Gather, HEADER, Inst, Loc, Program};
+use crate::pointwise_program::{
+    Access, Accumulator, Code, Domain, Gather, HEADER, Inst, Loc, Program, past_caches,
+};
 use crate::pointwise_tables::{Fill, FillKind, Vector};
 use ddnnc_ir::{DType, Local, Op, Step, UnaryKind, ValueType};
 
@@ -603,6 +605,7 @@ impl<'a, 'p> Compiler<'a, 'p> {
         let program = Program {
             domain,
             chain: Chain::of(&insts, domain.channels),
+            past: past_caches(&insts, &self.slots),
             insts,
             slots: self.slots,
             tables: self.tables,

@@ -58,6 +58,8 @@ pub struct Ports {
     pub round: bool,
     /// Where the result goes as bf16, or null.
     pub halves: *mut u16,
+    /// Whether it goes past the caches.
+    pub past: bool,
 }
 
 /// Runs a pass.
@@ -311,12 +313,20 @@ unsafe fn vector<S: Halves, A: Apply, X: Element, Y: Element, const FULL: bool>(
         let y = op.apply::<S, FULL>(i, some, a, b);
         if !p.halves.is_null() {
             let to = p.halves.add(at);
-            if FULL { y.store_half(to) } else { y.store_half_first(to, some) }
+            match FULL {
+                true if p.past => y.stream_half(to),
+                true => y.store_half(to),
+                false => y.store_half_first(to, some),
+            }
         }
         if !p.floats.is_null() {
             let y = if p.round { y.rounded() } else { y };
             let to = p.floats.add(at);
-            if FULL { y.store(to) } else { y.store_first(to, some) }
+            match FULL {
+                true if p.past => y.stream(to),
+                true => y.store(to),
+                false => y.store_first(to, some),
+            }
         }
     }
 }

@@ -6,6 +6,7 @@
 
 use crate::ahead::Ahead;
 use crate::device::Machine;
+use crate::half_vector::settle;
 use crate::memory::{Memory, Slot};
 use crate::pointwise_chain::{self, CHAINED, Chain, Ends, Gate, Gathers, Sums};
 use crate::pointwise_kernels as kernels;
@@ -245,6 +246,29 @@ pub struct Accumulator {
     pub partial: usize,
 }
 
+/// Fewer bytes of a result may stay in the caches until the next launch reads them.
+const LARGE: usize = 2 << 20;
+
+/// Which slots are results that are too large to stay in the caches and that the program does not read: to write those past
+/// the caches saves to read from memory what is only written over.
+pub fn past_caches(insts: &[Inst], slots: &[Slot]) -> Vec<bool> {
+    let read = |slot: &Slot| {
+        insts.iter().any(|inst| {
+            let of_code = match inst.code {
+                Code::Widen(slot) | Code::Spread { slot, .. } => Some(slot),
+                _ => None,
+            };
+            let of_loc = inst.src.iter().flatten().filter_map(|loc| match *loc {
+                Loc::Memory(slot) | Loc::Half(slot) => Some(slot),
+                Loc::Register(_) | Loc::Rows => None,
+            });
+            of_code.into_iter().chain(of_loc).any(|other| slots[other].overlaps(slot))
+        })
+    };
+    let large = |slot: &Slot| slot.elements * slot.dtype.size() >= LARGE;
+    slots.iter().map(|slot| large(slot) && !read(slot)).collect()
+}
+
 /// Numbers before a task's partial sums: the part that the task belongs to, and its rows so far.
 pub const HEADER: usize = 2;
 
@@ -259,6 +283,8 @@ pub struct Program {
     pub chain: Option<Chain>,
     /// The memory it reads and writes.
     pub slots: Vec<Slot>,
+    /// The slots that passes write past the caches ([`past_caches`]).
+    pub past: Vec<bool>,
     /// Repeated channel vectors, one period each.
     pub tables: Vec<Slot>,
     /// What it gathers.
@@ -337,6 +363,9 @@ impl Program {
                     Some(chain) => tile.chain(chain, sums),
                     None => tile.run(sums),
                 }
+            }
+            if self.past.contains(&true) {
+                settle();
             }
             if let Some(partial) = partial {
                 self.fold(count, sums, partial);
@@ -617,6 +646,10 @@ impl Tile<'_> {
             floats,
             round: inst.round,
             halves,
+            past: match (inst.half, inst.dst[0]) {
+                (Some(slot), _) | (None, Some(Loc::Memory(slot))) => self.program.past[slot],
+                _ => false,
+            },
         };
         // SAFETY: `address` and `halves` check that all rows of the tile are in their memory. Results lie apart from
         // operands or on one of the same type, rows on rows (`compile` sees to it); other tasks write other rows.

@@ -2,7 +2,7 @@
 //! processor, apart and in place, on one, two and three threads.
 
 use ddnnc_cases::Case;
-use ddnnc_cases::fixed_groups::{EPS, convolution_groups, losses, overwritten, rows, updates, vector};
+use ddnnc_cases::fixed_groups::{EPS, convolution_groups, large, losses, overwritten, rows, updates, vector};
 use ddnnc_cases::group::{Builder, tolerances, unfused};
 use ddnnc_cases::random_group::random_group;
 use ddnnc_cpu::CpuDevice;
@@ -128,6 +128,13 @@ fn losses_one_after_the_other() {
 #[test]
 fn an_overwritten_operand_is_read_whole() {
     check(&devices(true), &overwritten(), 5, true);
+}
+
+#[test]
+fn large_results() {
+    for dtype in [DType::F32, DType::Bf16] {
+        check(&devices(true), &large(dtype), 6, true);
+    }
 }
 
 #[test]
