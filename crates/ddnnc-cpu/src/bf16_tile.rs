@@ -11,6 +11,7 @@
 )]
 
 use crate::ahead::Ahead;
+use crate::simd::Level;
 
 /// Rows of the widest panel.
 pub const WIDTH: usize = 64;
@@ -93,9 +94,19 @@ impl Sum<'_> {
     }
 }
 
-/// Sixteen pairs of terms of each of sixteen rows, from `w[row · step..]` on, to `out[pair · 2 · width + 2 · row..]`.
+/// Whether [`transpose`] is there.
+pub fn has_blocks(level: Level) -> bool {
+    match level {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 | Level::Avx512Bf16 => true,
+        _ => false,
+    }
+}
+
+/// Sixteen pairs of terms of each of sixteen rows, from `w[row · step..]` on, to `out[pair · 2 · width + 2 · row..]`; or as
+/// many f32, which are pairs to it.
 ///
-/// The processor multiplies bf16.
+/// The level [has blocks](has_blocks).
 ///
 /// # Panics
 ///

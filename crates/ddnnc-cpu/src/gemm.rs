@@ -59,15 +59,19 @@ impl Gemm {
     ///
     /// `size` is (rows, columns, depth); what `out` held is added to where `add`.
     ///
+    /// # Safety
+    ///
+    /// All entries of `out` can be read and written, and nothing else does so meanwhile.
+    ///
     /// # Panics
     ///
     /// Where an operand does not hold that many entries.
-    pub fn product(
+    pub unsafe fn product(
         &self,
         size: (usize, usize, usize),
         panel: &[f32],
         right: Right<'_>,
-        out: &mut [f32],
+        out: *mut f32,
         step: usize,
         add: bool,
     ) {
@@ -77,7 +81,6 @@ impl Gemm {
         }
         let width = self.panel_width(rows);
         assert!(rows <= self.width && panel.len() >= width * depth, "the panel is packed");
-        assert!(out.len() >= (columns - 1) * step + rows, "the result has room");
         let last = depth.saturating_sub(1) * right.row_step + (columns - 1) * right.column_step;
         assert!(depth == 0 || right.data.len() > last, "the right operand is whole");
         #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
@@ -87,7 +90,7 @@ impl Gemm {
             match self.level {
                 Level::Portable => {}
                 // SAFETY: the processor has the features (levels are those that `Level::available` found); the assertions above hold the
-                // reads and writes inside the slices; a table row has kernels for every count of columns up to its
+                // reads inside the slices, the writes are promised; a table row has kernels for every count of columns up to its
                 // length.
                 #[cfg(target_arch = "x86_64")]
                 Level::Avx2 => unsafe {
@@ -108,7 +111,8 @@ impl Gemm {
                 },
             }
         }
-        portable(size, width, panel, right, out, step, add);
+        // SAFETY: promised.
+        unsafe { portable(size, width, panel, right, out, step, add) };
     }
 }
 
@@ -147,7 +151,7 @@ unsafe fn drive(
     width: usize,
     panel: &[f32],
     right: Right<'_>,
-    out: &mut [f32],
+    out: *mut f32,
     step: usize,
     add: bool,
 ) {
@@ -160,7 +164,7 @@ unsafe fn drive(
                 rows,
                 n,
                 depth,
-                out.as_mut_ptr().add(column * step),
+                out.add(column * step),
                 panel.as_ptr(),
                 right.data.as_ptr().add(column * right.column_step),
                 step as isize,
@@ -182,12 +186,16 @@ unsafe fn drive(
 }
 
 /// The product in plain loops over eight rows and four columns.
-fn portable(
+///
+/// # Safety
+///
+/// As [`Gemm::product`].
+unsafe fn portable(
     (rows, columns, depth): (usize, usize, usize),
     width: usize,
     panel: &[f32],
     right: Right<'_>,
-    out: &mut [f32],
+    out: *mut f32,
     step: usize,
     add: bool,
 ) {
@@ -205,9 +213,12 @@ fn portable(
                 }
             }
             for (j, sums) in sums.iter().enumerate().take(n) {
-                let out = &mut out[(column + j) * step + row..];
-                for (o, s) in out.iter_mut().zip(sums).take(rows - row) {
-                    *o = if add { *o + s } else { *s };
+                for (i, s) in sums.iter().enumerate().take(rows - row) {
+                    // SAFETY: an entry of the result.
+                    unsafe {
+                        let o = out.add((column + j) * step + row + i);
+                        *o = if add { *o + s } else { *s };
+                    }
                 }
             }
         }

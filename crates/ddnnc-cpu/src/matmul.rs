@@ -1,13 +1,23 @@
 //! The matrix product.
 
+use crate::bf16_tile::{LANES, has_blocks, transpose};
 use crate::device::Machine;
 use crate::gemm::{DEPTH, Right};
+use crate::memory::{as_halves, halves};
+use crate::simd::Level;
+use std::marker::PhantomData;
 
-/// Columns of a task, in panels.
-const PANELS: usize = 4;
+/// Fewer tasks than this may leave a thread without one.
+const TASKS: usize = 8;
 
-/// Rows of the result in one task.
+/// Rows of the result that are computed from a packed panel in one go.
 const ROWS: usize = 96;
+
+/// Rows of a task for a result [m, n]: a panel of columns is packed once for all of them, so they are all where there are
+/// panels enough for the tasks.
+fn task_rows(m: usize, panels: usize) -> usize {
+    m.div_ceil(TASKS.div_ceil(panels)).next_multiple_of(6)
+}
 
 /// A stored matrix [rows, columns], to be read transposed or not.
 #[derive(Clone, Copy)]
@@ -37,33 +47,25 @@ pub fn matmul(machine: &Machine<'_>, a: Matrix<'_>, b: Matrix<'_>, n: usize, out
     let m = out.len() / n;
     let ((a_row, a_step), (b_row, b_step)) = (a.steps(), b.steps());
     let gemm = &machine.gemm;
-    // A task writes whole rows of the result, so that its memory is one piece; small results have fewer rows a task.
-    let rows = ROWS.min(m.div_ceil(8).next_multiple_of(6));
-    machine.pool.split(out, rows * n, |task, out, worker| {
-        let (row, count) = (task * rows, out.len() / n);
-        let mut body = |scratch: &mut [f32]| {
-            for first in (0..n).step_by(gemm.width * PANELS) {
-                let end = n.min(first + gemm.width * PANELS);
-                for from in (0..depth).step_by(DEPTH) {
-                    let depth = DEPTH.min(depth - from);
-                    for column in (first..end).step_by(gemm.width) {
-                        let height = gemm.width.min(n - column);
-                        let width = gemm.panel_width(height);
-                        pack(
-                            &b.data[from * b_row + column * b_step..],
-                            (b_row, b_step),
-                            height,
-                            depth,
-                            width,
-                            scratch,
-                        );
-                        let right = Right {
-                            data: &a.data[row * a_row + from * a_step..],
-                            row_step: a_step,
-                            column_step: a_row,
-                        };
-                        gemm.product((height, count, depth), scratch, right, &mut out[column..], n, from > 0);
-                    }
+    let panels = n.div_ceil(gemm.width);
+    let rows = task_rows(m, panels);
+    let out = Blocks::new(out);
+    machine.pool.run(panels * m.div_ceil(rows), &|task, worker| {
+        let column = task % panels * gemm.width;
+        let (start, height) = (task / panels * rows, gemm.width.min(n - column));
+        let (end, width) = (m.min(start + rows), gemm.panel_width(height));
+        let body = |scratch: &mut [f32]| {
+            for from in (0..depth).step_by(DEPTH) {
+                let depth = DEPTH.min(depth - from);
+                let part = &b.data[from * b_row + column * b_step..];
+                pack(machine.level, part, (b_row, b_step), height, depth, width, scratch);
+                for row in (start..end).step_by(ROWS) {
+                    let size = (height, ROWS.min(end - row), depth);
+                    let data = &a.data[row * a_row + from * a_step..];
+                    let right = Right { data, row_step: a_step, column_step: a_row };
+                    let block = out.at(row * n + column, (size.1 - 1) * n + height);
+                    // SAFETY: the block lies in the result, as `at` checks, and no other task has an element of it.
+                    unsafe { gemm.product(size, scratch, right, block, n, from > 0) };
                 }
             }
         };
@@ -71,13 +73,44 @@ pub fn matmul(machine: &Machine<'_>, a: Matrix<'_>, b: Matrix<'_>, n: usize, out
     });
 }
 
-/// Columns and steps of depth that are transposed together: as many as leave every line of memory in the first cache
-/// until all of it has been read, even where the columns are a power of two apart.
+/// A result of which each task writes a block of its own.
+struct Blocks<'a> {
+    start: *mut f32,
+    len: usize,
+    borrow: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: it stands for an exclusive borrow of elements that may go to other threads.
+unsafe impl Sync for Blocks<'_> {}
+
+impl<'a> Blocks<'a> {
+    fn new(out: &'a mut [f32]) -> Blocks<'a> {
+        Blocks { start: out.as_mut_ptr(), len: out.len(), borrow: PhantomData }
+    }
+
+    /// The address of an element, with as many behind it as the block reaches over.
+    fn at(&self, index: usize, reach: usize) -> *mut f32 {
+        assert!(index + reach <= self.len, "the block lies in the result");
+        // SAFETY: the index is inside the borrowed slice.
+        unsafe { self.start.add(index) }
+    }
+}
+
+/// Columns and steps of depth that are transposed together without AVX-512: as many as leave every line of memory in the
+/// first cache until all of it has been read, even where the columns are a power of two apart.
 const BLOCK: usize = 8;
 
-/// out(column, k) at `k · width + column`.
+/// out(column, k) at `k · width + column`; the elements of a column or of a row lie side by side.
 #[inline(always)]
-fn pack(b: &[f32], (row, step): (usize, usize), columns: usize, depth: usize, width: usize, out: &mut [f32]) {
+fn pack(
+    level: Level,
+    b: &[f32],
+    (row, step): (usize, usize),
+    columns: usize,
+    depth: usize,
+    width: usize,
+    out: &mut [f32],
+) {
     if step == 1 {
         for (k, out) in out.chunks_exact_mut(width).take(depth).enumerate() {
             out[..columns].copy_from_slice(&b[k * row..][..columns]);
@@ -85,6 +118,33 @@ fn pack(b: &[f32], (row, step): (usize, usize), columns: usize, depth: usize, wi
         return;
     }
     // Along the depth the elements lie side by side, as one of the two steps is 1.
+    if has_blocks(level) && row == 1 {
+        for first in (0..columns).step_by(LANES) {
+            for k in (0..depth).step_by(LANES) {
+                let (across, down) = (LANES.min(columns - first), LANES.min(depth - k));
+                let (from, to) = (&b[first * step + k..], &mut out[k * width + first..]);
+                if (across, down) == (LANES, LANES) {
+                    transpose(as_halves(from), 2 * step, halves(to), width);
+                } else {
+                    let mut block = [[[0.0f32; LANES]; LANES]; 2];
+                    let [lines, made] = &mut block;
+                    for (line, from) in lines.iter_mut().zip(from.chunks(step)).take(across) {
+                        line[..down].copy_from_slice(&from[..down]);
+                    }
+                    transpose(
+                        as_halves(lines.as_flattened()),
+                        2 * LANES,
+                        halves(made.as_flattened_mut()),
+                        LANES,
+                    );
+                    for (to, made) in to.chunks_mut(width).zip(made).take(down) {
+                        to[..across].copy_from_slice(&made[..across]);
+                    }
+                }
+            }
+        }
+        return;
+    }
     let (whole_columns, whole_depth) = if row == 1 { (columns / BLOCK, depth / BLOCK) } else { (0, 0) };
     for first in (0..whole_columns).map(|i| i * BLOCK) {
         for k in (0..whole_depth).map(|i| i * BLOCK) {
@@ -110,21 +170,24 @@ fn pack(b: &[f32], (row, step): (usize, usize), columns: usize, depth: usize, wi
 #[cfg(test)]
 mod tests {
     use super::pack;
+    use crate::simd::Level;
 
     #[test]
     fn packing_transposes() {
-        for (columns, depth) in [(64, 512), (1, 1), (7, 9), (16, 8), (20, 23), (33, 5), (8, 31)] {
+        let sizes = [(64, 512), (1, 1), (7, 9), (16, 8), (20, 23), (33, 5), (8, 31), (50, 40)];
+        let all = Level::available().flat_map(|level| sizes.map(|(columns, depth)| (level, columns, depth)));
+        for (level, columns, depth) in all {
             let width = usize::next_multiple_of(columns, 16);
             for (row, step) in [(1, depth + 3), (columns + 2, 1)] {
                 let b: Vec<f32> = (0..(columns + 2) * (depth + 3)).map(|i| i as f32).collect();
                 let mut out = vec![-1.0; width * depth];
-                pack(&b, (row, step), columns, depth, width, &mut out);
+                pack(level, &b, (row, step), columns, depth, width, &mut out);
                 for (k, out) in out.chunks(width).enumerate() {
                     for (j, &found) in out.iter().enumerate() {
                         let expected = if j < columns { (k * row + j * step) as f32 } else { -1.0 };
                         assert_eq!(
                             found, expected,
-                            "({k}, {j}) of {columns} by {depth}, steps {row} and {step}"
+                            "({k}, {j}) of {columns} by {depth}, steps {row} and {step}, {level:?}"
                         );
                     }
                 }

@@ -94,6 +94,12 @@ pub fn halves(floats: &mut [f32]) -> &mut [u16] {
     unsafe { std::slice::from_raw_parts_mut(floats.as_mut_ptr().cast(), 2 * floats.len()) }
 }
 
+/// The same, to read.
+pub fn as_halves(floats: &[f32]) -> &[u16] {
+    // SAFETY: as above.
+    unsafe { std::slice::from_raw_parts(floats.as_ptr().cast(), 2 * floats.len()) }
+}
+
 /// Which memory a slot lies in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Base {
