@@ -43,8 +43,16 @@ impl Default for Options {
 impl Options {
     /// Every operator a launch of its own: without `batch_shared_weights`, `fuse` and `recompute`.
     pub fn without_fusion() -> Options {
-        let fusion = ["batch_shared_weights", "fuse", "recompute"];
-        Options { passes: PASSES.iter().copied().filter(|(name, _)| !fusion.contains(name)).collect() }
+        Options::without(&["batch_shared_weights", "fuse", "recompute"])
+    }
+
+    /// Every value is kept until its last reader: without `recompute`.
+    pub fn without_recomputation() -> Options {
+        Options::without(&["recompute"])
+    }
+
+    fn without(names: &[&str]) -> Options {
+        Options { passes: PASSES.iter().copied().filter(|(name, _)| !names.contains(name)).collect() }
     }
 
     /// Just these passes, in that order.

@@ -119,6 +119,9 @@ pub struct PassArgs {
     /// Fuse nothing: every operator is a launch of its own, for every sub-net
     #[arg(long, conflicts_with = "passes")]
     pub no_fuse: bool,
+    /// Compute no value again to save memory: fewer bytes moved, a higher peak
+    #[arg(long, conflicts_with = "passes")]
+    pub no_recompute: bool,
     /// Run these passes only, in this order; after a comma the next
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = pass_parser())]
     pub passes: Option<Vec<String>>,

@@ -110,7 +110,11 @@ fn cuda(args: &DeviceArgs, notes: Arc<LoadNotes>) -> Result<Box<dyn Device>, Ope
 /// The passes that the user asked for. An order that they cannot run in is the command line's fault.
 pub fn options(args: &PassArgs) -> Result<Options, Failure> {
     let Some(names) = &args.passes else {
-        return Ok(if args.no_fuse { Options::without_fusion() } else { Options::default() });
+        return Ok(match (args.no_fuse, args.no_recompute) {
+            (true, _) => Options::without_fusion(),
+            (false, true) => Options::without_recomputation(),
+            (false, false) => Options::default(),
+        });
     };
     Options::named(names).map_err(|error| {
         let order: Vec<&str> = ddnnc_passes::PASSES.iter().map(|(name, _)| *name).collect();

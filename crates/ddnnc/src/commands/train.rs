@@ -100,6 +100,7 @@ fn resume_command(args: &TrainArgs, folder: &Path) -> String {
     words.extend(args.device.kernels.tf32.then(|| "--tf32".to_string()));
     words.extend(args.device.processor.words());
     words.extend(args.passes.no_fuse.then(|| "--no-fuse".to_string()));
+    words.extend(args.passes.no_recompute.then(|| "--no-recompute".to_string()));
     words.push("--resume".to_string());
     words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
 }

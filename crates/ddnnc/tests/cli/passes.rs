@@ -1,4 +1,4 @@
-//! `--no-fuse` and `--passes`, and what summaries say of launches.
+//! `--no-fuse`, `--no-recompute` and `--passes`, and what summaries say of launches.
 
 use crate::common::{Place, spec, tiny_mnist};
 use safetensors::SafeTensors;
@@ -56,6 +56,21 @@ fn the_passes_decide_what_a_launch_is() {
 }
 
 #[test]
+fn values_are_kept_where_that_is_asked_for() {
+    let place = Place::new();
+    let compiled = |more: &[&str]| {
+        let spec = spec("cifar10_resnet20_ekd");
+        place.run(&[&["compile", &spec, "--json"], more].concat()).json()
+    };
+    let (made_again, kept) = (compiled(&[]), compiled(&["--no-recompute"]));
+    assert!(number(&kept, "arena_bytes") > number(&made_again, "arena_bytes"));
+    assert!(number(&kept, "launches") < number(&made_again, "launches"));
+    let all = "dead_code,share_prefixes,canonical,assign_layout,batch_shared_weights,fuse";
+    let named = compiled(&["--passes", all]);
+    assert!(["arena_bytes", "launches"].iter().all(|key| kept[key] == named[key]), "{kept} {named}");
+}
+
+#[test]
 fn the_summary_says_what_the_launches_are() {
     let place = Place::new();
     let figures = figures(&place, &[]);
@@ -75,7 +90,9 @@ fn wrong_passes_are_the_command_lines_fault() {
     let place = Place::new();
     let quick = spec("quickstart");
     for command in ["compile", "train", "eval", "bench"] {
-        place.run(&[command, &quick, "--no-fuse", "--passes", "fuse"]).fails(2, &["cannot be used with"]);
+        for option in ["--no-fuse", "--no-recompute"] {
+            place.run(&[command, &quick, option, "--passes", "fuse"]).fails(2, &["cannot be used with"]);
+        }
         let unknown = place.run(&[command, &quick, "--passes", "dead_code,fusion"]);
         unknown.fails(2, &["'fusion'", "assign_layout", "batch_shared_weights", "recompute"]);
         let order = place.run(&[command, &quick, "--passes", "fuse,assign_layout"]);
