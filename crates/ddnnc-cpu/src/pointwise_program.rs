@@ -329,7 +329,10 @@ impl Program {
                     first: first + at,
                     rows: rows.min(count - at),
                 };
-                self.ask(memory, first + at + rows);
+                // Lent rows are often no more than a line: what is asked for beside each would be the same again and again.
+                if matches!(lent, LentTile::Nothing) {
+                    self.ask(memory, first + at + rows);
+                }
                 if at == 0 {
                     tile.begin(sums);
                 }
