@@ -33,6 +33,15 @@ enum Input {
     Program(Box<Program>),
 }
 
+impl Input {
+    /// Leaves it to the kernel to ask for memory.
+    fn asks_no_more(&mut self) {
+        if let Input::Program(program) | Input::Bf16(_, program) = self {
+            program.asks = false;
+        }
+    }
+}
+
 /// One sub-net's share.
 #[derive(Clone, Debug)]
 struct Share {
@@ -465,6 +474,12 @@ fn rows(
         all.iter().try_fold(true, |bf16, &i| Ok::<_, String>(bf16 && rounded(&body, &body.steps[i])?))?;
     let site = Site { geometry, direction, images, bf16 };
     let method = maker.settings.method(&site);
+    if method.asks_ahead(direction) {
+        for share in &mut shares {
+            share.x.asks_no_more();
+            share.epilogue.iter_mut().for_each(|program| program.asks = false);
+        }
+    }
     let tasks = convolution::tasks(method, &geometry, backward, &site.images);
     Ok(Convolution {
         geometry,
@@ -570,9 +585,16 @@ fn weights(
         false => Some(Pointwise::compile(&steps, &operands, &slots, &rest, maker.plan)?),
     };
     let site = Site { geometry, direction: Direction::WeightGradient, images, bf16 };
+    let method = maker.settings.method(&site);
+    if method.asks_ahead(site.direction) {
+        for share in sums.iter_mut().flat_map(|sum: &mut GradSum| &mut sum.shares) {
+            share.x.asks_no_more();
+            share.dy.asks_no_more();
+        }
+    }
     Ok(Convolution {
         geometry,
-        method: maker.settings.method(&site),
+        method,
         site,
         before: None,
         fills: maker.fills,

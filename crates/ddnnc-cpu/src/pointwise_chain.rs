@@ -516,6 +516,7 @@ mod tests {
             domain,
             insts,
             chain: chain.filter(|_| chained),
+            asks: true,
             slots,
             tables,
             accumulators: (0..if moments { 1 } else { 2 }).map(accumulator).collect(),
