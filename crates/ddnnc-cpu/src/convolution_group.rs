@@ -6,7 +6,7 @@
 
 use crate::ahead::Ahead;
 use crate::choices::Site;
-use crate::convolution::{self, Emit, Geometry, Part, Rows, Run, Weights};
+use crate::convolution::{self, Emit, Geometry, PARTS, Part, Rows, Run, Weights};
 use crate::convolution_weight::{GradPart, grad_weight, grad_weight_need};
 use crate::device::Machine;
 use crate::launch::Need;
@@ -18,9 +18,6 @@ use crate::pointwise_finish::Finish;
 use crate::pointwise_program::{Domain, Lent, Program};
 use crate::pointwise_tables::Fill;
 use ddnnc_ir::{BinaryKind, DType, Local, Op, Step, ValueType, is_convolution};
-
-/// The most sub-nets of one launch.
-const PARTS: usize = 16;
 
 /// Rows of an operand.
 #[derive(Clone, Debug)]

@@ -218,7 +218,7 @@ impl Drop for Pool {
 }
 
 /// A slice cut into pieces that different threads write.
-struct Pieces<'a, T> {
+pub struct Pieces<'a, T> {
     start: *mut T,
     len: usize,
     piece: usize,
@@ -229,7 +229,8 @@ struct Pieces<'a, T> {
 unsafe impl<T: Send> Sync for Pieces<'_, T> {}
 
 impl<'a, T> Pieces<'a, T> {
-    fn new(out: &'a mut [T], piece: usize) -> Pieces<'a, T> {
+    /// Pieces of `piece` elements, the last of which may be shorter.
+    pub fn new(out: &'a mut [T], piece: usize) -> Pieces<'a, T> {
         Pieces { start: out.as_mut_ptr(), len: out.len(), piece, borrow: PhantomData }
     }
 
@@ -239,7 +240,7 @@ impl<'a, T> Pieces<'a, T> {
     ///
     /// No piece is asked for twice.
     #[expect(clippy::mut_from_ref, reason = "the pieces do not overlap")]
-    unsafe fn get(&self, index: usize) -> &mut [T] {
+    pub unsafe fn get(&self, index: usize) -> &mut [T] {
         let from = (index * self.piece).min(self.len);
         let len = self.piece.min(self.len - from);
         // SAFETY: the range lies in the borrowed slice, and pieces of different indices are apart.
