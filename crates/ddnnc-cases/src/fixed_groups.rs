@@ -140,6 +140,25 @@ pub fn convolution_groups(dtype: DType) -> Vec<(&'static str, Case)> {
     all
 }
 
+/// Ends of blocks, relu(normalize(x) + skip): the sum either way round, and of a normalisation that is a result too.
+pub fn residual(dtype: DType) -> Case {
+    let act = rows([3, 37, 7, 5]).with_dtype(dtype);
+    let mut b = Builder::new(GroupKind::Pointwise);
+    let skip = b.operand(act.clone());
+    let mut results = Vec::new();
+    for end in 0..3 {
+        let mut all = vec![b.operand(act.clone())];
+        all.extend((0..4).map(|_| b.operand(vector(37))));
+        let normal = b.step(Op::Normalize { eps: EPS, batch_stats: false }, &all);
+        let sum = b.step(ADD, &if end == 1 { [skip, normal] } else { [normal, skip] });
+        results.push(b.step(RELU, &[sum]));
+        if end == 2 {
+            results.push(normal);
+        }
+    }
+    b.finish(&results)
+}
+
 /// Updates of twenty tensors.
 pub fn updates() -> Case {
     let shapes: [&[usize]; 5] = [&[16, 3, 3, 3], &[16], &[1], &[300, 70], &[64, 33]];

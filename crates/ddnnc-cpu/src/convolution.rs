@@ -65,6 +65,9 @@ pub trait Emit: Sync {
     fn emit(&self, machine: &Machine<'_>, run: Run, rows: &mut [f32]);
 }
 
+/// The most parts of a launch.
+pub const PARTS: usize = 16;
+
 /// One sub-net's share of a launch: sub-nets that share the weight are parts of one launch.
 pub struct Part<'a> {
     /// Images in the batch.

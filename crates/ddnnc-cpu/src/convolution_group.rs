@@ -6,7 +6,7 @@
 
 use crate::ahead::Ahead;
 use crate::choices::Site;
-use crate::convolution::{self, Emit, Geometry, Part, Rows, Run, Weights};
+use crate::convolution::{self, Emit, Geometry, PARTS, Part, Rows, Run, Weights};
 use crate::convolution_weight::{GradPart, grad_weight, grad_weight_need};
 use crate::device::Machine;
 use crate::launch::Need;
@@ -19,9 +19,6 @@ use crate::pointwise_program::{Domain, Lent, Program};
 use crate::pointwise_tables::Fill;
 use ddnnc_ir::{BinaryKind, DType, Local, Op, Step, ValueType, is_convolution};
 
-/// The most sub-nets of one launch.
-const PARTS: usize = 16;
-
 /// Rows of an operand.
 #[derive(Clone, Debug)]
 enum Input {
@@ -31,6 +28,15 @@ enum Input {
     Bf16(Slot, Box<Program>),
     /// Computed.
     Program(Box<Program>),
+}
+
+impl Input {
+    /// Leaves it to the kernel to ask for memory.
+    fn asks_no_more(&mut self) {
+        if let Input::Program(program) | Input::Bf16(_, program) = self {
+            program.asks = false;
+        }
+    }
 }
 
 /// One sub-net's share.
@@ -465,6 +471,12 @@ fn rows(
         all.iter().try_fold(true, |bf16, &i| Ok::<_, String>(bf16 && rounded(&body, &body.steps[i])?))?;
     let site = Site { geometry, direction, images, bf16 };
     let method = maker.settings.method(&site);
+    if method.asks_ahead(direction) {
+        for share in &mut shares {
+            share.x.asks_no_more();
+            share.epilogue.iter_mut().for_each(|program| program.asks = false);
+        }
+    }
     let tasks = convolution::tasks(method, &geometry, backward, &site.images);
     Ok(Convolution {
         geometry,
@@ -570,9 +582,16 @@ fn weights(
         false => Some(Pointwise::compile(&steps, &operands, &slots, &rest, maker.plan)?),
     };
     let site = Site { geometry, direction: Direction::WeightGradient, images, bf16 };
+    let method = maker.settings.method(&site);
+    if method.asks_ahead(site.direction) {
+        for share in sums.iter_mut().flat_map(|sum: &mut GradSum| &mut sum.shares) {
+            share.x.asks_no_more();
+            share.dy.asks_no_more();
+        }
+    }
     Ok(Convolution {
         geometry,
-        method: maker.settings.method(&site),
+        method,
         site,
         before: None,
         fills: maker.fills,

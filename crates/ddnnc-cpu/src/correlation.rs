@@ -5,10 +5,11 @@
 //! all positions of the task use it.
 
 use crate::ahead::Ahead;
-use crate::convolution::{Emit, Geometry, Part, Rows, Run, Weights};
+use crate::convolution::{Emit, Geometry, PARTS, Part, Rows, Run, Weights};
 use crate::device::Machine;
 use crate::launch::Need;
 use crate::plan::{Axis, Data, Element, Plan};
+use crate::pool::Pieces;
 use crate::tile::{Blocks, COLUMNS, Tiles, Walk};
 use std::ops::Range;
 
@@ -78,38 +79,60 @@ pub fn launch_with(
     size: impl Fn(&Plan, Range<usize>) -> usize + Sync,
     compute: impl Fn(&Plan, &dyn Rows, Range<usize>, usize, &mut [f32], &mut [f32], &Ahead) + Sync,
 ) {
-    let mut base = 0;
-    for (index, part) in parts.iter_mut().enumerate() {
+    // The tasks of all parts in one job: no thread waits at the end of a part.
+    let mut places: [Option<Place<'_>>; PARTS] = [const { None }; PARTS];
+    assert!(parts.len() <= PARTS, "the parts of a launch");
+    let mut tasks = 0;
+    for (place, part) in places.iter_mut().zip(parts.iter_mut()) {
         let plan = plan(part.images);
-        let x = part.x;
-        // The results of a task, or a place for them behind the scratch.
-        let task = |task: usize, scratch: &mut [f32], out: Option<&mut [f32]>, worker: usize| {
-            let lines = plan.task_lines(task);
-            let (scratch, rest) = scratch.split_at_mut(size(&plan, lines.clone()));
-            let out = out.unwrap_or_else(|| &mut rest[..lines.len() * plan.result[1] * plan.to]);
-            let run = Run { task: base + task, part: index, first: lines.start * plan.result[1], worker };
+        let out = part.out.as_deref_mut().map(|out| Pieces::new(out, plan.task_rows() * plan.to));
+        *place = Some(Place { plan, base: tasks, x: part.x, out });
+        tasks += plan.tasks();
+    }
+    let places = &places;
+    machine.pool.run(tasks, &|number, worker| {
+        let Some((index, place)) = find(places, number) else { return };
+        let Place { plan, base, x, out } = place;
+        machine.with_scratch(worker, |scratch| {
+            let lines = plan.task_lines(number - base);
+            let (scratch, rest) = scratch.split_at_mut(size(plan, lines.clone()));
+            // The results of the task, or a place for them behind the scratch.
+            let out = match out {
+                // SAFETY: each task is run once, so each piece is borrowed once.
+                Some(out) => unsafe { out.get(number - base) },
+                None => &mut rest[..lines.len() * plan.result[1] * plan.to],
+            };
+            let run = Run { task: number, part: index, first: lines.start * plan.result[1], worker };
             let mut ahead = Ahead::default();
             if let Some(emit) = emit {
                 emit.list(run, lines.len() * plan.result[1], &mut ahead);
             }
             // The task that a worker draws next, if all take as long.
-            let later = plan.source_rows(plan.task_lines(task + machine.pool.threads()));
-            x.list(later.start, later.len(), &mut ahead);
-            compute(&plan, x, lines, worker, scratch, out, &ahead);
+            let next = number + machine.pool.threads();
+            if let Some((_, place)) = find(places, next) {
+                let later = place.plan.source_rows(place.plan.task_lines(next - place.base));
+                place.x.list(later.start, later.len(), &mut ahead);
+            }
+            compute(plan, *x, lines, worker, scratch, out, &ahead);
             if let Some(emit) = emit {
                 emit.emit(machine, run, out);
             }
-        };
-        match &mut part.out {
-            Some(out) => machine.pool.split(out, plan.task_rows() * plan.to, |t, out, worker| {
-                machine.with_scratch(worker, |scratch| task(t, scratch, Some(out), worker));
-            }),
-            None => machine.pool.run(plan.tasks(), &|t, worker| {
-                machine.with_scratch(worker, |scratch| task(t, scratch, None, worker));
-            }),
-        }
-        base += plan.tasks();
-    }
+        });
+    });
+}
+
+/// A part, and the number of its first task.
+struct Place<'a> {
+    plan: Plan,
+    base: usize,
+    x: &'a dyn Rows,
+    out: Option<Pieces<'a, f32>>,
+}
+
+/// The part of a task.
+fn find<'a, 'b>(places: &'a [Option<Place<'b>>], task: usize) -> Option<(usize, &'a Place<'b>)> {
+    let begun = |place: &&'a Place<'b>| place.base <= task;
+    places.iter().flatten().take_while(begun).enumerate().last()
 }
 
 /// y = conv(x, w), or dx where `backward`.

@@ -59,6 +59,15 @@ impl Method {
         }
     }
 
+    /// Whether its tasks ask for their memory ahead of use, so that tile programs on the way in and out need not.
+    pub fn asks_ahead(self, direction: Direction) -> bool {
+        match self {
+            Method::Depthwise => false,
+            Method::Winograd => true,
+            Method::Direct | Method::Bf16 => direction != Direction::WeightGradient,
+        }
+    }
+
     /// Whether it computes such a convolution; `bf16` where both operands are rounded to bf16.
     pub fn fits(self, g: &Geometry, direction: Direction, level: Level, bf16: bool) -> bool {
         match self {

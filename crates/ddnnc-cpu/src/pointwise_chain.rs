@@ -517,6 +517,7 @@ mod tests {
             past: vec![false; slots.len()],
             insts,
             chain: chain.filter(|_| chained),
+            asks: true,
             slots,
             tables,
             accumulators: (0..if moments { 1 } else { 2 }).map(accumulator).collect(),

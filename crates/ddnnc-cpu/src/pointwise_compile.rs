@@ -7,7 +7,7 @@ use crate::pointwise_program::{
     Access, Accumulator, Code, Domain, Gather, HEADER, Inst, Loc, Program, past_caches,
 };
 use crate::pointwise_tables::{Fill, FillKind, Vector};
-use ddnnc_ir::{DType, Local, Op, Step, UnaryKind, ValueType};
+use ddnnc_ir::{BinaryKind, DType, Local, Op, Step, UnaryKind, ValueType};
 
 /// The steps that are compiled, with the places of what they take.
 #[derive(Clone, Copy)]
@@ -558,6 +558,7 @@ impl<'a, 'p> Compiler<'a, 'p> {
         narrow_in_place(&mut insts, &bound);
         let aliased = |slot: usize| self.reads.iter().any(|r| r.0 == slot && self.body.aliased[r.1]);
         widen_in_place(&mut insts, &bound, aliased);
+        fuse_sum(&mut insts, &bound);
         let resolve = |loc: &mut Loc| {
             if let Loc::Register(r) = *loc
                 && let Some(place) = bound[r]
@@ -606,6 +607,7 @@ impl<'a, 'p> Compiler<'a, 'p> {
             domain,
             chain: Chain::of(&insts, domain.channels),
             past: past_caches(&insts, &self.slots),
+            asks: true,
             insts,
             slots: self.slots,
             tables: self.tables,
@@ -643,6 +645,39 @@ fn fuse_relu(insts: &mut Vec<Inst>, bound: &[Option<Loc>]) {
         insts[i].dst = insts[reader].dst;
         insts.remove(reader);
         return fuse_relu(insts, bound);
+    }
+}
+
+/// Makes one instruction of a normalisation, a sum and a ReLU that follow one another, each of which alone reads the one
+/// before.
+fn fuse_sum(insts: &mut Vec<Inst>, bound: &[Option<Loc>]) {
+    let mut at = 0;
+    while let Some([normalize, add, relu]) = insts.get(at..at + 3) {
+        at += 1;
+        let alone = |inst: &Inst| match inst.dst {
+            [made @ Some(Loc::Register(r)), None, None] if bound[r].is_none() && inst.half.is_none() => {
+                let reads = insts.iter().flat_map(|i| &i.src).filter(|src| **src == made).count();
+                (reads == 1).then_some(made)
+            }
+            _ => None,
+        };
+        let (Some(normal), Some(sum)) = (alone(normalize), alone(add)) else { continue };
+        let &Code::Normalize { mean, scale, bias } = &normalize.code else { continue };
+        let fits = matches!(add.code, Code::Binary(BinaryKind::Add))
+            && matches!(relu.code, Code::Unary(UnaryKind::Relu))
+            && ![normalize, add, relu].iter().any(|i| i.per_row || i.round_rows)
+            && normalize.round == add.round
+            && relu.src[0] == sum;
+        let other = match add.src {
+            [first, other, ..] if first == normal => other,
+            [other, second, ..] if second == normal => other,
+            _ => continue,
+        };
+        if fits {
+            let code = Code::NormalizeAddRelu { mean, scale, bias, round: add.round };
+            let fused = Inst { code, src: [normalize.src[0], other, None, None], ..relu.clone() };
+            insts.splice(at - 1..at + 2, [fused]);
+        }
     }
 }
 

@@ -30,6 +30,8 @@ pub enum Arith<'a> {
     Normalize([&'a [f32]; 3]),
     /// The same, or 0 where it is below
     NormalizeRelu([&'a [f32]; 3]),
+    /// (a − mean) · scale + bias, rounded to bf16 where said so, plus b, likewise, or 0 where that is below
+    NormalizeAddRelu([&'a [f32]; 3], bool),
     /// scale · (b − bias − (a − mean) · along), of (mean, scale, bias, along)
     NormalizeGradInput([&'a [f32]; 4]),
 }
@@ -100,6 +102,12 @@ impl HalvesVectored for Pass<'_> {
                 Arith::NormalizeRelu(t) => {
                     one::<S, _>(Normalize::<true>(t.map(<[f32]>::as_ptr)), p, t[0].len());
                 }
+                Arith::NormalizeAddRelu(t, false) => {
+                    two::<S, _>(NormalizeAddRelu::<false>(t.map(<[f32]>::as_ptr)), p, t[0].len());
+                }
+                Arith::NormalizeAddRelu(t, true) => {
+                    two::<S, _>(NormalizeAddRelu::<true>(t.map(<[f32]>::as_ptr)), p, t[0].len());
+                }
                 Arith::NormalizeGradInput(t) => {
                     two::<S, _>(NormalizeGradInput(t.map(<[f32]>::as_ptr)), p, t[0].len());
                 }
@@ -167,6 +175,21 @@ impl<const RELU: bool> Apply for Normalize<RELU> {
             let scaled = centred.product(table::<S, FULL>(scale, i, some));
             let y = scaled.plus(table::<S, FULL>(bias, i, some));
             if RELU { y.relu() } else { y }
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct NormalizeAddRelu<const ROUND: bool>([*const f32; 3]);
+
+impl<const ROUND: bool> Apply for NormalizeAddRelu<ROUND> {
+    #[inline(always)]
+    unsafe fn apply<S: Halves, const FULL: bool>(self, i: usize, some: usize, a: S, b: S) -> S {
+        // SAFETY: as above.
+        unsafe {
+            let normal = Normalize::<false>(self.0).apply::<S, FULL>(i, some, a, b);
+            let sum = (if ROUND { normal.rounded() } else { normal }).plus(b);
+            (if ROUND { sum.rounded() } else { sum }).relu()
         }
     }
 }

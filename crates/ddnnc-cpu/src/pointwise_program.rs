@@ -125,6 +125,8 @@ pub enum Code {
     Normalize { mean: usize, scale: usize, bias: usize },
     /// The same, then 0 for what is below it
     NormalizeRelu { mean: usize, scale: usize, bias: usize },
+    /// The sum of that normalisation and src1, then 0 for what is below it; where `round`, both are rounded to bf16
+    NormalizeAddRelu { mean: usize, scale: usize, bias: usize, round: bool },
     /// dst = scale · (src1 − bias − (src0 − mean) · along), of tables
     NormalizeGradInput { tables: [usize; 4] },
     /// dst = src masked; the random state is in a slot
@@ -158,6 +160,7 @@ impl Code {
             | Code::MulChannel { .. }
             | Code::Normalize { .. }
             | Code::NormalizeRelu { .. }
+            | Code::NormalizeAddRelu { .. }
             | Code::NormalizeGradInput { .. } => true,
             Code::Widen(_)
             | Code::Narrow(_)
@@ -281,6 +284,9 @@ pub struct Program {
     pub insts: Vec<Inst>,
     /// The instructions as one pass, where they are one.
     pub chain: Option<Chain>,
+    /// Whether it asks for the operands of its next tile; not beside a kernel that has asked for them. Rows that such a
+    /// kernel wants are often no more than a line, beside each of which the same tile would be asked for again.
+    pub asks: bool,
     /// The memory it reads and writes.
     pub slots: Vec<Slot>,
     /// The slots that passes write past the caches ([`past_caches`]).
@@ -355,7 +361,9 @@ impl Program {
                     first: first + at,
                     rows: rows.min(count - at),
                 };
-                self.ask(memory, first + at + rows);
+                if self.asks {
+                    self.ask(memory, first + at + rows);
+                }
                 if at == 0 {
                     tile.begin(sums);
                 }
@@ -716,6 +724,10 @@ impl Tile<'_> {
             }
             Code::NormalizeRelu { mean, scale, bias } => {
                 self.pass(inst, Arith::NormalizeRelu([*mean, *scale, *bias].map(|t| self.table(t))));
+            }
+            Code::NormalizeAddRelu { mean, scale, bias, round } => {
+                let tables = [*mean, *scale, *bias].map(|t| self.table(t));
+                self.pass(inst, Arith::NormalizeAddRelu(tables, *round));
             }
             Code::NormalizeGradInput { tables } => {
                 self.pass(inst, Arith::NormalizeGradInput(tables.map(|t| self.table(t))));

@@ -2,12 +2,13 @@
 //!
 //! Rayon's injector allocates a block of queue now and then, which a step must not; a step also needs no nested
 //! parallelism. So the pool is a counter of tasks that the caller and the workers draw from, and a condition variable
-//! to sleep on.
+//! to sleep on. A step is hundreds of jobs that follow one another at once: threads look for the next one a little while
+//! before they sleep.
 
 use ddnnc_passes::DeviceError;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -31,7 +32,28 @@ struct State {
     generation: u64,
     /// Workers inside the job.
     inside: usize,
+    /// Workers that sleep.
+    asleep: usize,
+    /// Whether the caller sleeps.
+    waits: bool,
     stop: bool,
+}
+
+/// Turns for which a thread looks for news before it sleeps: some tenths of a millisecond, about as long as a task takes.
+const TURNS: usize = 1 << 10;
+
+/// Waits a little for `news`; whoever wakes a sleeping thread waits too.
+fn look(news: impl Fn() -> bool) {
+    for _ in 0..TURNS {
+        for _ in 0..8 {
+            if news() {
+                return;
+            }
+            std::hint::spin_loop();
+        }
+        // Where there are more threads than processors, another may be the one that is waited for.
+        std::thread::yield_now();
+    }
 }
 
 #[derive(Default)]
@@ -42,6 +64,9 @@ struct Shared {
     /// The last worker has left the job.
     left: Condvar,
     next: AtomicUsize,
+    /// The generation and the workers inside, to look at without the lock.
+    generation: AtomicU64,
+    inside: AtomicUsize,
     panicked: AtomicBool,
 }
 
@@ -70,25 +95,30 @@ impl Shared {
 
     fn serve(&self, worker: usize) {
         let mut seen = 0;
-        let mut state = self.lock();
         loop {
+            look(|| self.generation.load(Ordering::Relaxed) != seen);
+            let mut state = self.lock();
+            while state.generation == seen && !state.stop {
+                state.asleep += 1;
+                state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state.asleep -= 1;
+            }
             if state.stop {
                 return;
             }
-            match state.job {
-                Some(job) if state.generation != seen => {
-                    seen = state.generation;
-                    state.inside += 1;
-                    drop(state);
-                    // SAFETY: `Pool::run` does not return before this worker has left the job.
-                    self.work(unsafe { &*job.body }, job.tasks, worker);
-                    state = self.lock();
-                    state.inside -= 1;
-                    if state.inside == 0 {
-                        self.left.notify_one();
-                    }
-                }
-                _ => state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
+            seen = state.generation;
+            // What came is over where it was short.
+            let Some(job) = state.job else { continue };
+            state.inside += 1;
+            self.inside.store(state.inside, Ordering::Relaxed);
+            drop(state);
+            // SAFETY: `Pool::run` does not return before this worker has left the job.
+            self.work(unsafe { &*job.body }, job.tasks, worker);
+            let mut state = self.lock();
+            state.inside -= 1;
+            self.inside.store(state.inside, Ordering::Relaxed);
+            if state.inside == 0 && state.waits {
+                self.left.notify_one();
             }
         }
     }
@@ -143,13 +173,20 @@ impl Pool {
             let mut state = self.shared.lock();
             state.job = Some(Job { body: pointer, tasks });
             state.generation += 1;
+            self.shared.generation.store(state.generation, Ordering::Relaxed);
+            if state.asleep > 0 {
+                self.shared.wake.notify_all();
+            }
         }
-        self.shared.wake.notify_all();
         self.shared.work(body, tasks, 0);
+        // From here on no worker joins the job.
+        self.shared.lock().job = None;
+        look(|| self.shared.inside.load(Ordering::Relaxed) == 0);
         let mut state = self.shared.lock();
-        state.job = None;
         while state.inside > 0 {
+            state.waits = true;
             state = self.shared.left.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.waits = false;
         }
         drop(state);
         drop(turn);
@@ -181,7 +218,7 @@ impl Drop for Pool {
 }
 
 /// A slice cut into pieces that different threads write.
-struct Pieces<'a, T> {
+pub struct Pieces<'a, T> {
     start: *mut T,
     len: usize,
     piece: usize,
@@ -192,7 +229,8 @@ struct Pieces<'a, T> {
 unsafe impl<T: Send> Sync for Pieces<'_, T> {}
 
 impl<'a, T> Pieces<'a, T> {
-    fn new(out: &'a mut [T], piece: usize) -> Pieces<'a, T> {
+    /// Pieces of `piece` elements, the last of which may be shorter.
+    pub fn new(out: &'a mut [T], piece: usize) -> Pieces<'a, T> {
         Pieces { start: out.as_mut_ptr(), len: out.len(), piece, borrow: PhantomData }
     }
 
@@ -202,7 +240,7 @@ impl<'a, T> Pieces<'a, T> {
     ///
     /// No piece is asked for twice.
     #[expect(clippy::mut_from_ref, reason = "the pieces do not overlap")]
-    unsafe fn get(&self, index: usize) -> &mut [T] {
+    pub unsafe fn get(&self, index: usize) -> &mut [T] {
         let from = (index * self.piece).min(self.len);
         let len = self.piece.min(self.len - from);
         // SAFETY: the range lies in the borrowed slice, and pieces of different indices are apart.

@@ -75,12 +75,20 @@ pub struct Sum<'a> {
     rows: usize,
     walk: &'a Walk,
     panel: &'a [f32],
-    data: &'a [f32],
+    /// Borrowed as long as the walk.
+    data: *const f32,
     /// Columns begin before this, so that all that they read is inside the data.
     below: usize,
     add: bool,
     /// Columns of a full tile.
     pub columns: usize,
+}
+
+/// Sums of one panel, each column of which takes the place of its data.
+#[derive(Debug)]
+pub struct InPlace<'a> {
+    sum: Sum<'a>,
+    data: &'a mut [f32],
 }
 
 /// One tile as the kernels see it.
@@ -165,12 +173,61 @@ impl Tiles {
         data: &'a [f32],
         add: bool,
     ) -> Sum<'a> {
+        self.make(rows, walk, panel, (data.as_ptr(), data.len()), add)
+    }
+
+    /// The sum with data at an address.
+    fn make<'a>(
+        &self,
+        rows: usize,
+        walk: &'a Walk,
+        panel: &'a [f32],
+        (data, len): (*const f32, usize),
+        add: bool,
+    ) -> Sum<'a> {
         assert!(rows <= self.width, "rows are cut into panels");
         if let Some(last) = walk.last(&walk.panel) {
             assert!(last + rows.next_multiple_of(self.lanes) <= panel.len(), "the panel is whole");
         }
-        let below = walk.last(&walk.data).map_or(data.len() + 1, |last| data.len().saturating_sub(last));
+        let below = walk.last(&walk.data).map_or(len + 1, |last| len.saturating_sub(last));
         Sum { level: self.level, rows, walk, panel, data, below, add, columns: self.columns(rows) }
+    }
+
+    /// The same sums, which are written where the data of their column begin.
+    ///
+    /// # Panics
+    ///
+    /// As [`Tiles::sum`].
+    pub fn sum_in_place<'a>(
+        &self,
+        rows: usize,
+        walk: &'a Walk,
+        panel: &'a [f32],
+        data: &'a mut [f32],
+    ) -> InPlace<'a> {
+        let sum = self.make(rows, walk, panel, (data.as_ptr(), data.len()), false);
+        InPlace { sum, data }
+    }
+}
+
+impl InPlace<'_> {
+    /// Columns of a full tile.
+    pub fn columns(&self) -> usize {
+        self.sum.columns
+    }
+
+    /// The sum with the data from `at[j]` on goes to `at[j]` and what follows. No column may read what another one of the
+    /// same call or an earlier one has written.
+    ///
+    /// # Panics
+    ///
+    /// As [`Sum::run`].
+    #[inline]
+    pub fn run(&mut self, at: &[usize]) {
+        let (out, len) = (self.data.as_mut_ptr(), self.data.len());
+        let sum = Sum { data: out, ..self.sum };
+        // SAFETY: the data are borrowed exclusively, and a tile reads them before it writes.
+        unsafe { sum.write(at, (out, len), at) }
     }
 }
 
@@ -182,20 +239,29 @@ impl Sum<'_> {
     /// Where data or result do not hold that many entries, or there are more columns than a full tile has.
     #[inline]
     pub fn run(&self, data_at: &[usize], out: &mut [f32], out_at: &[usize]) {
+        // SAFETY: the result is borrowed exclusively, so that it lies apart from the data.
+        unsafe { self.write(data_at, (out.as_mut_ptr(), out.len()), out_at) }
+    }
+
+    /// # Safety
+    ///
+    /// So many elements of the result can be written; they may be those of the data.
+    #[inline]
+    unsafe fn write(&self, data_at: &[usize], (out, len): (*mut f32, usize), out_at: &[usize]) {
         if self.rows == 0 || data_at.is_empty() {
             return;
         }
         assert!(data_at.len() == out_at.len() && data_at.len() <= self.columns, "the columns of a tile");
         assert!(data_at.iter().all(|&at| at < self.below), "the data are whole");
-        let room = out.len().saturating_sub(self.rows);
-        assert!(self.rows <= out.len() && out_at.iter().all(|&at| at <= room), "the result has room");
+        let room = len.saturating_sub(self.rows);
+        assert!(self.rows <= len && out_at.iter().all(|&at| at <= room), "the result has room");
         let args = Args {
             rows: self.rows,
             walk: self.walk,
             panel: self.panel.as_ptr(),
-            data: self.data.as_ptr(),
+            data: self.data,
             data_at,
-            out: out.as_mut_ptr(),
+            out,
             out_at,
             add: self.add,
         };

@@ -150,30 +150,50 @@ pub fn run(
             let planes = Planes::new(count, from);
             input(machine.level, plan, data, lines.clone(), &planes, sources);
             let asked = ahead.lines().div_ceil(blocks.count * POINTS);
+            let walk =
+                Walk { counts: [1, chunks, chunk], panel: [0, piece, blocks.width], data: [0, chunk, 1] };
+            if blocks.count == 1 && blocks.width <= planes.row {
+                // Products take the place of what they were made of: fewer lines to hold and to fetch.
+                for k in 0..POINTS {
+                    ahead.ask(asked);
+                    let source = &mut sources[k * planes.plane..][..planes.plane];
+                    let mut sum = tiles.sum_in_place(to, &walk, &weights[k * plane..], source);
+                    for p in (0..count).step_by(sum.columns()) {
+                        let n = sum.columns().min(count - p);
+                        sum.run(&places(p, planes.row)[..n]);
+                    }
+                }
+                let results = Planes { channels: to, ..planes };
+                return output(machine.level, plan, data, lines, &results, sources, out, 0);
+            }
             for block in 0..blocks.count {
                 let first = block * blocks.width;
                 let results = Planes::new(count, blocks.width.min(to - first));
-                let walk =
-                    Walk { counts: [1, chunks, chunk], panel: [0, piece, blocks.width], data: [0, chunk, 1] };
                 for k in 0..POINTS {
                     ahead.ask(asked);
                     let panel = &weights[block * chunks * piece + k * plane..];
                     let (source, product) =
                         (&sources[k * planes.plane..][..planes.plane], &mut products[k * results.plane..]);
                     let sum = tiles.sum(results.channels, &walk, panel, source, false);
-                    let mut p = 0;
-                    while p < count {
+                    for p in (0..count).step_by(sum.columns) {
                         let n = sum.columns.min(count - p);
-                        let at =
-                            |step: usize| -> [usize; COLUMNS] { std::array::from_fn(|j| (p + j) * step) };
-                        sum.run(&at(planes.row)[..n], product, &at(results.row)[..n]);
-                        p += n;
+                        sum.run(&places(p, planes.row)[..n], product, &places(p, results.row)[..n]);
                     }
                 }
                 output(machine.level, plan, data, lines.clone(), &results, products, out, first);
             }
         },
     );
+}
+
+/// Where the columns of a tile begin, the first at `first` steps.
+#[inline(always)]
+fn places(first: usize, step: usize) -> [usize; COLUMNS] {
+    let mut all = [0; COLUMNS];
+    for (i, at) in all.iter_mut().enumerate() {
+        *at = (first + i) * step;
+    }
+    all
 }
 
 /// The transformed weights of some result and source channels.

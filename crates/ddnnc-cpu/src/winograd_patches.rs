@@ -178,9 +178,9 @@ impl Vectored for Weight<'_> {
                 }
                 for i in 0..3 {
                     let done = taps(half[i]);
-                    for (j, x) in done.into_iter().enumerate() {
+                    for j in 0..3 {
                         let to = to.add((3 * i + j) * n);
-                        (if add { x.plus(S::load(to)) } else { x }).store(to);
+                        (if add { done[j].plus(S::load(to)) } else { done[j] }).store(to);
                     }
                 }
             }

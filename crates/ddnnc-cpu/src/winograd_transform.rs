@@ -185,8 +185,8 @@ impl Vectored for Input<'_> {
                             line[j] = columns[j][i];
                         }
                         let line = source(line);
-                        for (j, x) in line.into_iter().enumerate() {
-                            x.store(to.add((i * REACH + j) * planes.plane));
+                        for j in 0..REACH {
+                            line[j].store(to.add((i * REACH + j) * planes.plane));
                         }
                     }
                 }
@@ -315,8 +315,8 @@ impl Vectored for Weight<'_> {
                             line[j] = columns[j][i];
                         }
                         let line = taps(line);
-                        for (j, x) in line.into_iter().enumerate() {
-                            x.store(to.add((i * REACH + j) * plane));
+                        for j in 0..REACH {
+                            line[j].store(to.add((i * REACH + j) * plane));
                         }
                     }
                 }
@@ -385,10 +385,14 @@ impl Vectored for Output<'_> {
                             line[j] = columns[j][i];
                         }
                         let line = result(line);
-                        for (j, y) in line.into_iter().enumerate() {
+                        for j in 0..SIDE {
                             if i < patch.height && j < patch.width {
                                 let to = to.add(i * pitch + j * plan.to);
-                                if some == S::LANES { y.store(to) } else { y.store_first(to, some) }
+                                if some == S::LANES {
+                                    line[j].store(to)
+                                } else {
+                                    line[j].store_first(to, some)
+                                }
                             }
                         }
                     }

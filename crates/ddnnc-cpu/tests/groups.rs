@@ -2,7 +2,9 @@
 //! processor, apart and in place, on one, two and three threads.
 
 use ddnnc_cases::Case;
-use ddnnc_cases::fixed_groups::{EPS, convolution_groups, large, losses, overwritten, rows, updates, vector};
+use ddnnc_cases::fixed_groups::{
+    EPS, convolution_groups, large, losses, overwritten, residual, rows, updates, vector,
+};
 use ddnnc_cases::group::{Builder, tolerances, unfused};
 use ddnnc_cases::random_group::random_group;
 use ddnnc_cpu::CpuDevice;
@@ -112,6 +114,13 @@ fn convolutions_with_what_surrounds_them() {
             check(&levels, &case, seed, false);
             check_within(&winograd, &case, seed, None, 1e-4);
         }
+    }
+}
+
+#[test]
+fn ends_of_blocks() {
+    for dtype in [DType::F32, DType::Bf16] {
+        check(&devices(true), &residual(dtype), 21, true);
     }
 }
 
