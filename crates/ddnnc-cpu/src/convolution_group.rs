@@ -687,6 +687,7 @@ impl Emit for Epilogue<'_> {
             partial[0] = run.part as f64;
             partial
         });
-        program.run(machine, self.memory, run.worker, (run.first, count), Lent::Floats(rows), partial);
+        let lent = if run.asked { Lent::Asked(rows) } else { Lent::Floats(rows) };
+        program.run(machine, self.memory, run.worker, (run.first, count), lent, partial);
     }
 }

@@ -87,7 +87,8 @@ pub fn launch_with(
             let lines = plan.task_lines(task);
             let (scratch, rest) = scratch.split_at_mut(size(&plan, lines.clone()));
             let out = out.unwrap_or_else(|| &mut rest[..lines.len() * plan.result[1] * plan.to]);
-            let run = Run { task: base + task, part: index, first: lines.start * plan.result[1], worker };
+            let first = lines.start * plan.result[1];
+            let mut run = Run { task: base + task, part: index, first, worker, asked: false };
             let mut ahead = Ahead::default();
             if let Some(emit) = emit {
                 emit.list(run, lines.len() * plan.result[1], &mut ahead);
@@ -96,6 +97,7 @@ pub fn launch_with(
             let later = plan.source_rows(plan.task_lines(task + machine.pool.threads()));
             x.list(later.start, later.len(), &mut ahead);
             compute(&plan, x, lines, worker, scratch, out, &ahead);
+            run.asked = ahead.done();
             if let Some(emit) = emit {
                 emit.emit(machine, run, out);
             }

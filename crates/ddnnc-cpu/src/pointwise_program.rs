@@ -192,6 +192,8 @@ pub enum Lent<'a> {
     Nothing,
     /// f32, to read and to write.
     Floats(&'a mut [f32]),
+    /// The same, where what the program reads and writes beside them has been asked for.
+    Asked(&'a mut [f32]),
     /// bf16, to write, for a program that [gives them](Program::gives_halves).
     Halves(&'a mut [u16]),
 }
@@ -294,8 +296,9 @@ impl Program {
         partial: Option<&mut [f64]>,
     ) {
         let channels = self.domain.channels;
+        let asked = matches!(lent, Lent::Asked(_));
         let lent = match lent {
-            Lent::Floats(rows) => {
+            Lent::Floats(rows) | Lent::Asked(rows) => {
                 assert!(rows.len() >= count * channels, "the lent rows are whole");
                 LentTile::Floats(rows.as_mut_ptr())
             }
@@ -329,7 +332,9 @@ impl Program {
                     first: first + at,
                     rows: rows.min(count - at),
                 };
-                self.ask(memory, first + at + rows);
+                if !asked {
+                    self.ask(memory, first + at + rows);
+                }
                 if at == 0 {
                     tile.begin(sums);
                 }
@@ -351,7 +356,7 @@ impl Program {
         passes && writers.next().is_none() && !self.insts.iter().any(|i| i.src.contains(&Some(Loc::Rows)))
     }
 
-    /// Asks for the operands of the tile that begins with row `first`, while another is computed: the processor by itself
+    /// Asks for the operands and results of the tile that begins with row `first`, while another is computed: the processor by itself
     /// does not look beyond a page.
     fn ask(&self, memory: Memory<'_>, first: usize) {
         let mut ahead = Ahead::default();
@@ -360,7 +365,7 @@ impl Program {
         ahead.ask(usize::MAX);
     }
 
-    /// Lists the operands of some rows.
+    /// Lists the operands and results of some rows: memory that is written is read before.
     pub fn list(&self, memory: Memory<'_>, first: usize, count: usize, ahead: &mut Ahead) {
         if count == 0 {
             return;
@@ -374,7 +379,8 @@ impl Program {
                 Loc::Memory(slot) | Loc::Half(slot) => Some(slot),
                 Loc::Register(_) | Loc::Rows => None,
             };
-            for slot in widened.into_iter().chain(inst.src.iter().flatten().filter_map(of_loc)) {
+            let taken = inst.src.iter().chain(&inst.dst).flatten().filter_map(of_loc);
+            for slot in widened.into_iter().chain(inst.half).chain(taken) {
                 let (slot, channels) = (self.slots[slot], self.domain.channels);
                 let (at, n) = (first * channels, count * channels);
                 // What has one element per row is small.
