@@ -1,13 +1,15 @@
 //! Memory that is asked for while something else is computed.
 //!
 //! A convolution's task reads its source, multiplies for a while, and reads what its epilogue takes: memory waits for
-//! arithmetic and arithmetic for memory. So a task lists what comes next, its epilogue's operands and the source of a
-//! later task, and asks for a few lines beside every tile or product that it computes. Depthwise convolutions do not.
+//! arithmetic and arithmetic for memory. So a task lists what comes next, its epilogue's operands and results and the
+//! source of a later task, and asks for a few lines beside every tile or product that it computes. Depthwise convolutions
+//! do not. Lines that are asked for in one burst fill the queue of what is missing, and what is computed waits: a long tile
+//! asks for them one by one, between its terms.
 
 use std::cell::Cell;
 
 /// Bytes of a line.
-const LINE: usize = 64;
+pub const LINE: usize = 64;
 
 /// The most runs of memory that are listed.
 const RUNS: usize = 8;
@@ -26,7 +28,7 @@ impl Ahead {
     /// Lists some memory; what there is no room for is left out.
     pub fn list<T>(&mut self, start: *const T, elements: usize) {
         let run = (start as usize, elements * size_of::<T>());
-        if self.count < RUNS && !self.runs[..self.count].contains(&run) {
+        if elements > 0 && self.count < RUNS && !self.runs[..self.count].contains(&run) {
             self.runs[self.count] = run;
             self.count += 1;
         }
@@ -35,6 +37,25 @@ impl Ahead {
     /// Lines that are listed.
     pub fn lines(&self) -> usize {
         self.runs[..self.count].iter().map(|run| run.1.div_ceil(LINE)).sum()
+    }
+
+    /// How many lines to [take](Ahead::take) at a time so that all are taken in so many turns.
+    pub fn share(&self, turns: usize) -> usize {
+        self.lines().div_ceil(turns.saturating_sub(self.count).max(1))
+    }
+
+    /// The next lines, at most so many, for the caller to ask for: where they begin, and how many follow one another.
+    #[inline]
+    pub fn take(&self, lines: usize) -> (usize, usize) {
+        let (run, done) = self.at.get();
+        if run == self.count || lines == 0 {
+            return (0, 0);
+        }
+        let (start, bytes) = self.runs[run];
+        let some = lines.min((bytes - done).div_ceil(LINE));
+        let next = done + some * LINE;
+        self.at.set(if next >= bytes { (run + 1, 0) } else { (run, next) });
+        (start.wrapping_add(done), some)
     }
 
     /// Asks for the next lines.
@@ -58,7 +79,7 @@ impl Ahead {
 
 /// Asks for the line at an address, into the second cache.
 #[inline(always)]
-fn ask(address: usize) {
+pub fn ask(address: usize) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: any address may be asked for.
     unsafe {
@@ -72,6 +93,11 @@ fn ask(address: usize) {
 #[cfg(test)]
 mod tests {
     use super::{Ahead, RUNS};
+
+    /// Whether all lines have been asked for.
+    fn done(ahead: &Ahead) -> bool {
+        ahead.at.get().0 == ahead.count
+    }
 
     #[test]
     fn lines_are_asked_for_run_by_run() {
@@ -88,9 +114,32 @@ mod tests {
         assert_eq!(ahead.at.get(), (1, 64));
         ahead.ask(100);
         assert_eq!(ahead.at.get(), (2, 0), "no more than all");
+        assert!(done(&ahead));
         for n in 1..=2 * RUNS {
             ahead.list(memory.as_ptr(), n);
         }
         assert_eq!(ahead.count, RUNS, "the rest is left out");
+    }
+
+    #[test]
+    fn lines_are_taken_within_a_run() {
+        let memory = [0.0f32; 100];
+        let start = memory.as_ptr() as usize;
+        let mut ahead = Ahead::default();
+        ahead.list(memory.as_ptr(), 0);
+        assert!(done(&ahead) && ahead.take(9) == (0, 0), "nothing is no run");
+        ahead.list(memory.as_ptr(), 100);
+        ahead.list(memory.as_ptr(), 20);
+        assert_eq!(ahead.take(0), (0, 0));
+        assert_eq!([ahead.take(5), ahead.take(5)], [(start, 5), (start + 320, 2)]);
+        assert!(!done(&ahead));
+        assert_eq!(ahead.take(2), (start, 2));
+        assert!(done(&ahead) && ahead.take(1) == (0, 0));
+        for turns in 1..12 {
+            ahead.at.set((0, 0));
+            let share = ahead.share(turns);
+            (0..turns.max(3)).for_each(|_| _ = ahead.take(share));
+            assert!(done(&ahead), "{turns}");
+        }
     }
 }

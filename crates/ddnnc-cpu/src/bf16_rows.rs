@@ -239,8 +239,11 @@ struct Sums<'a> {
 
 impl Sums<'_> {
     fn task(&self, plan: &Plan, data: Data<'_, u16>, lines: Range<usize>, out: &mut [f32], ahead: &Ahead) {
-        let tiles = (lines.len() * plan.result[1]).div_ceil(columns(self.blocks.width)) * self.blocks.count;
-        let ahead = (ahead, ahead.lines().div_ceil(tiles.max(1)));
+        // Phases have about as many positions each.
+        let positions = lines.len() * plan.result[1] / phases(plan).count().max(1);
+        let pieces: usize = phases(plan).map(|(_, runs, _)| runs.cut().0).sum();
+        let tiles = positions.div_ceil(columns(self.blocks.width)) * self.blocks.count * pieces;
+        let ahead = (ahead, ahead.share(tiles));
         for (phase, runs, before) in phases(plan) {
             if runs.all() == 0 {
                 each_position(plan, phase, data, lines.clone(), |_, row| {

@@ -129,8 +129,12 @@ pub fn transpose(w: &[u16], step: usize, out: &mut [u16], width: usize) {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{LANES, Sum};
+    use crate::ahead::{self, LINE};
     use std::arch::x86_64::*;
     use std::mem::transmute;
+
+    /// Pairs of terms between the lines that are asked for.
+    const EVERY: usize = 4;
 
     /// # Safety
     ///
@@ -162,13 +166,13 @@ mod x86 {
             if s.far {
                 ask(s, next.next().unwrap_or_default());
             }
-            s.ahead.0.ask(s.ahead.1);
+            let asked = s.ahead.0.take(s.ahead.1);
             // SAFETY: promised.
             unsafe {
                 if data_at.len() > M {
-                    tile::<V, N>(s, data_at, out, out_at);
+                    tile::<V, N>(s, data_at, out, out_at, asked);
                 } else {
-                    tile::<V, M>(s, data_at, out, out_at);
+                    tile::<V, M>(s, data_at, out, out_at, asked);
                 }
             }
         }
@@ -193,17 +197,22 @@ mod x86 {
         unsafe { transmute::<__m512i, __m512bh>(bits) }
     }
 
-    /// V vectors by N columns; columns past the last repeat it and are not stored.
+    /// V vectors by N columns; columns past the last repeat it and are not stored. Asks for those lines meanwhile, and maybe
+    /// for some that follow.
     #[inline(always)]
     unsafe fn tile<const V: usize, const N: usize>(
         s: &Sum<'_>,
         data_at: &[usize],
         out: *mut f32,
         out_at: &[usize],
+        (mut line, lines): (usize, usize),
     ) {
         let n = data_at.len();
         let [outer, inner] = s.walk.counts;
         let (pairs, odd) = (s.walk.terms / 2, s.walk.terms % 2 == 1);
+        // Without branches that depend on what is left.
+        let beside = lines.div_ceil((outer * inner * pairs.div_ceil(EVERY)).max(1));
+        let end = line.wrapping_add(lines * LINE);
         // SAFETY: promised.
         unsafe {
             let data: [*const u16; N] =
@@ -228,9 +237,18 @@ mod x86 {
             for o in 0..outer {
                 for i in 0..inner {
                     let mut at = o * s.walk.steps[0] + i * s.walk.steps[1];
-                    for _ in 0..pairs {
-                        step!(j, _mm512_set1_epi32(data[j].add(at).cast::<i32>().read_unaligned()));
-                        at += 2;
+                    let mut left = pairs;
+                    while left > 0 {
+                        for _ in 0..beside {
+                            ahead::ask(line);
+                            line = line.wrapping_add(LINE).min(end);
+                        }
+                        let some = left.min(EVERY);
+                        for _ in 0..some {
+                            step!(j, _mm512_set1_epi32(data[j].add(at).cast::<i32>().read_unaligned()));
+                            at += 2;
+                        }
+                        left -= some;
                     }
                     if odd {
                         step!(j, _mm512_maskz_set1_epi16(0x5555_5555, *data[j].add(at).cast::<i16>()));
@@ -251,8 +269,10 @@ mod x86 {
 
     /// Stores the sums of a column.
     #[inline(always)]
+    #[expect(clippy::needless_range_loop, reason = "an iterator over vectors may become calls")]
     unsafe fn column<const V: usize>(s: &Sum<'_>, to: *mut f32, sums: [__m512; V]) {
-        for (v, mut sum) in sums.into_iter().enumerate() {
+        for v in 0..V {
+            let mut sum = sums[v];
             let to = to.wrapping_add(v * LANES);
             let rows = s.rows.saturating_sub(v * LANES);
             // SAFETY: promised.

@@ -58,7 +58,7 @@ pub struct Run {
 
 /// What becomes of result rows while they are in cache; all channels of each row are complete, and it may change them.
 pub trait Emit: Sync {
-    /// Lists the memory that `rows` rows of a run are taken together with.
+    /// Lists the memory that is read and written as `rows` rows of a run are taken.
     fn list(&self, run: Run, rows: usize, ahead: &mut Ahead);
 
     /// Takes a run; each row of each part comes once.

@@ -603,10 +603,16 @@ impl<'a, 'p> Compiler<'a, 'p> {
                 }
             });
         }
+        let chain = Chain::of(&insts, domain.channels);
+        // A chain writes through the caches.
+        let past = match chain {
+            Some(_) => vec![false; self.slots.len()],
+            None => past_caches(&insts, &self.slots),
+        };
         let program = Program {
             domain,
-            chain: Chain::of(&insts, domain.channels),
-            past: past_caches(&insts, &self.slots),
+            chain,
+            past,
             asks: true,
             insts,
             slots: self.slots,

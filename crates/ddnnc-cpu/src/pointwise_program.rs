@@ -388,8 +388,8 @@ impl Program {
         passes && writers.next().is_none() && !self.insts.iter().any(|i| i.src.contains(&Some(Loc::Rows)))
     }
 
-    /// Asks for the operands of the tile that begins with row `first`, while another is computed: the processor by itself
-    /// does not look beyond a page.
+    /// Asks for the operands and results of the tile that begins with row `first`, while another is computed: the
+    /// processor by itself does not look beyond a page.
     fn ask(&self, memory: Memory<'_>, first: usize) {
         let mut ahead = Ahead::default();
         let count = self.domain.tile_rows().min(self.domain.rows.saturating_sub(first));
@@ -397,7 +397,7 @@ impl Program {
         ahead.ask(usize::MAX);
     }
 
-    /// Lists the operands of some rows.
+    /// Lists the operands and results of some rows: memory that is written is read before, unless past the caches.
     pub fn list(&self, memory: Memory<'_>, first: usize, count: usize, ahead: &mut Ahead) {
         if count == 0 {
             return;
@@ -411,7 +411,9 @@ impl Program {
                 Loc::Memory(slot) | Loc::Half(slot) => Some(slot),
                 Loc::Register(_) | Loc::Rows => None,
             };
-            for slot in widened.into_iter().chain(inst.src.iter().flatten().filter_map(of_loc)) {
+            let taken = inst.src.iter().chain(&inst.dst).flatten().filter_map(of_loc);
+            let all = widened.into_iter().chain(inst.half).chain(taken);
+            for slot in all.filter(|&slot| !self.past[slot]) {
                 let (slot, channels) = (self.slots[slot], self.domain.channels);
                 let (at, n) = (first * channels, count * channels);
                 // What has one element per row is small.
