@@ -1,20 +1,22 @@
 //! The weight gradient of a convolution without groups, with products of pairs of bf16 and sums in f32.
 //!
-//! Pairs are neighbouring positions of y. A task is a piece of the batch, a block of output channels and one of input
-//! channels. For each chunk of positions it packs dy once, and the rows of x into panels once for every tap. Input
-//! channels are the rows of the products, so that sums lie in the order of weights of one tap. The batch is cut into
-//! pieces and the channels into blocks by shape alone; the sums of the pieces are added in order.
+//! A pair is one position of two neighbouring images (`bf16_weight_chunk.rs`). A task is a piece of the batch, a block of
+//! output channels and one of input channels. For each chunk of positions it packs dy once, and the rows of x into panels
+//! once, which all taps read. Input channels are the rows of the products. A task's sums stay in its cache until it brings
+//! them into the order of the weights; the batch is cut into pieces and the channels into blocks by shape alone, and the
+//! sums of the pieces are added in order.
 //!
 //! Rows of x that are not in memory are computed as bf16: by the task, for each chunk, where no other task reads them, else
 //! once for all tasks, some images of each piece at a time.
 
-use crate::bf16_weight_tile::{Half, NONE, Product, WIDTH, pack};
+use crate::bf16_weight_chunk::{Extent, Load, Source, Stored, line};
+use crate::bf16_weight_tile::{Ordered, Product, WIDTH};
 use crate::convolution::{Geometry, Rows};
-use crate::convolution_weight::{Cut, GradPart};
+use crate::convolution_weight::GradPart;
 use crate::device::Machine;
 use crate::launch::Need;
-use crate::memory::halves;
-use crate::plan::{Element, Plan};
+use crate::memory::{halves, places};
+use crate::pointwise::Cells;
 use std::ops::Range;
 
 /// Tasks that a launch should have.
@@ -23,69 +25,70 @@ const TASKS: usize = 16;
 /// f32 of a vector.
 const LANES: usize = 16;
 
-/// Positions whose places are listed at a time; even, so that pairs are whole.
-const LISTED: usize = 128;
-
-/// The fewest channels of a block that others are cut off.
-const BLOCK: usize = 64;
-
-/// f32 of rows that are computed at a time, about, where they are rounded to bf16 behind it.
-const LOADED: usize = 1 << 12;
-
 /// The most elements of computed rows of x that are kept for all tasks.
 const KEPT: usize = 1 << 21;
 
 /// Elements of those rows that are computed as one task, about.
 const KEPT_TASK: usize = 1 << 15;
 
-/// The most positions of a chunk, whose panel of x fills most of the first cache.
-const POSITIONS: usize = 512;
+/// Pairs of positions that a chunk aims at.
+const PAIRS: usize = 256;
 
-/// Output channels whose sums are collected together.
-const OUTPUTS: usize = 4;
+/// Elements of sums of a task that stay in the second cache beside its operands.
+const SUMS: usize = 1 << 17;
 
-/// Elements of packed dy that a chunk aims at, so that they stay in the second cache.
-const PACKED: usize = 1 << 18;
+/// The most taps whose pairs are listed at a time.
+const TAPS: usize = 9;
+
+/// Weights that are added up as one task.
+const COLLECTED: usize = 1 << 12;
 
 /// How a weight gradient is cut.
 struct Blocks {
-    cut: Cut,
+    /// Couples of neighbouring images of all parts.
+    couples: usize,
+    /// Pieces of the batch.
+    pieces: usize,
     /// Blocks of output and of input channels.
     counts: [usize; 2],
     /// Channels of a block.
     sizes: [usize; 2],
     taps: usize,
+    extent: Extent,
     /// How computed rows of x are kept for all tasks; `None` where each task computes what it reads.
     kept: Option<Kept>,
 }
 
+/// Couples of neighbouring images of a part.
+fn couples(images: usize) -> usize {
+    images.div_ceil(2)
+}
+
 impl Blocks {
-    fn new(g: &Geometry, images: usize) -> Blocks {
-        let cut = Cut::new(g, images, false);
-        let (mut counts, mut sizes) = ([1, 1], [g.outputs, g.inputs]);
+    fn new(g: &Geometry, images: impl Iterator<Item = usize>) -> Blocks {
+        let couples = images.map(couples).sum::<usize>();
         let channels = [g.outputs, g.inputs];
-        let whole = cut.pieces == 1 && g.taps() == 1 && g.inputs.is_multiple_of(LANES);
-        // What is packed for each task grows with its rows of dy, and with its rows of x for each tap: the larger is cut.
-        while cut.pieces * counts[0] * counts[1] < TASKS {
-            let i = usize::from(sizes[0] <= g.taps() * sizes[1]);
-            let i = if sizes[i] >= 2 * BLOCK { i } else { 1 - i };
-            // Blocks of whole weights are where they belong as they are summed.
-            let i = if whole && counts[1] == 1 && (sizes[0] >= 2 * BLOCK || counts[0] >= TASKS / 2) {
-                0
-            } else {
-                i
-            };
-            if sizes[i] < 2 * BLOCK {
-                break;
+        let cut = |axis: usize, count: usize| {
+            let size = channels[axis].div_ceil(count).next_multiple_of(WIDTH).min(channels[axis].max(1));
+            (channels[axis].div_ceil(size).max(1), size)
+        };
+        let mut best = (0, f64::INFINITY, (1, [1, 1], channels));
+        for pieces in (0..5).map(|i| 1 << i).filter(|&n| n == 1 || n <= couples) {
+            for (i, j) in (0..5).flat_map(|i| (0..5).map(move |j| (i, j))) {
+                let (outer, inner) = (cut(0, 1 << i), cut(1, 1 << j));
+                let (counts, sizes) = ([outer.0, inner.0], [outer.1, inner.1]);
+                let tasks = (pieces * counts[0] * counts[1]).min(TASKS);
+                let cost = cost(g, couples, pieces, counts, sizes);
+                if tasks > best.0 || tasks == best.0 && cost < best.1 {
+                    best = (tasks, cost, (pieces, counts, sizes));
+                }
             }
-            sizes[i] = channels[i].div_ceil(2 * counts[i]).next_multiple_of(WIDTH);
-            counts[i] = channels[i].div_ceil(sizes[i]);
         }
-        let positions = (PACKED / sizes[0].max(1)).clamp(POSITIONS / 4, POSITIONS);
+        let (pieces, counts, sizes) = best.2;
         // Where one task reads the rows, they are in its cache as it computes them.
         let many = counts[0] * counts[1] > 1;
-        let kept = if many { Kept::new(g, images, cut.pieces, KEPT) } else { None };
-        Blocks { cut: cut.with_positions(positions), counts, sizes, taps: g.taps(), kept }
+        let kept = if many { Kept::new(g, couples, pieces, KEPT) } else { None };
+        Blocks { couples, pieces, counts, sizes, taps: g.taps(), extent: Extent::new(g, PAIRS), kept }
     }
 
     /// Channels of block `i` along axis 0 (outputs) or 1 (inputs).
@@ -104,21 +107,19 @@ impl Blocks {
         self.taps * self.sizes[0] * self.row()
     }
 
-    /// Whether the sums of each task are a piece of the weights as they lie in memory.
-    fn direct(&self, g: &Geometry) -> bool {
-        self.cut.pieces == 1 && self.taps == 1 && self.counts[1] == 1 && self.row() == g.inputs
+    /// Elements that the pieces need to themselves.
+    fn partials(&self, g: &Geometry) -> usize {
+        if self.pieces == 1 { 0 } else { self.pieces * weights(g) }
     }
 
-    /// Workspace for parts of so many images.
-    fn need(&self, g: &Geometry, images: &[usize]) -> Need {
-        let scratch = self.scratch(g, images.iter().copied()).iter().sum();
-        let sums = if self.direct(g) { 0 } else { self.tasks() * self.sums() };
-        let shared = sums + self.kept.map_or(0, |kept| kept.size().div_ceil(2));
-        Need { scratch, shared, ..Need::default() }
+    /// Workspace.
+    fn need(&self, g: &Geometry) -> Need {
+        let shared = self.partials(g) + self.kept.map_or(0, |kept| kept.size().div_ceil(2));
+        Need { scratch: self.scratch(g).iter().sum(), shared, ..Need::default() }
     }
 
     fn tasks(&self) -> usize {
-        self.cut.pieces * self.counts[0] * self.counts[1]
+        self.pieces * self.counts[0] * self.counts[1]
     }
 
     /// Elements between pairs of packed dy: no power of two, so that a column's pairs do not share few sets of the cache.
@@ -126,65 +127,84 @@ impl Blocks {
         self.sizes[0].next_multiple_of(LANES) + LANES
     }
 
-    /// f32 that a worker needs: packed dy, packed x, rows as they are computed, a window of x as bf16.
-    fn scratch(&self, g: &Geometry, images: impl Iterator<Item = usize>) -> [usize; 4] {
-        let line = |channels: usize| loaded(channels) * channels;
-        let mut most = [0, 0, line(g.inputs).max(line(g.outputs)), 0];
-        for images in images.filter(|&n| n > 0) {
-            let plan = self.cut.plan(g, images);
-            let pairs = plan.task_rows().div_ceil(2);
-            most[0] = most[0].max(pairs * self.pitch());
-            most[1] = most[1].max(self.sizes[1].div_ceil(WIDTH) * panel_step(pairs));
-            let [height, width] = plan.source;
-            let lines = if plan.lines >= plan.result[0] {
-                plan.lines / plan.result[0] * height
-            } else {
-                let reach = (g.kernel[0] - 1) * g.conv.dilation[0];
-                height.min((plan.lines - 1) * g.conv.stride[0] + reach + 1)
-            };
-            if self.kept.is_none() {
-                most[3] = most[3].max((lines * width * g.inputs).div_ceil(2));
-            }
-        }
-        most
+    /// Elements between panels of x, which are no power of two apart.
+    fn panel(&self) -> usize {
+        self.extent.packed() * WIDTH + LANES
+    }
+
+    /// f32 that a worker needs: sums, packed dy, packed x, the places of pairs, rows as they are computed, a window of x as
+    /// bf16.
+    fn scratch(&self, g: &Geometry) -> [usize; 6] {
+        let extent = &self.extent;
+        let window = if self.kept.is_none() { extent.window().div_ceil(2) } else { 0 };
+        [
+            self.sums(),
+            extent.pairs() * self.pitch(),
+            self.sizes[1].div_ceil(WIDTH) * self.panel(),
+            2 * self.taps.min(TAPS) * extent.pairs(),
+            line(g.inputs).max(line(g.outputs)),
+            window,
+        ]
     }
 }
 
+fn weights(g: &Geometry) -> usize {
+    g.outputs * g.inputs * g.taps()
+}
+
+/// About how many cycles go to all but products: packing, sums that are read and written again, and their order.
+fn cost(g: &Geometry, couples: usize, pieces: usize, counts: [usize; 2], sizes: [usize; 2]) -> f64 {
+    let taps = g.taps();
+    let positions = |axis: usize| if g.kernel[axis] == 1 { g.output[axis] } else { g.input[axis] };
+    let packed = (positions(0) * positions(1) * g.inputs * counts[0]
+        + g.output[0] * g.output[1] * g.outputs * counts[1]) as f64;
+    let pairs = (couples * g.output[0] * g.output[1]) as f64;
+    let again = if taps * sizes[0] * sizes[1] > SUMS { 0.6 } else { 0.2 };
+    let order = match (taps, pieces) {
+        (1, 1) => 0.3,
+        (1, _) => 0.6,
+        (_, 1) => 1.5,
+        _ => 1.8,
+    };
+    let all = weights(g) as f64;
+    0.3 * couples as f64 * packed + all * (again * pairs / PAIRS as f64 + order * pieces as f64)
+}
+
 /// Rows of x that are computed once and kept as bf16 while all tasks read them. That is done in rounds, so that they take
-/// little memory: in a round, tasks sum over the same share of the images of each piece.
+/// little memory: in a round, tasks sum over the same share of the couples of each piece.
 #[derive(Clone, Copy)]
 struct Kept {
-    /// Images of all parts.
-    images: usize,
+    /// Couples of all parts.
+    couples: usize,
     pieces: usize,
     rounds: usize,
-    /// The most images of a piece in a round.
+    /// The most couples of a piece in a round.
     share: usize,
     /// Elements of one image.
     image: usize,
 }
 
 impl Kept {
-    /// For room for so many elements; `None` where one image of each piece is more.
-    fn new(g: &Geometry, images: usize, pieces: usize, room: usize) -> Option<Kept> {
+    /// For room for so many elements; `None` where one couple of each piece is more.
+    fn new(g: &Geometry, couples: usize, pieces: usize, room: usize) -> Option<Kept> {
         let image = g.input[0] * g.input[1] * g.inputs;
-        let most = room / (pieces * image).max(1);
-        if most == 0 || images == 0 {
+        let most = room / (2 * pieces * image).max(1);
+        if most == 0 || couples == 0 {
             return None;
         }
-        let rounds = images.div_ceil(pieces * most);
-        Some(Kept { images, pieces, rounds, share: images.div_ceil(pieces * rounds), image })
+        let rounds = couples.div_ceil(pieces * most);
+        Some(Kept { couples, pieces, rounds, share: couples.div_ceil(pieces * rounds), image })
     }
 
     /// Elements of a round.
     fn size(&self) -> usize {
-        self.pieces * self.share * self.image
+        self.pieces * self.share * 2 * self.image
     }
 
-    /// The images of a piece in a round, counted over all parts.
+    /// The couples of a piece in a round, counted over all parts.
     fn range(&self, piece: usize, round: usize) -> Range<usize> {
         let [from, to] =
-            [0, 1].map(|i| self.images * (piece * self.rounds + round + i) / (self.pieces * self.rounds));
+            [0, 1].map(|i| self.couples * (piece * self.rounds + round + i) / (self.pieces * self.rounds));
         from..to
     }
 
@@ -201,28 +221,28 @@ impl Kept {
         machine.pool.split(out, some * self.image, |task, out, worker| {
             machine.with_scratch(worker, |line| {
                 for (i, out) in out.chunks_exact_mut(self.image).enumerate() {
-                    let (piece, image) = ((task * some + i) / self.share, (task * some + i) % self.share);
+                    let image = task * some + i;
+                    let (piece, image) = (image / (2 * self.share), image % (2 * self.share));
                     let range = self.range(piece, round);
-                    let (mut image, mut part) = (range.start + image, 0);
-                    if image >= range.end {
+                    let (mut couple, mut part) = (range.start + image / 2, 0);
+                    if couple >= range.end {
                         continue;
                     }
-                    while image >= parts[part].images {
-                        image -= parts[part].images;
+                    while couple >= couples(parts[part].images) {
+                        couple -= couples(parts[part].images);
                         part += 1;
                     }
-                    let x = parts[part].x;
-                    if is_computed(x) {
+                    let (x, image) = (parts[part].x, 2 * couple + image % 2);
+                    if is_computed(x) && image < parts[part].images {
                         let lines = image * g.input[0]..(image + 1) * g.input[0];
-                        let load = Load { machine, worker, g, source: g.input };
-                        load.lines(x, lines, line, out);
+                        Load { machine, worker, g }.lines(x, lines, line, out);
                     }
                 }
             });
         });
     }
 
-    /// The kept rows of a piece that belong to the part behind so many images, and the first of them.
+    /// The kept rows of a piece that belong to the part behind so many couples.
     fn rows<'a>(
         &self,
         g: &Geometry,
@@ -230,11 +250,12 @@ impl Kept {
         round: usize,
         before: usize,
         kept: &'a [u16],
-    ) -> (&'a [u16], usize) {
+    ) -> Source<'a> {
         let range = self.range(piece, round);
         let first = range.start.max(before);
-        let kept = &kept[self.image * (piece * self.share + first - range.start)..];
-        (kept, (first - before) * g.input[0] * g.input[1])
+        let rows = &kept[self.image * 2 * (piece * self.share + first - range.start)..];
+        let image = g.input[0] * g.input[1];
+        Source { rows: Stored::Bf16(rows), image, base: 2 * (first - before) * image }
     }
 }
 
@@ -243,67 +264,14 @@ fn is_computed(rows: &dyn Rows) -> bool {
     rows.direct().is_none() && rows.direct_bf16().is_none()
 }
 
-/// Rows that are computed at a time; even, so that pairs are whole.
-fn loaded(channels: usize) -> usize {
-    (LOADED / channels.max(1)).clamp(2, LISTED).next_multiple_of(2)
-}
-
-/// Computes rows as bf16.
-struct Load<'a> {
-    machine: &'a Machine<'a>,
-    worker: usize,
-    g: &'a Geometry,
-    /// (H, W) of the maps.
-    source: [usize; 2],
-}
-
-impl Load<'_> {
-    /// Lines of x, one image after another, but those that no tap reads.
-    fn lines(&self, x: &dyn Rows, lines: Range<usize>, line: &mut [f32], out: &mut [u16]) {
-        let (conv, [height, width]) = (&self.g.conv, self.source);
-        let (stride, dilation) = (conv.stride[0], conv.dilation[0]);
-        let reads = |line: usize| {
-            let from = line % height + conv.pad[0];
-            (0..self.g.kernel[0])
-                .any(|t| from >= t * dilation && (from - t * dilation).is_multiple_of(stride))
-        };
-        let all = stride == 1;
-        let (mut at, size) = (lines.start, width * x.channels());
-        while at < lines.end {
-            let end = if all { lines.end } else { (at..lines.end).find(|&h| !reads(h)).unwrap_or(lines.end) };
-            let out = &mut out[(at - lines.start) * size..(end - lines.start) * size];
-            self.rows(x, at * width, (end - at) * width, line, out);
-            at = (end..lines.end).find(|&h| reads(h)).unwrap_or(lines.end);
-        }
-    }
-
-    fn rows(&self, x: &dyn Rows, first: usize, count: usize, line: &mut [f32], out: &mut [u16]) {
-        if count == 0 || u16::load(self.machine, x, first, count, self.worker, out) {
-            return;
-        }
-        let all = x.channels();
-        let some = loaded(all);
-        for (i, out) in out.chunks_mut(some * all).enumerate() {
-            let line = &mut line[..out.len()];
-            x.load(self.machine, first + i * some, out.len() / all, self.worker, line);
-            u16::take(self.machine, out, line);
-        }
-    }
-}
-
-/// Elements between panels, which are no power of two apart.
-fn panel_step(pairs: usize) -> usize {
-    pairs * WIDTH + 16
-}
-
 /// Workspace of [`run`] for parts of so many images.
 pub fn need(g: &Geometry, images: &[usize]) -> Need {
-    Blocks::new(g, images.iter().sum()).need(g, images)
+    Blocks::new(g, images.iter().copied()).need(g)
 }
 
 /// dw = the sum over all parts, of which some have images.
 pub fn run(machine: &mut Machine<'_>, g: &Geometry, parts: &[GradPart<'_>], dw: &mut [f32]) {
-    run_blocks(machine, g, parts, dw, &Blocks::new(g, parts.iter().map(|p| p.images).sum()));
+    run_blocks(machine, g, parts, dw, &Blocks::new(g, parts.iter().map(|p| p.images)));
 }
 
 /// The same, cut so.
@@ -317,22 +285,22 @@ fn run_blocks(
     if dw.is_empty() {
         return;
     }
-    let sizes = blocks.scratch(g, parts.iter().map(|p| p.images));
-    let direct = blocks.direct(g);
+    let sizes = blocks.scratch(g);
     let kept = blocks.kept.filter(|_| parts.iter().any(|p| is_computed(p.x)));
-    let own = if direct { 0 } else { blocks.tasks() * blocks.sums() };
+    let own = blocks.partials(g);
     let (machine, shared) = machine.with_shared(own + kept.map_or(0, |kept| kept.size().div_ceil(2)));
-    let (shared, rows) = shared.split_at_mut(own);
+    let (partials, rows) = shared.split_at_mut(own);
     for round in 0..kept.map_or(1, |kept| kept.rounds) {
         if let Some(kept) = kept {
             kept.fill(&machine, g, parts, round, &mut halves(rows)[..kept.size()]);
         }
-        let launch = Launch { machine: &machine, g, blocks, parts, sizes, kept, rows: halves(rows), round };
-        let task = |task: usize, out: &mut [f32], worker: usize| launch.task(task, out, worker);
-        machine.pool.split(if direct { &mut *dw } else { &mut *shared }, blocks.sums(), task);
+        let out = Cells::new(if own == 0 { &mut *dw } else { &mut *partials });
+        let launch =
+            Launch { machine: &machine, g, blocks, parts, sizes, kept, rows: halves(rows), round, out };
+        machine.pool.run(blocks.tasks(), &|task, worker| launch.task(task, worker));
     }
-    if !direct {
-        collect(&machine, g, blocks, shared, dw);
+    if own > 0 {
+        collect(&machine, partials, dw);
     }
 }
 
@@ -342,212 +310,118 @@ struct Launch<'a> {
     g: &'a Geometry,
     blocks: &'a Blocks,
     parts: &'a [GradPart<'a>],
-    sizes: [usize; 4],
+    sizes: [usize; 6],
     kept: Option<Kept>,
     /// Kept rows of x.
     rows: &'a [u16],
     round: usize,
+    /// The weights' gradient of each piece.
+    out: Cells<'a, f32>,
 }
 
 impl Launch<'_> {
-    /// Writes the sums of a task, or adds to those of the rounds before.
-    fn task(&self, task: usize, out: &mut [f32], worker: usize) {
+    fn task(&self, task: usize, worker: usize) {
         let Launch { machine, g, blocks, parts, sizes, round, .. } = *self;
         let inputs = blocks.counts[1];
         let piece = task / (blocks.counts[0] * inputs);
         let outer = blocks.channels(0, g.outputs, task / inputs % blocks.counts[0]);
         let inner = blocks.channels(1, g.inputs, task % inputs);
-        let (mut cut, mut share, mut add) = (blocks.cut, piece, false);
-        if let Some(kept) = self.kept {
-            cut.pieces *= kept.rounds;
-            share = piece * kept.rounds + round;
-            add = kept.range(piece, round).start > kept.range(piece, 0).start;
+        let [from, to] = [piece, piece + 1].map(|p| blocks.couples * p / blocks.pieces);
+        let (range, before) = match self.kept {
+            Some(kept) => (kept.range(piece, round), kept.range(piece, 0).start),
+            None => (from..to, from),
+        };
+        if range.is_empty() {
+            return;
         }
         machine.with_scratch(worker, |scratch| {
-            let (dy, scratch) = scratch.split_at_mut(sizes[0]);
-            let (x, scratch) = scratch.split_at_mut(sizes[1]);
-            let (line, scratch) = scratch.split_at_mut(sizes[2]);
-            let window = &mut scratch[..sizes[3]];
-            let pitch = blocks.pitch();
-            cut.each_chunk(g, parts.iter().map(|p| p.images), share, |index, plan, lines| {
-                let part = &parts[index];
-                let chunk = Chunk { machine, worker, g, plan, lines };
-                chunk.pack_dy(part.dy, outer.clone(), line, pitch, dy);
-                let (pitch_x, channel) = (g.inputs, inner.start);
-                let source = match (part.x.direct_bf16(), part.x.direct(), self.kept) {
-                    (Some(rows), ..) => Source { rows: Stored::Bf16(rows), base: 0, pitch: pitch_x, channel },
-                    (_, Some(rows), _) => {
-                        Source { rows: Stored::F32(rows), base: 0, pitch: pitch_x, channel }
+            let (sums, scratch) = scratch.split_at_mut(sizes[0]);
+            let (dy, scratch) = scratch.split_at_mut(sizes[1]);
+            let (x, scratch) = scratch.split_at_mut(sizes[2]);
+            let (listed, scratch) = scratch.split_at_mut(sizes[3]);
+            let (line, scratch) = scratch.split_at_mut(sizes[4]);
+            let window = &mut scratch[..sizes[5]];
+            let listed = places(listed);
+            let (pitch, panel, pairs) = (blocks.pitch(), blocks.panel(), blocks.extent.pairs());
+            let load = Load { machine, worker, g };
+            let (mut passed, mut add) = (0, false);
+            for part in parts {
+                let all = couples(part.images);
+                let inside = |couple: usize| couple.clamp(passed, passed + all) - passed;
+                blocks.extent.each_chunk(part.images, inside(range.start)..inside(range.end), |chunk| {
+                    chunk.pack_dy(&load, part.dy, outer.clone(), line, pitch, dy);
+                    let image = g.input[0] * g.input[1];
+                    let source = match (part.x.direct_bf16(), part.x.direct(), self.kept) {
+                        (Some(rows), ..) => Source { rows: Stored::Bf16(rows), image, base: 0 },
+                        (_, Some(rows), _) => Source { rows: Stored::F32(rows), image, base: 0 },
+                        (.., Some(kept)) => kept.rows(g, piece, round, passed, self.rows),
+                        _ => chunk.window(&load, part.x, line, halves(window)),
+                    };
+                    chunk.pack_x(&source, inner.clone(), x, panel);
+                    let mut counts = [0; TAPS];
+                    for first in (0..blocks.taps).step_by(TAPS) {
+                        let taps = first..blocks.taps.min(first + TAPS);
+                        for ((tap, count), listed) in
+                            taps.clone().zip(&mut counts).zip(listed.chunks_exact_mut(pairs))
+                        {
+                            *count = chunk.list(tap, pitch, listed);
+                        }
+                        for (i, panel) in x.chunks(panel).take(inner.len().div_ceil(WIDTH)).enumerate() {
+                            let rows = WIDTH.min(inner.len() - i * WIDTH);
+                            for ((tap, count), listed) in
+                                taps.clone().zip(&counts).zip(listed.chunks_exact(pairs))
+                            {
+                                let places = &listed[..*count];
+                                let product = Product { places, panel, rows, data: dy, columns: outer.len() };
+                                let out = &mut sums[tap * blocks.sizes[0] * blocks.row() + i * WIDTH..];
+                                product.run(out, blocks.row(), add);
+                            }
+                        }
                     }
-                    (.., Some(kept)) => {
-                        let before = parts[..index].iter().map(|p| p.images).sum();
-                        let (rows, base) = kept.rows(g, piece, round, before, self.rows);
-                        Source { rows: Stored::Bf16(rows), base, pitch: pitch_x, channel }
-                    }
-                    _ => {
-                        let (rows, base) = chunk.window(part.x, line, halves(window));
-                        Source { rows: Stored::Bf16(rows), base, pitch: pitch_x, channel }
-                    }
-                };
-                let pairs = chunk.positions().div_ceil(2);
-                for tap in 0..blocks.taps {
-                    match source.rows {
-                        Stored::F32(rows) => chunk.pack_x(rows, &source, inner.len(), tap, x),
-                        Stored::Bf16(rows) => chunk.pack_x(rows, &source, inner.len(), tap, x),
-                    }
-                    let out = &mut out[tap * blocks.sizes[0] * blocks.row()..];
-                    for (i, panel) in
-                        x.chunks(panel_step(pairs)).take(inner.len().div_ceil(WIDTH)).enumerate()
-                    {
-                        let rows = WIDTH.min(inner.len() - i * WIDTH);
-                        let product = Product { pairs, panel, rows, data: dy, pitch, columns: outer.len() };
-                        product.run(&mut out[i * WIDTH..], blocks.row(), add);
-                    }
+                    add = true;
+                });
+                passed += all;
+            }
+            let add = range.start > before;
+            machine.level.run(|| {
+                for (i, o) in outer.clone().enumerate() {
+                    let first = (piece * g.outputs + o) * g.inputs + inner.start;
+                    // SAFETY: each task has channels of one piece to itself.
+                    let out = unsafe { self.out.range(first * blocks.taps, inner.len() * blocks.taps) };
+                    let step = blocks.sizes[0] * blocks.row();
+                    order(&sums[i * blocks.row()..], step, blocks.taps, out, add);
                 }
-                add = true;
             });
         });
     }
 }
 
-/// Rows as they lie in memory.
-#[derive(Clone, Copy)]
-enum Stored<'a> {
-    F32(&'a [f32]),
-    Bf16(&'a [u16]),
-}
-
-/// Rows of x.
-struct Source<'a> {
-    rows: Stored<'a>,
-    /// The row with which they begin.
-    base: usize,
-    /// Elements of a row.
-    pitch: usize,
-    /// The first channel of the block within a row.
-    channel: usize,
-}
-
-/// Positions that a task sums over in one go.
-struct Chunk<'a> {
-    machine: &'a Machine<'a>,
-    worker: usize,
-    g: &'a Geometry,
-    plan: &'a Plan,
-    /// Lines of y.
-    lines: Range<usize>,
-}
-
-impl Chunk<'_> {
-    fn positions(&self) -> usize {
-        self.lines.len() * self.plan.result[1]
-    }
-
-    /// Packs some channels of the rows of dy, pairs `pitch` apart.
-    fn pack_dy(
-        &self,
-        dy: &dyn Rows,
-        channels: Range<usize>,
-        line: &mut [f32],
-        pitch: usize,
-        out: &mut [f32],
-    ) {
-        let (all, count) = (dy.channels(), self.positions());
-        let first = self.lines.start * self.plan.result[1];
-        let (stored, bf16) = (dy.direct(), dy.direct_bf16());
-        let step = if stored.is_some() || bf16.is_some() { LISTED } else { loaded(all) };
-        for at in (0..count).step_by(step) {
-            let some = step.min(count - at);
-            let out = &mut out[at / 2 * pitch..];
-            let places = |first: usize| std::array::from_fn(|i| (first + i) * all + channels.start);
-            let (near, far): ([usize; LISTED], [usize; LISTED]) = (places(0), places(first + at));
-            match (bf16, stored) {
-                (Some(rows), _) => pack(rows, &far[..some], channels.len(), out, pitch, WIDTH),
-                (_, Some(rows)) => pack(rows, &far[..some], channels.len(), out, pitch, WIDTH),
-                _ => {
-                    let rows = &mut line[..some * all];
-                    dy.load(self.machine, first + at, some, self.worker, rows);
-                    pack(rows, &near[..some], channels.len(), out, pitch, WIDTH);
-                }
-            }
+/// Brings the sums of one output channel, tap after tap and `step` apart, into the order of the weights.
+#[inline(always)]
+fn order(sums: &[f32], step: usize, taps: usize, out: &mut [f32], add: bool) {
+    if taps == 1 {
+        let sums = &sums[..out.len()];
+        if add {
+            out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum);
+        } else {
+            out.copy_from_slice(sums);
         }
+        return;
     }
-
-    /// Computes the rows of x that the positions need, and says which is the first.
-    fn window<'b>(&self, x: &dyn Rows, line: &mut [f32], window: &'b mut [u16]) -> (&'b [u16], usize) {
-        let ([height, width], result) = (self.plan.source, self.plan.result[0]);
-        let (stride, pad, dilation) = (self.g.conv.stride[0], self.g.conv.pad[0], self.g.conv.dilation[0]);
-        let (image, last) = (self.lines.start / result, (self.lines.end - 1) / result);
-        let mut read = image * height..(last + 1) * height;
-        if image == last {
-            let line = |y: usize, tap: usize| (y * stride + tap * dilation).saturating_sub(pad).min(height);
-            let end = line(self.lines.end - 1 - image * result, self.g.kernel[0] - 1);
-            read = image * height + line(self.lines.start - image * result, 0)
-                ..image * height + (end + 1).min(height);
-        }
-        let base = read.start * width;
-        let load = Load { machine: self.machine, worker: self.worker, g: self.g, source: self.plan.source };
-        let size = read.len() * width * self.g.inputs;
-        load.lines(x, read, line, &mut window[..size]);
-        (window, base)
-    }
-
-    /// Packs the rows of x that a tap reads into panels.
-    fn pack_x<T: Half>(&self, rows: &[T], source: &Source<'_>, channels: usize, tap: usize, out: &mut [f32]) {
-        let ([height, width], [result, columns]) = (self.plan.source, self.plan.result);
-        let conv = &self.g.conv;
-        let tap = [tap / self.g.kernel[1] * conv.dilation[0], tap % self.g.kernel[1] * conv.dilation[1]];
-        let (positions, mut done) = (self.positions(), 0);
-        let step = panel_step(positions.div_ceil(2));
-        let (mut line, mut column) = (self.lines.start, 0);
-        while done < positions {
-            let mut places = [NONE; LISTED];
-            let count = LISTED.min(positions - done);
-            for place in &mut places[..count] {
-                // The line and column of x beneath a position; past the end where there is none.
-                let h = (line % result * conv.stride[0] + tap[0]).wrapping_sub(conv.pad[0]);
-                let w = (column * conv.stride[1] + tap[1]).wrapping_sub(conv.pad[1]);
-                if h < height && w < width {
-                    let row = (line / result * height + h) * width + w;
-                    *place = (row - source.base) * source.pitch + source.channel;
-                }
-                column += 1;
-                if column == columns {
-                    (line, column) = (line + 1, 0);
-                }
-            }
-            pack(rows, &places[..count], channels, &mut out[done / 2 * WIDTH..], WIDTH, step);
-            done += count;
-        }
-    }
+    Ordered { sums, step, taps, add }.run(out);
 }
 
-/// Adds the sums of the pieces up, in order, and brings them into the order of the weights.
-fn collect(machine: &Machine<'_>, g: &Geometry, blocks: &Blocks, sums: &[f32], dw: &mut [f32]) {
-    let (taps, row, inputs) = (g.taps(), blocks.row(), blocks.counts[1]);
-    let piece = blocks.counts[0] * inputs * blocks.sums();
-    machine.pool.split(dw, OUTPUTS * g.inputs * taps, |task, dw, _| {
+/// Adds the gradients of the pieces up, in order.
+fn collect(machine: &Machine<'_>, partials: &[f32], dw: &mut [f32]) {
+    let size = dw.len();
+    machine.pool.split(dw, COLLECTED, |task, dw, _| {
         machine.level.run(|| {
-            for (i, dw) in dw.chunks_exact_mut(g.inputs * taps).enumerate() {
-                let o = task * OUTPUTS + i;
-                let (block, o) = (o / blocks.sizes[0] * inputs, o % blocks.sizes[0]);
-                for (c, dw) in dw.chunks_mut(taps * LANES).enumerate() {
-                    let c = c * LANES;
-                    let at = (block + c / blocks.sizes[1]) * blocks.sums() + o * row + c % blocks.sizes[1];
-                    for tap in 0..taps {
-                        let at = at + tap * blocks.sizes[0] * row;
-                        let mut total = [0.0f32; LANES];
-                        for piece in sums[at..].chunks(piece).take(blocks.cut.pieces) {
-                            total.iter_mut().zip(&piece[..LANES]).for_each(|(t, s)| *t += s);
-                        }
-                        if taps == 1 {
-                            dw.copy_from_slice(&total[..dw.len()]);
-                            continue;
-                        }
-                        for (dw, t) in dw[tap..].iter_mut().step_by(taps).zip(total) {
-                            *dw = t;
-                        }
-                    }
+            for (piece, all) in partials.chunks_exact(size).enumerate() {
+                let from = &all[task * COLLECTED..][..dw.len()];
+                if piece == 0 {
+                    dw.copy_from_slice(from);
+                } else {
+                    dw.iter_mut().zip(from).for_each(|(to, from)| *to += from);
                 }
             }
         });
@@ -642,14 +516,14 @@ mod tests {
                     let parts: Vec<GradPart<'_>> = (images.iter().zip(&xs).zip(&dys))
                         .map(|((&images, x), dy)| GradPart { images, x, dy })
                         .collect();
-                    let mut blocks = Blocks::new(&g, 7);
-                    assert!(blocks.tasks() > blocks.cut.pieces, "tasks share rows");
-                    let least = blocks.cut.pieces * map(input) * inputs;
-                    blocks.kept =
-                        Kept::new(&g, 7, blocks.cut.pieces, room.max(if room == 1 { least } else { 0 }));
+                    let mut blocks = Blocks::new(&g, images.iter().copied());
+                    assert!(blocks.tasks() > blocks.pieces, "tasks share rows");
+                    let least = 2 * blocks.pieces * map(input) * inputs;
+                    let room = if room == 1 { least } else { room };
+                    blocks.kept = Kept::new(&g, blocks.couples, blocks.pieces, room);
                     assert_eq!(blocks.kept.is_none(), room == 0);
                     let mut dw = vec![f32::NAN; outputs * inputs * g.taps()];
-                    Machine::testing(level, 2, blocks.need(&g, &images), |machine| {
+                    Machine::testing(level, 2, blocks.need(&g), |machine| {
                         run_blocks(machine, &g, &parts, &mut dw, &blocks);
                     });
                     if room > 0 {

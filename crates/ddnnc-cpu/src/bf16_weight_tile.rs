@@ -17,16 +17,14 @@ pub const COLUMNS: usize = 14;
 /// A panel of one operand, and columns of the other.
 #[derive(Clone, Copy, Debug)]
 pub struct Product<'a> {
-    /// Pairs of positions.
-    pub pairs: usize,
-    /// Pair p of row r at `p · WIDTH + r`.
+    /// Where the pairs that are multiplied begin, in the panel and in the data.
+    pub places: &'a [[u32; 2]],
+    /// Row r of a pair at its place + r.
     pub panel: &'a [f32],
     /// Rows that count, at most [`WIDTH`].
     pub rows: usize,
-    /// Pair p of column c at `p · pitch + c`.
+    /// Column c of a pair at its place + c.
     pub data: &'a [f32],
-    /// Elements between pairs of a column.
-    pub pitch: usize,
     /// Columns.
     pub columns: usize,
 }
@@ -39,13 +37,16 @@ impl Product<'_> {
     /// Where operands or result are too short.
     #[cfg(target_arch = "x86_64")]
     pub fn run(&self, out: &mut [f32], step: usize, add: bool) {
-        let Product { pairs, panel, rows, data, pitch, columns } = *self;
+        let Product { places, panel, rows, data, columns } = *self;
         if rows == 0 || columns == 0 {
             return;
         }
-        assert!(rows <= WIDTH && panel.len() >= pairs * WIDTH, "the panel is whole");
-        assert!(pairs == 0 || data.len() >= (pairs - 1) * pitch + columns, "the columns are whole");
+        assert!(rows <= WIDTH, "rows are cut into panels");
         let wide = rows.next_multiple_of(16);
+        let last = places.iter().fold([0, 0], |last, at| [at[0].max(last[0]), at[1].max(last[1])]);
+        let whole = |last: u32, n: usize, all: &[f32]| places.is_empty() || last as usize + n <= all.len();
+        assert!(whole(last[0], wide, panel), "the panel is whole");
+        assert!(whole(last[1], columns, data), "the columns are whole");
         assert!(out.len() >= (columns - 1) * step + wide, "the result has room");
         let tiles = columns.div_ceil(COLUMNS);
         let (mut first, mut left) = (0, columns);
@@ -55,7 +56,7 @@ impl Product<'_> {
             // has the instructions.
             unsafe {
                 let (data, out) = (data.as_ptr().add(first), out.as_mut_ptr().add(first * step));
-                x86::tile(wide > 16, n, [pairs, pitch, step], panel.as_ptr(), data, out, add);
+                x86::tile(wide > 16, n, places, panel.as_ptr(), data, out, step, add);
             }
             (first, left) = (first + n, left - n);
         }
@@ -64,6 +65,42 @@ impl Product<'_> {
     /// Never chosen where there are no such instructions.
     #[cfg(not(target_arch = "x86_64"))]
     pub fn run(&self, _: &mut [f32], _: usize, _: bool) {
+        unreachable!("the processor does not multiply pairs of bf16");
+    }
+}
+
+/// Sums of several taps.
+#[derive(Clone, Copy, Debug)]
+pub struct Ordered<'a> {
+    /// Channel c of tap t at `t · step + c`, in whole vectors of channels.
+    pub sums: &'a [f32],
+    /// Elements from a tap to the next.
+    pub step: usize,
+    /// Taps.
+    pub taps: usize,
+    /// Whether they are added to what there is.
+    pub add: bool,
+}
+
+impl Ordered<'_> {
+    /// The sum of channel c and tap t goes to `c · taps + t`.
+    ///
+    /// # Panics
+    ///
+    /// Where there are fewer sums than places for them.
+    #[cfg(target_arch = "x86_64")]
+    pub fn run(&self, out: &mut [f32]) {
+        let channels = out.len() / self.taps;
+        let whole = (self.taps - 1) * self.step + channels.next_multiple_of(16);
+        assert!(whole <= self.sums.len(), "sums of every channel and tap");
+        // SAFETY: the assertion holds every access inside the slices; the method is chosen where the processor has the
+        // instructions.
+        unsafe { x86::order(self, channels, out.as_mut_ptr()) }
+    }
+
+    /// Never called where there are no such instructions.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub fn run(&self, _: &mut [f32]) {
         unreachable!("the processor does not multiply pairs of bf16");
     }
 }
@@ -79,34 +116,47 @@ pub trait Half: Copy {
     unsafe fn halves(from: *const Self, n: usize) -> std::arch::x86_64::__m512i;
 }
 
-/// A row that is not there, for [`pack`].
-pub const NONE: usize = usize::MAX;
-
-/// Pairs of the elements of rows, which begin at `places`: element c of pair p to
-/// `p · pitch + c / WIDTH · step + c % WIDTH`. A row that is [`NONE`], or past the last place, is zero.
-///
-/// # Panics
-///
-/// Where the rows do not lie in `from`, or the result has no room.
-#[cfg(target_arch = "x86_64")]
-pub fn pack<T: Half>(from: &[T], places: &[usize], n: usize, out: &mut [f32], pitch: usize, step: usize) {
-    if n == 0 || places.is_empty() {
-        return;
-    }
-    let room = from.len().checked_sub(n);
-    assert!(places.iter().all(|&at| at == NONE || room.is_some_and(|room| at <= room)), "the rows are whole");
-    let last = (places.len().div_ceil(2) - 1) * pitch;
-    let deepest = (0..n).step_by(WIDTH).map(|c| c / WIDTH * step + WIDTH.min(n - c)).max().unwrap_or(0);
-    assert!(last + deepest <= out.len(), "the result has room");
-    // SAFETY: the assertions hold every access inside the slices; the method is chosen where the processor has the
-    // instructions.
-    unsafe { x86::pack(from.as_ptr(), places, n, out.as_mut_ptr(), [pitch, step]) }
+/// Two runs of rows, whose elements become pairs.
+#[derive(Clone, Copy, Debug)]
+pub struct Runs<'a, T> {
+    /// What the rows lie in.
+    pub rows: &'a [T],
+    /// Where the first row of the earlier run begins, and of the later, which may be missing: zeros then.
+    pub first: (usize, Option<usize>),
+    /// Elements from a row to the next.
+    pub step: usize,
+    /// Rows of each run.
+    pub count: usize,
+    /// Elements of a row that count.
+    pub channels: usize,
 }
 
-/// Never called where there are no such instructions.
-#[cfg(not(target_arch = "x86_64"))]
-pub fn pack<T: Half>(_: &[T], _: &[usize], _: usize, _: &mut [f32], _: usize, _: usize) {
-    unreachable!("the processor does not multiply pairs of bf16");
+impl<T: Half> Runs<'_, T> {
+    /// Element c of pair p goes to `p · pitch + c / WIDTH · step + c % WIDTH`.
+    ///
+    /// # Panics
+    ///
+    /// Where the rows do not lie in the slice, or the result has no room.
+    #[cfg(target_arch = "x86_64")]
+    pub fn pack(&self, out: &mut [f32], pitch: usize, step: usize) {
+        let n = self.channels;
+        if n == 0 || self.count == 0 {
+            return;
+        }
+        let last = self.first.0.max(self.first.1.unwrap_or(0)) + (self.count - 1) * self.step;
+        assert!(last + n <= self.rows.len(), "the rows are whole");
+        let deepest = (n - 1) / WIDTH * step + (n - 1) % WIDTH + 1;
+        assert!(step >= WIDTH && (self.count - 1) * pitch + deepest <= out.len(), "the result has room");
+        // SAFETY: the assertions hold every access inside the slices; the method is chosen where the processor has the
+        // instructions.
+        unsafe { x86::pack(self, out.as_mut_ptr(), pitch, step) }
+    }
+
+    /// Never called where there are no such instructions.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub fn pack(&self, _: &mut [f32], _: usize, _: usize) {
+        unreachable!("the processor does not multiply pairs of bf16");
+    }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -117,7 +167,7 @@ impl Half for f32 {}
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Half, NONE, WIDTH};
+    use super::{Half, Ordered, Runs, WIDTH};
     use std::arch::x86_64::*;
     use std::mem::transmute;
 
@@ -154,22 +204,16 @@ mod x86 {
         1u32.checked_shl(n as u32).unwrap_or(0).wrapping_sub(1)
     }
 
-    /// Pairs ahead whose rows are asked for: rows of a few channels are too short for the processor to see them coming.
-    const AHEAD: usize = 8;
+    /// Rows ahead that are asked for: rows of a few channels are too short for the processor to see them coming.
+    const AHEAD: usize = 16;
 
-    /// [`super::pack`].
+    /// [`Runs::pack`].
     ///
     /// # Safety
     ///
-    /// The rows lie in `rows`, and the result has room; the processor has the instructions.
+    /// The rows lie in the slice, and the result has room; the processor has the instructions.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    pub(super) unsafe fn pack<T: Half>(
-        rows: *const T,
-        places: &[usize],
-        n: usize,
-        out: *mut f32,
-        [pitch, step]: [usize; 2],
-    ) {
+    pub(super) unsafe fn pack<T: Half>(runs: &Runs<'_, T>, out: *mut f32, pitch: usize, step: usize) {
         // Words 0, 32, 1, 33, …: one of each row in turn.
         const TURNS: [u16; 64] = {
             let mut turns = [0; 64];
@@ -186,31 +230,26 @@ mod x86 {
             (_mm512_loadu_epi16(turns.cast()), _mm512_loadu_epi16(turns.add(32).cast()))
         };
         let line = 64 / size_of::<T>();
-        for (p, pair) in places.chunks(2).enumerate() {
-            for &at in places.iter().skip(2 * (p + AHEAD)).take(2) {
-                if at != NONE {
-                    let mut c = 0;
-                    while c < n {
-                        _mm_prefetch::<_MM_HINT_T0>(rows.wrapping_add(at + c).cast());
-                        c += line;
-                    }
-                }
-            }
-            let (one, two) = (pair[0], if pair.len() == 2 { pair[1] } else { NONE });
-            let mut to = out.wrapping_add(p * pitch);
+        let n = runs.channels;
+        let (mut one, two) = (runs.rows.as_ptr().wrapping_add(runs.first.0), runs.first.1.is_some());
+        let mut other = runs.rows.as_ptr().wrapping_add(runs.first.1.unwrap_or(runs.first.0));
+        let mut out = out;
+        for _ in 0..runs.count {
+            let mut to = out;
             let mut from = 0;
             while from < n {
                 let some = WIDTH.min(n - from);
-                // SAFETY: promised.
+                // SAFETY: promised; any address may be asked for.
                 unsafe {
-                    let [mut a, mut b] = [_mm512_setzero_si512(); 2];
-                    // No closures: they would be compiled without the instructions.
-                    if one != NONE {
-                        a = T::halves(rows.add(one + from), some);
+                    let far = AHEAD * runs.step + from;
+                    let mut c = 0;
+                    while c < WIDTH {
+                        _mm_prefetch::<_MM_HINT_T0>(one.wrapping_add(far + c).cast());
+                        _mm_prefetch::<_MM_HINT_T0>(other.wrapping_add(far + c).cast());
+                        c += line;
                     }
-                    if two != NONE {
-                        b = T::halves(rows.add(two + from), some);
-                    }
+                    let a = T::halves(one.add(from), some);
+                    let b = if two { T::halves(other.add(from), some) } else { _mm512_setzero_si512() };
                     let (first, second) =
                         (_mm512_permutex2var_epi16(a, low, b), _mm512_permutex2var_epi16(a, high, b));
                     if some == WIDTH {
@@ -225,7 +264,70 @@ mod x86 {
                 to = to.wrapping_add(step);
                 from += WIDTH;
             }
+            one = one.wrapping_add(runs.step);
+            other = other.wrapping_add(runs.step);
+            out = out.wrapping_add(pitch);
         }
+    }
+
+    /// [`Ordered::run`] for so many channels.
+    ///
+    /// # Safety
+    ///
+    /// Sums and result hold what it says; the processor has the instructions.
+    #[target_feature(enable = "avx512f")]
+    pub(super) unsafe fn order(a: &Ordered<'_>, channels: usize, out: *mut f32) {
+        for first in (0..a.taps).step_by(16) {
+            let taps = (a.taps - first).min(16);
+            let mask = mask(taps) as u16;
+            for c in (0..channels).step_by(16) {
+                let mut rows = [_mm512_setzero_ps(); 16];
+                // SAFETY: promised; the array holds no more taps.
+                unsafe {
+                    for (t, row) in rows.iter_mut().enumerate().take(taps) {
+                        *row = _mm512_loadu_ps(a.sums.as_ptr().add((first + t) * a.step + c));
+                    }
+                    let rows = transpose(rows);
+                    for (i, row) in rows.iter().enumerate().take(channels - c) {
+                        let to = out.add((c + i) * a.taps + first);
+                        let all =
+                            if a.add { _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), *row) } else { *row };
+                        _mm512_mask_storeu_ps(to, mask, all);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Lanes become rows.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn transpose(rows: [__m512; 16]) -> [__m512; 16] {
+        let (mut a, mut b) = (rows, rows);
+        // Each step exchanges one bit of the row with one of the lane.
+        for i in 0..8 {
+            let (x, y) = (a[2 * i], a[2 * i + 1]);
+            (b[2 * i], b[2 * i + 1]) = (_mm512_unpacklo_ps(x, y), _mm512_unpackhi_ps(x, y));
+        }
+        for i in 0..4 {
+            for j in 0..2 {
+                let (x, y) = (_mm512_castps_pd(b[4 * i + j]), _mm512_castps_pd(b[4 * i + 2 + j]));
+                a[4 * i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(x, y));
+                a[4 * i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(x, y));
+            }
+        }
+        // Lane l of quarter q of row 4 i + l is now row 4 i + (its lane) of column 4 q + l.
+        for l in 0..4 {
+            let (x, y) = (a[l], a[4 + l]);
+            let (z, w) = (a[8 + l], a[12 + l]);
+            let (low, high) = (_mm512_shuffle_f32x4::<0x88>(x, y), _mm512_shuffle_f32x4::<0xdd>(x, y));
+            let (low2, high2) = (_mm512_shuffle_f32x4::<0x88>(z, w), _mm512_shuffle_f32x4::<0xdd>(z, w));
+            b[l] = _mm512_shuffle_f32x4::<0x88>(low, low2);
+            b[8 + l] = _mm512_shuffle_f32x4::<0xdd>(low, low2);
+            b[4 + l] = _mm512_shuffle_f32x4::<0x88>(high, high2);
+            b[12 + l] = _mm512_shuffle_f32x4::<0xdd>(high, high2);
+        }
+        b
     }
 
     /// One tile of `n` columns, of two vectors of rows or of one.
@@ -234,22 +336,24 @@ mod x86 {
     ///
     /// Panel, data and result hold what [`super::Product`] says; the processor has the instructions.
     #[target_feature(enable = "avx512f,avx512bf16")]
+    #[expect(clippy::too_many_arguments, reason = "the operands of a product")]
     pub(super) unsafe fn tile(
         two: bool,
         n: usize,
-        sizes: [usize; 3],
+        places: &[[u32; 2]],
         panel: *const f32,
         data: *const f32,
         out: *mut f32,
+        step: usize,
         add: bool,
     ) {
         macro_rules! columns {
             ($($n:literal)*) => {
                 match (two, n) {
                     // SAFETY: promised.
-                    $((false, $n) => unsafe { sums::<1, $n>(sizes, panel, data, out, add) },
+                    $((false, $n) => unsafe { sums::<1, $n>(places, panel, data, out, step, add) },
                     // SAFETY: promised.
-                    (true, $n) => unsafe { sums::<2, $n>(sizes, panel, data, out, add) },)*
+                    (true, $n) => unsafe { sums::<2, $n>(places, panel, data, out, step, add) },)*
                     _ => unreachable!("columns are cut into tiles"),
                 }
             };
@@ -263,14 +367,16 @@ mod x86 {
     #[target_feature(enable = "avx512f,avx512bf16")]
     #[expect(clippy::needless_range_loop, reason = "indices that are constants keep the sums in registers")]
     unsafe fn sums<const V: usize, const N: usize>(
-        [pairs, pitch, step]: [usize; 3],
-        mut panel: *const f32,
-        mut data: *const f32,
+        places: &[[u32; 2]],
+        panel: *const f32,
+        data: *const f32,
         out: *mut f32,
+        step: usize,
         add: bool,
     ) {
         let mut sums = [[_mm512_setzero_ps(); V]; N];
-        for _ in 0..pairs {
+        for &[at, column] in places {
+            let (panel, data) = (panel.wrapping_add(at as usize), data.wrapping_add(column as usize));
             // SAFETY: promised; both types are 512 bits.
             unsafe {
                 // No closures: what calls them is compiled without the instructions, and they are not always inlined.
@@ -285,8 +391,6 @@ mod x86 {
                     }
                 }
             }
-            panel = panel.wrapping_add(WIDTH);
-            data = data.wrapping_add(pitch);
         }
         // Written out by column, so that the sums are registers, not an array.
         macro_rules! columns {

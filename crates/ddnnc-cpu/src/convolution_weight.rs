@@ -81,11 +81,6 @@ impl Cut {
         Cut { images, pieces, blocks, channels, positions }
     }
 
-    /// The same with chunks of so many positions.
-    pub fn with_positions(self, positions: usize) -> Cut {
-        Cut { positions, ..self }
-    }
-
     /// The plan of a part, whose tasks are chunks.
     pub fn plan(&self, g: &Geometry, images: usize) -> Plan {
         let plan = Plan::new(g, false, images);

@@ -23,6 +23,7 @@ mod ahead;
 mod bf16_rows;
 mod bf16_tile;
 mod bf16_weight;
+mod bf16_weight_chunk;
 mod bf16_weight_tile;
 mod choices;
 mod convolution;
