@@ -1,22 +1,24 @@
-//! The weight gradient of a convolution without groups, with products of pairs of bf16 and sums in f32.
+//! The weight gradient of a convolution without groups from packed operands, in f32 or with products of pairs of bf16.
 //!
-//! A pair is one position of two neighbouring images (`bf16_weight_chunk.rs`). A task is a piece of the batch, a block of
-//! output channels and one of input channels. For each chunk of positions it packs dy once, and the rows of x into panels
-//! once, which all taps read. Input channels are the rows of the products. A task's sums stay in its cache until it brings
-//! them into the order of the weights; the batch is cut into pieces and the channels into blocks by shape alone, and the
-//! sums of the pieces are added in order.
+//! What is multiplied is an f32, or a pair of bf16: one position of two neighbouring images (`packed_weight_chunk.rs`). A
+//! task is a piece of the batch, a block of output channels and one of input channels. For each chunk of positions it packs
+//! dy once, and the rows of x into panels once, which all taps read. Input channels are the rows of the products. A task's
+//! sums stay in its cache until it brings them into the order of the weights; the batch is cut into pieces and the channels
+//! into blocks by shape alone, and the sums of the pieces are added in order.
 //!
-//! Rows of x that are not in memory are computed as bf16: by the task, for each chunk, where no other task reads them, else
-//! once for all tasks, some images of each piece at a time.
+//! Rows of x that are not in memory are computed, as bf16 where pairs are multiplied: by the task, for each chunk, where no
+//! other task reads them, else once for all tasks, some images of each piece at a time.
 
-use crate::bf16_weight_chunk::{Extent, Load, Source, Stored, line};
-use crate::bf16_weight_tile::{Ordered, Product, WIDTH};
 use crate::convolution::{Geometry, Rows};
 use crate::convolution_weight::GradPart;
 use crate::device::Machine;
 use crate::launch::Need;
-use crate::memory::{halves, places};
+use crate::memory::places;
+use crate::packed_weight_chunk::{Extent, Load, Packed, Source, Stored, line};
+use crate::packed_weight_tile::{Ordered, Product, WIDTH};
 use crate::pointwise::Cells;
+use crate::simd::Level;
+use std::marker::PhantomData;
 use std::ops::Range;
 
 /// Tasks that a launch should have.
@@ -43,8 +45,8 @@ const TAPS: usize = 9;
 /// Weights that are added up as one task.
 const COLLECTED: usize = 1 << 12;
 
-/// How a weight gradient is cut.
-struct Blocks {
+/// How a weight gradient is cut, whose computed rows of x are kept as T.
+struct Blocks<T> {
     /// Couples of neighbouring images of all parts.
     couples: usize,
     /// Pieces of the batch.
@@ -57,16 +59,17 @@ struct Blocks {
     extent: Extent,
     /// How computed rows of x are kept for all tasks; `None` where each task computes what it reads.
     kept: Option<Kept>,
+    element: PhantomData<T>,
 }
 
 /// Couples of neighbouring images of a part.
-fn couples(images: usize) -> usize {
-    images.div_ceil(2)
+fn couples<T: Packed>(images: usize) -> usize {
+    images.div_ceil(T::TOGETHER)
 }
 
-impl Blocks {
-    fn new(g: &Geometry, images: impl Iterator<Item = usize>) -> Blocks {
-        let couples = images.map(couples).sum::<usize>();
+impl<T: Packed> Blocks<T> {
+    fn new(g: &Geometry, images: impl Iterator<Item = usize>) -> Blocks<T> {
+        let couples = images.map(couples::<T>).sum::<usize>();
         let channels = [g.outputs, g.inputs];
         let cut = |axis: usize, count: usize| {
             let size = channels[axis].div_ceil(count).next_multiple_of(WIDTH).min(channels[axis].max(1));
@@ -87,8 +90,17 @@ impl Blocks {
         let (pieces, counts, sizes) = best.2;
         // Where one task reads the rows, they are in its cache as it computes them.
         let many = counts[0] * counts[1] > 1;
-        let kept = if many { Kept::new(g, couples, pieces, KEPT) } else { None };
-        Blocks { couples, pieces, counts, sizes, taps: g.taps(), extent: Extent::new(g, PAIRS), kept }
+        let kept = if many { Kept::new::<T>(g, couples, pieces, KEPT) } else { None };
+        Blocks {
+            couples,
+            pieces,
+            counts,
+            sizes,
+            taps: g.taps(),
+            extent: Extent::new(g, T::TOGETHER, PAIRS),
+            kept,
+            element: PhantomData,
+        }
     }
 
     /// Channels of block `i` along axis 0 (outputs) or 1 (inputs).
@@ -114,7 +126,7 @@ impl Blocks {
 
     /// Workspace.
     fn need(&self, g: &Geometry) -> Need {
-        let shared = self.partials(g) + self.kept.map_or(0, |kept| kept.size().div_ceil(2));
+        let shared = self.partials(g) + self.kept.map_or(0, |kept| floats::<T>(kept.size()));
         Need { scratch: self.scratch(g).iter().sum(), shared, ..Need::default() }
     }
 
@@ -136,7 +148,7 @@ impl Blocks {
     /// bf16.
     fn scratch(&self, g: &Geometry) -> [usize; 6] {
         let extent = &self.extent;
-        let window = if self.kept.is_none() { extent.window().div_ceil(2) } else { 0 };
+        let window = if self.kept.is_none() { floats::<T>(extent.window()) } else { 0 };
         [
             self.sums(),
             extent.pairs() * self.pitch(),
@@ -146,6 +158,11 @@ impl Blocks {
             window,
         ]
     }
+}
+
+/// f32 that take as much memory as so many elements.
+fn floats<T>(elements: usize) -> usize {
+    (elements * size_of::<T>()).div_ceil(4)
 }
 
 fn weights(g: &Geometry) -> usize {
@@ -170,12 +187,14 @@ fn cost(g: &Geometry, couples: usize, pieces: usize, counts: [usize; 2], sizes: 
     0.3 * couples as f64 * packed + all * (again * pairs / PAIRS as f64 + order * pieces as f64)
 }
 
-/// Rows of x that are computed once and kept as bf16 while all tasks read them. That is done in rounds, so that they take
+/// Rows of x that are computed once and kept while all tasks read them. That is done in rounds, so that they take
 /// little memory: in a round, tasks sum over the same share of the couples of each piece.
 #[derive(Clone, Copy)]
 struct Kept {
     /// Couples of all parts.
     couples: usize,
+    /// Images of a couple.
+    together: usize,
     pieces: usize,
     rounds: usize,
     /// The most couples of a piece in a round.
@@ -186,19 +205,20 @@ struct Kept {
 
 impl Kept {
     /// For room for so many elements; `None` where one couple of each piece is more.
-    fn new(g: &Geometry, couples: usize, pieces: usize, room: usize) -> Option<Kept> {
+    fn new<T: Packed>(g: &Geometry, couples: usize, pieces: usize, room: usize) -> Option<Kept> {
         let image = g.input[0] * g.input[1] * g.inputs;
-        let most = room / (2 * pieces * image).max(1);
+        let together = T::TOGETHER;
+        let most = room / (together * pieces * image).max(1);
         if most == 0 || couples == 0 {
             return None;
         }
         let rounds = couples.div_ceil(pieces * most);
-        Some(Kept { couples, pieces, rounds, share: couples.div_ceil(pieces * rounds), image })
+        Some(Kept { couples, together, pieces, rounds, share: couples.div_ceil(pieces * rounds), image })
     }
 
     /// Elements of a round.
     fn size(&self) -> usize {
-        self.pieces * self.share * 2 * self.image
+        self.pieces * self.share * self.together * self.image
     }
 
     /// The couples of a piece in a round, counted over all parts.
@@ -209,30 +229,31 @@ impl Kept {
     }
 
     /// Computes the rows of a round, of the parts that do not lie in memory.
-    fn fill(
+    fn fill<T: Packed>(
         &self,
         machine: &Machine<'_>,
         g: &Geometry,
         parts: &[GradPart<'_>],
         round: usize,
-        out: &mut [u16],
+        out: &mut [T],
     ) {
         let some = (KEPT_TASK / self.image.max(1)).max(1);
         machine.pool.split(out, some * self.image, |task, out, worker| {
             machine.with_scratch(worker, |line| {
                 for (i, out) in out.chunks_exact_mut(self.image).enumerate() {
                     let image = task * some + i;
-                    let (piece, image) = (image / (2 * self.share), image % (2 * self.share));
+                    let together = self.together;
+                    let (piece, image) = (image / (together * self.share), image % (together * self.share));
                     let range = self.range(piece, round);
-                    let (mut couple, mut part) = (range.start + image / 2, 0);
+                    let (mut couple, mut part) = (range.start + image / together, 0);
                     if couple >= range.end {
                         continue;
                     }
-                    while couple >= couples(parts[part].images) {
-                        couple -= couples(parts[part].images);
+                    while couple >= couples::<T>(parts[part].images) {
+                        couple -= couples::<T>(parts[part].images);
                         part += 1;
                     }
-                    let (x, image) = (parts[part].x, 2 * couple + image % 2);
+                    let (x, image) = (parts[part].x, together * couple + image % together);
                     if is_computed(x) && image < parts[part].images {
                         let lines = image * g.input[0]..(image + 1) * g.input[0];
                         Load { machine, worker, g }.lines(x, lines, line, out);
@@ -243,19 +264,19 @@ impl Kept {
     }
 
     /// The kept rows of a piece that belong to the part behind so many couples.
-    fn rows<'a>(
+    fn rows<'a, T: Packed>(
         &self,
         g: &Geometry,
         piece: usize,
         round: usize,
         before: usize,
-        kept: &'a [u16],
+        kept: &'a [T],
     ) -> Source<'a> {
         let range = self.range(piece, round);
         let first = range.start.max(before);
-        let rows = &kept[self.image * 2 * (piece * self.share + first - range.start)..];
+        let rows = &kept[self.image * self.together * (piece * self.share + first - range.start)..];
         let image = g.input[0] * g.input[1];
-        Source { rows: Stored::Bf16(rows), image, base: 2 * (first - before) * image }
+        Source { rows: T::stored(rows), image, base: self.together * (first - before) * image }
     }
 }
 
@@ -264,23 +285,28 @@ fn is_computed(rows: &dyn Rows) -> bool {
     rows.direct().is_none() && rows.direct_bf16().is_none()
 }
 
-/// Workspace of [`run`] for parts of so many images.
-pub fn need(g: &Geometry, images: &[usize]) -> Need {
-    Blocks::new(g, images.iter().copied()).need(g)
+/// Whether these kernels compute it in f32: of a few input channels, most of a vector would be empty.
+pub fn fits(level: Level, g: &Geometry) -> bool {
+    g.conv.groups == 1 && g.inputs >= LANES && level.is_avx512()
 }
 
-/// dw = the sum over all parts, of which some have images.
-pub fn run(machine: &mut Machine<'_>, g: &Geometry, parts: &[GradPart<'_>], dw: &mut [f32]) {
-    run_blocks(machine, g, parts, dw, &Blocks::new(g, parts.iter().map(|p| p.images)));
+/// Workspace of [`run`] for parts of so many images.
+pub fn need<T: Packed>(g: &Geometry, images: &[usize]) -> Need {
+    Blocks::<T>::new(g, images.iter().copied()).need(g)
+}
+
+/// dw = the sum over all parts, of which some have images; products are of f32, or of pairs of bf16 where T is `u16`.
+pub fn run<T: Packed>(machine: &mut Machine<'_>, g: &Geometry, parts: &[GradPart<'_>], dw: &mut [f32]) {
+    run_blocks(machine, g, parts, dw, &Blocks::<T>::new(g, parts.iter().map(|p| p.images)));
 }
 
 /// The same, cut so.
-fn run_blocks(
+fn run_blocks<T: Packed>(
     machine: &mut Machine<'_>,
     g: &Geometry,
     parts: &[GradPart<'_>],
     dw: &mut [f32],
-    blocks: &Blocks,
+    blocks: &Blocks<T>,
 ) {
     if dw.is_empty() {
         return;
@@ -288,15 +314,15 @@ fn run_blocks(
     let sizes = blocks.scratch(g);
     let kept = blocks.kept.filter(|_| parts.iter().any(|p| is_computed(p.x)));
     let own = blocks.partials(g);
-    let (machine, shared) = machine.with_shared(own + kept.map_or(0, |kept| kept.size().div_ceil(2)));
+    let (machine, shared) = machine.with_shared(own + kept.map_or(0, |kept| floats::<T>(kept.size())));
     let (partials, rows) = shared.split_at_mut(own);
     for round in 0..kept.map_or(1, |kept| kept.rounds) {
         if let Some(kept) = kept {
-            kept.fill(&machine, g, parts, round, &mut halves(rows)[..kept.size()]);
+            kept.fill(&machine, g, parts, round, &mut T::of(rows)[..kept.size()]);
         }
         let out = Cells::new(if own == 0 { &mut *dw } else { &mut *partials });
         let launch =
-            Launch { machine: &machine, g, blocks, parts, sizes, kept, rows: halves(rows), round, out };
+            Launch { machine: &machine, g, blocks, parts, sizes, kept, rows: T::of(rows), round, out };
         machine.pool.run(blocks.tasks(), &|task, worker| launch.task(task, worker));
     }
     if own > 0 {
@@ -305,21 +331,21 @@ fn run_blocks(
 }
 
 /// What the tasks of a round share.
-struct Launch<'a> {
+struct Launch<'a, T> {
     machine: &'a Machine<'a>,
     g: &'a Geometry,
-    blocks: &'a Blocks,
+    blocks: &'a Blocks<T>,
     parts: &'a [GradPart<'a>],
     sizes: [usize; 6],
     kept: Option<Kept>,
     /// Kept rows of x.
-    rows: &'a [u16],
+    rows: &'a [T],
     round: usize,
     /// The weights' gradient of each piece.
     out: Cells<'a, f32>,
 }
 
-impl Launch<'_> {
+impl<T: Packed> Launch<'_, T> {
     fn task(&self, task: usize, worker: usize) {
         let Launch { machine, g, blocks, parts, sizes, round, .. } = *self;
         let inputs = blocks.counts[1];
@@ -346,7 +372,7 @@ impl Launch<'_> {
             let load = Load { machine, worker, g };
             let (mut passed, mut add) = (0, false);
             for part in parts {
-                let all = couples(part.images);
+                let all = couples::<T>(part.images);
                 let inside = |couple: usize| couple.clamp(passed, passed + all) - passed;
                 blocks.extent.each_chunk(part.images, inside(range.start)..inside(range.end), |chunk| {
                     chunk.pack_dy(&load, part.dy, outer.clone(), line, pitch, dy);
@@ -355,7 +381,7 @@ impl Launch<'_> {
                         (Some(rows), ..) => Source { rows: Stored::Bf16(rows), image, base: 0 },
                         (_, Some(rows), _) => Source { rows: Stored::F32(rows), image, base: 0 },
                         (.., Some(kept)) => kept.rows(g, piece, round, passed, self.rows),
-                        _ => chunk.window(&load, part.x, line, halves(window)),
+                        _ => chunk.window(&load, part.x, line, T::of(window)),
                     };
                     chunk.pack_x(&source, inner.clone(), x, panel);
                     let mut counts = [0; TAPS];
@@ -372,7 +398,8 @@ impl Launch<'_> {
                                 taps.clone().zip(&counts).zip(listed.chunks_exact(pairs))
                             {
                                 let places = &listed[..*count];
-                                let product = Product { places, panel, rows, data: dy, columns: outer.len() };
+                                let (columns, pairs) = (outer.len(), T::TOGETHER == 2);
+                                let product = Product { places, panel, rows, data: dy, columns, pairs };
                                 let out = &mut sums[tap * blocks.sizes[0] * blocks.row() + i * WIDTH..];
                                 product.run(out, blocks.row(), add);
                             }
@@ -430,7 +457,7 @@ fn collect(machine: &Machine<'_>, partials: &[f32], dw: &mut [f32]) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Blocks, Kept, run_blocks};
+    use super::{Blocks, Kept, Packed, run_blocks};
     use crate::ahead::Ahead;
     use crate::convolution::{Geometry, Rows};
     use crate::convolution_weight::GradPart;
@@ -491,7 +518,15 @@ mod tests {
 
     #[test]
     fn computed_rows_are_kept_in_rounds() {
-        let Some(level) = Level::available().find(|l| l.multiplies_bf16()) else { return };
+        if let Some(level) = Level::available().find(|l| l.is_avx512()) {
+            keep_in_rounds::<f32>(level);
+        }
+        if let Some(level) = Level::available().find(|l| l.multiplies_bf16()) {
+            keep_in_rounds::<u16>(level);
+        }
+    }
+
+    fn keep_in_rounds<T: Packed>(level: Level) {
         // Kernel, stride, padding; channels of x and y.
         for (kernel, stride, pad, inputs, outputs) in
             [(3, 1, 1, 129, 128), (3, 2, 1, 64, 160), (1, 1, 0, 128, 192), (1, 2, 0, 65, 256)]
@@ -506,9 +541,13 @@ mod tests {
                 images.iter().map(|n| rows(outputs, n * map(output), false, false)).collect();
             let mut first: Option<Vec<f32>> = None;
             // In memory; kept, in few and in many rounds; computed by each task.
-            for (computed, room) in
-                [(false, 0), (true, usize::MAX), (true, 4 * map(input) * inputs), (true, 1), (true, 0)]
-            {
+            for (computed, room) in [
+                (false, 0),
+                (true, usize::MAX),
+                (true, 4 * T::TOGETHER * map(input) * inputs),
+                (true, 1),
+                (true, 0),
+            ] {
                 for halves in [false, true] {
                     let xs: Vec<Drawn> = (images.iter().enumerate())
                         .map(|(i, n)| rows(inputs, n * map(input), computed && i != 1, halves))
@@ -516,11 +555,11 @@ mod tests {
                     let parts: Vec<GradPart<'_>> = (images.iter().zip(&xs).zip(&dys))
                         .map(|((&images, x), dy)| GradPart { images, x, dy })
                         .collect();
-                    let mut blocks = Blocks::new(&g, images.iter().copied());
+                    let mut blocks = Blocks::<T>::new(&g, images.iter().copied());
                     assert!(blocks.tasks() > blocks.pieces, "tasks share rows");
-                    let least = 2 * blocks.pieces * map(input) * inputs;
+                    let least = T::TOGETHER * blocks.pieces * map(input) * inputs;
                     let room = if room == 1 { least } else { room };
-                    blocks.kept = Kept::new(&g, blocks.couples, blocks.pieces, room);
+                    blocks.kept = Kept::new::<T>(&g, blocks.couples, blocks.pieces, room);
                     assert_eq!(blocks.kept.is_none(), room == 0);
                     let mut dw = vec![f32::NAN; outputs * inputs * g.taps()];
                     Machine::testing(level, 2, blocks.need(&g), |machine| {

@@ -1,11 +1,12 @@
-//! What a weight gradient of pairs of bf16 sums over in one go, and how its operands are packed.
+//! What a weight gradient sums over in one go, and how its operands are packed.
 //!
-//! A pair is one position in each of two neighbouring images. So a pair of x serves every tap, and is packed once; and a
-//! position that a tap finds outside the map is outside for both, and left out. The image behind an odd last one is zero.
+//! What is multiplied is an f32, or a pair of bf16: one position in each of two neighbouring images, a couple. So a pair of x
+//! serves every tap as an f32 does, and is packed once; and a position that a tap finds outside the map is outside for both,
+//! and left out. The image behind an odd last one is zero. A couple in f32 is one image.
 
-use crate::bf16_weight_tile::{Half, Runs, WIDTH};
 use crate::convolution::{Geometry, Rows};
 use crate::device::Machine;
+use crate::packed_weight_tile::{Half, Runs, WIDTH};
 use crate::plan::Element;
 use std::ops::Range;
 
@@ -90,30 +91,32 @@ impl Axis {
 pub struct Extent {
     rows: Axis,
     columns: Axis,
-    /// Pairs of images of a chunk.
+    /// Couples of images of a chunk.
     couples: usize,
     /// Lines of y of a chunk; all where it has several couples.
     lines: usize,
     /// Channels of x.
     inputs: usize,
+    /// Images of a couple: two where elements become pairs of bf16.
+    together: usize,
 }
 
 impl Extent {
-    /// For about so many pairs of positions.
-    pub fn new(g: &Geometry, pairs: usize) -> Extent {
+    /// For about so many positions of couples of so many images.
+    pub fn new(g: &Geometry, together: usize, pairs: usize) -> Extent {
         let (rows, columns) = (Axis::new(g, 0), Axis::new(g, 1));
         let [height, width] = g.output;
         let lines = height.div_ceil(height.div_ceil((pairs / width.max(1)).max(1)).max(1));
         let couples = if lines < height { 1 } else { (pairs / (height * width).max(1)).max(1) };
-        Extent { rows, columns, couples, lines, inputs: g.inputs }
+        Extent { rows, columns, couples, lines, inputs: g.inputs, together }
     }
 
-    /// The most pairs of positions of y.
+    /// The most positions of y, of a couple at once.
     pub fn pairs(&self) -> usize {
         self.couples * self.lines * self.columns.result
     }
 
-    /// The most pairs of positions of x.
+    /// The most positions of x, of a couple at once.
     pub fn packed(&self) -> usize {
         self.couples * self.rows.packed(self.lines) * self.columns.columns()
     }
@@ -122,7 +125,7 @@ impl Extent {
     pub fn window(&self) -> usize {
         let reach = (self.rows.taps - 1) * self.rows.dilation;
         let lines = self.rows.source.min((self.lines - 1) * self.rows.stride + reach + 1);
-        2 * self.couples * lines * self.columns.source * self.inputs
+        self.together * self.couples * lines * self.columns.source * self.inputs
     }
 
     /// Calls `f` for the chunks of some couples of a part of so many images.
@@ -131,12 +134,8 @@ impl Extent {
             let couples = self.couples.min(couples.end - couple);
             for line in (0..self.rows.result).step_by(self.lines) {
                 let lines = line..self.rows.result.min(line + self.lines);
-                f(Chunk {
-                    extent: self,
-                    first: 2 * couple,
-                    images: images.min(2 * (couple + couples)),
-                    lines,
-                });
+                let [first, end] = [couple, couple + couples].map(|c| c * self.together);
+                f(Chunk { extent: self, first, images: images.min(end), lines });
             }
         }
     }
@@ -147,6 +146,31 @@ impl Extent {
 pub enum Stored<'a> {
     F32(&'a [f32]),
     Bf16(&'a [u16]),
+}
+
+/// What computed rows of x are kept as, and what that makes of a couple.
+pub trait Packed: Element {
+    /// Images of a couple.
+    const TOGETHER: usize;
+
+    /// Rows of such elements.
+    fn stored(rows: &[Self]) -> Stored<'_>;
+}
+
+impl Packed for f32 {
+    const TOGETHER: usize = 1;
+
+    fn stored(rows: &[f32]) -> Stored<'_> {
+        Stored::F32(rows)
+    }
+}
+
+impl Packed for u16 {
+    const TOGETHER: usize = 2;
+
+    fn stored(rows: &[u16]) -> Stored<'_> {
+        Stored::Bf16(rows)
+    }
 }
 
 /// Rows of x.
@@ -162,7 +186,7 @@ pub struct Source<'a> {
 /// Some lines of y, of some images.
 pub struct Chunk<'a> {
     extent: &'a Extent,
-    /// The first image, an even number.
+    /// The first image, of a couple the first.
     pub first: usize,
     /// The image past the last.
     pub images: usize,
@@ -172,8 +196,10 @@ pub struct Chunk<'a> {
 impl Chunk<'_> {
     /// The first image of each couple, and whether there is a second.
     fn couples(&self) -> impl Iterator<Item = (usize, bool)> + use<> {
-        let images = self.images;
-        (self.first..images).step_by(2).map(move |image| (image, image + 1 < images))
+        let (images, together) = (self.images, self.extent.together);
+        (self.first..images)
+            .step_by(self.extent.together)
+            .map(move |image| (image, together == 2 && image + 1 < images))
     }
 
     /// Lines of x that are packed, of each couple.
@@ -195,7 +221,7 @@ impl Chunk<'_> {
         let across = columns.inside(tap[1]);
         let (packed, top) = (self.packed_lines(), rows.reads(self.lines.clone()).start);
         let mut count = 0;
-        for couple in 0..(self.images - self.first).div_ceil(2) {
+        for couple in 0..(self.images - self.first).div_ceil(self.extent.together) {
             for line in lines.clone() {
                 let below =
                     if rows.taps == 1 { line - self.lines.start } else { rows.line(line, tap[0]) - top };
@@ -234,10 +260,14 @@ impl Chunk<'_> {
             let row = image * map + self.lines.start * width;
             let first = row * all + channels.start;
             let first = (first, two.then_some(first + map * all));
-            let channels = channels.len();
+            let (channels, pairs) = (channels.len(), self.extent.together == 2);
             match (dy.direct_bf16(), dy.direct()) {
-                (Some(rows), _) => Runs { rows, first, step: all, count, channels }.pack(out, pitch, WIDTH),
-                (_, Some(rows)) => Runs { rows, first, step: all, count, channels }.pack(out, pitch, WIDTH),
+                (Some(rows), _) => {
+                    Runs { rows, first, step: all, count, channels, pairs }.pack(out, pitch, WIDTH)
+                }
+                (_, Some(rows)) => {
+                    Runs { rows, first, step: all, count, channels, pairs }.pack(out, pitch, WIDTH)
+                }
                 _ => {
                     let some = loaded(all);
                     for at in (0..count).step_by(some) {
@@ -255,7 +285,7 @@ impl Chunk<'_> {
                         }
                         let begin = first.0 - row * all;
                         let first = (begin, two.then_some(begin + some * all));
-                        let runs = Runs { rows: &*line, first, step: all, count, channels };
+                        let runs = Runs { rows: &*line, first, step: all, count, channels, pairs };
                         runs.pack(&mut out[at * pitch..], pitch, WIDTH);
                     }
                 }
@@ -264,12 +294,12 @@ impl Chunk<'_> {
     }
 
     /// Computes the rows of x that the chunk reads.
-    pub fn window<'b>(
+    pub fn window<'b, T: Packed>(
         &self,
         load: &Load<'_>,
         x: &dyn Rows,
         line: &mut [f32],
-        window: &'b mut [u16],
+        window: &'b mut [T],
     ) -> Source<'b> {
         let Extent { rows, columns, inputs, .. } = *self.extent;
         let lines = rows.reads(self.lines.clone());
@@ -280,7 +310,7 @@ impl Chunk<'_> {
         }
         let image = lines.len() * columns.source;
         let base = self.first * image + lines.start * columns.source;
-        Source { rows: Stored::Bf16(window), image, base }
+        Source { rows: T::stored(window), image, base }
     }
 
     /// Packs some channels of the rows of x into panels, `step` apart.
@@ -339,6 +369,7 @@ impl Chunk<'_> {
                         step: columns.stride * inputs,
                         count: count * together,
                         channels: channels.len(),
+                        pairs: self.extent.together == 2,
                     };
                     let to = (couple * packed + line - first_line) * places + to;
                     runs.pack(&mut out[to * WIDTH..], WIDTH, step);
@@ -348,7 +379,7 @@ impl Chunk<'_> {
     }
 }
 
-/// Computes rows as bf16.
+/// Computes rows.
 pub struct Load<'a> {
     pub machine: &'a Machine<'a>,
     pub worker: usize,
@@ -357,7 +388,7 @@ pub struct Load<'a> {
 
 impl Load<'_> {
     /// Lines of x, one image after another, but those that no tap reads.
-    pub fn lines(&self, x: &dyn Rows, lines: Range<usize>, line: &mut [f32], out: &mut [u16]) {
+    pub fn lines<T: Element>(&self, x: &dyn Rows, lines: Range<usize>, line: &mut [f32], out: &mut [T]) {
         let (conv, [height, width]) = (&self.g.conv, self.g.input);
         let (stride, dilation) = (conv.stride[0], conv.dilation[0]);
         let reads = |line: usize| {
@@ -375,8 +406,8 @@ impl Load<'_> {
         }
     }
 
-    fn rows(&self, x: &dyn Rows, first: usize, count: usize, line: &mut [f32], out: &mut [u16]) {
-        if count == 0 || u16::load(self.machine, x, first, count, self.worker, out) {
+    fn rows<T: Element>(&self, x: &dyn Rows, first: usize, count: usize, line: &mut [f32], out: &mut [T]) {
+        if count == 0 || T::load(self.machine, x, first, count, self.worker, out) {
             return;
         }
         let all = x.channels();
@@ -384,7 +415,7 @@ impl Load<'_> {
         for (i, out) in out.chunks_mut(some * all).enumerate() {
             let line = &mut line[..out.len()];
             x.load(self.machine, first + i * some, out.len() / all, self.worker, line);
-            u16::take(self.machine, out, line);
+            T::take(self.machine, out, line);
         }
     }
 }

@@ -1,11 +1,12 @@
-//! The micro-kernel of weight gradients of bf16: pairs of bf16 are multiplied and summed in f32, by one instruction.
+//! The micro-kernel of weight gradients from packed operands: products of f32, or of pairs of bf16 by one instruction, are
+//! summed in f32.
 //!
-//! Two operands, each with pairs of positions side by side: a pair is the 32 bits of one f32, the earlier position in the
+//! Both operands have an f32 for a position, or a pair of bf16 for two: the 32 bits of one f32, the earlier position in the
 //! lower half.
 
 #![cfg_attr(
     not(target_arch = "x86_64"),
-    expect(dead_code, reason = "no such processor multiplies bf16 here")
+    expect(dead_code, reason = "no processor has the instructions here")
 )]
 
 /// Rows of a panel.
@@ -27,6 +28,8 @@ pub struct Product<'a> {
     pub data: &'a [f32],
     /// Columns.
     pub columns: usize,
+    /// Whether the operands hold pairs of bf16, not f32.
+    pub pairs: bool,
 }
 
 impl Product<'_> {
@@ -37,7 +40,7 @@ impl Product<'_> {
     /// Where operands or result are too short.
     #[cfg(target_arch = "x86_64")]
     pub fn run(&self, out: &mut [f32], step: usize, add: bool) {
-        let Product { places, panel, rows, data, columns } = *self;
+        let Product { places, panel, rows, data, columns, pairs } = *self;
         if rows == 0 || columns == 0 {
             return;
         }
@@ -56,7 +59,7 @@ impl Product<'_> {
             // has the instructions.
             unsafe {
                 let (data, out) = (data.as_ptr().add(first), out.as_mut_ptr().add(first * step));
-                x86::tile(wide > 16, n, places, panel.as_ptr(), data, out, step, add);
+                x86::tile(pairs, wide > 16, n, places, panel.as_ptr(), data, out, step, add);
             }
             (first, left) = (first + n, left - n);
         }
@@ -65,7 +68,7 @@ impl Product<'_> {
     /// Never chosen where there are no such instructions.
     #[cfg(not(target_arch = "x86_64"))]
     pub fn run(&self, _: &mut [f32], _: usize, _: bool) {
-        unreachable!("the processor does not multiply pairs of bf16");
+        unreachable!("the processor does not have the instructions");
     }
 }
 
@@ -101,7 +104,7 @@ impl Ordered<'_> {
     /// Never called where there are no such instructions.
     #[cfg(not(target_arch = "x86_64"))]
     pub fn run(&self, _: &mut [f32]) {
-        unreachable!("the processor does not multiply pairs of bf16");
+        unreachable!("the processor does not have the instructions");
     }
 }
 
@@ -114,9 +117,17 @@ pub trait Half: Copy {
     /// There are so many; the processor has the instructions.
     #[cfg(target_arch = "x86_64")]
     unsafe fn halves(from: *const Self, n: usize) -> std::arch::x86_64::__m512i;
+
+    /// The first elements whose bit is set as f32; zeros elsewhere.
+    ///
+    /// # Safety
+    ///
+    /// There are so many; the processor has the instructions.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn floats(from: *const Self, mask: u16) -> std::arch::x86_64::__m512;
 }
 
-/// Two runs of rows, whose elements become pairs.
+/// Two runs of rows, whose elements become pairs of bf16; or one, whose elements become f32.
 #[derive(Clone, Copy, Debug)]
 pub struct Runs<'a, T> {
     /// What the rows lie in.
@@ -129,6 +140,8 @@ pub struct Runs<'a, T> {
     pub count: usize,
     /// Elements of a row that count.
     pub channels: usize,
+    /// Whether they become pairs.
+    pub pairs: bool,
 }
 
 impl<T: Half> Runs<'_, T> {
@@ -149,13 +162,19 @@ impl<T: Half> Runs<'_, T> {
         assert!(step >= WIDTH && (self.count - 1) * pitch + deepest <= out.len(), "the result has room");
         // SAFETY: the assertions hold every access inside the slices; the method is chosen where the processor has the
         // instructions.
-        unsafe { x86::pack(self, out.as_mut_ptr(), pitch, step) }
+        unsafe {
+            if self.pairs {
+                x86::pack(self, out.as_mut_ptr(), pitch, step);
+            } else {
+                x86::copy(self, out.as_mut_ptr(), pitch, step);
+            }
+        }
     }
 
     /// Never called where there are no such instructions.
     #[cfg(not(target_arch = "x86_64"))]
     pub fn pack(&self, _: &mut [f32], _: usize, _: usize) {
-        unreachable!("the processor does not multiply pairs of bf16");
+        unreachable!("the processor does not have the instructions");
     }
 }
 
@@ -182,6 +201,14 @@ mod x86 {
             // SAFETY: elements that are masked out are not touched.
             unsafe { _mm512_maskz_loadu_epi16(mask(n), from.cast()) }
         }
+
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+        unsafe fn floats(from: *const u16, mask: u16) -> __m512 {
+            // SAFETY: elements that are masked out are not touched.
+            let halves = unsafe { _mm256_maskz_loadu_epi16(mask, from.cast()) };
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves)))
+        }
     }
 
     impl Half for f32 {
@@ -195,6 +222,13 @@ mod x86 {
                 let high = _mm512_maskz_loadu_ps((mask >> 16) as u16, from.wrapping_add(16));
                 transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low))
             }
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+        unsafe fn floats(from: *const f32, mask: u16) -> __m512 {
+            // SAFETY: elements that are masked out are not touched.
+            unsafe { _mm512_maskz_loadu_ps(mask, from) }
         }
     }
 
@@ -270,6 +304,36 @@ mod x86 {
         }
     }
 
+    /// [`Runs::pack`] of f32.
+    ///
+    /// # Safety
+    ///
+    /// As [`pack`].
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    pub(super) unsafe fn copy<T: Half>(runs: &Runs<'_, T>, out: *mut f32, pitch: usize, step: usize) {
+        let n = runs.channels;
+        let (mut row, mut out) = (runs.rows.as_ptr().wrapping_add(runs.first.0), out);
+        for _ in 0..runs.count {
+            let mut to = out;
+            for from in (0..n).step_by(WIDTH) {
+                // SAFETY: promised; any address may be asked for, and elements that are masked out are not touched.
+                unsafe {
+                    let far = row.wrapping_add(AHEAD * runs.step + from);
+                    _mm_prefetch::<_MM_HINT_T0>(far.cast());
+                    _mm_prefetch::<_MM_HINT_T0>(far.wrapping_add(WIDTH / 2).cast());
+                    let mask = mask(WIDTH.min(n - from));
+                    let (low, high) = (mask as u16, (mask >> 16) as u16);
+                    _mm512_mask_storeu_ps(to, low, T::floats(row.add(from), low));
+                    let next = row.wrapping_add(from + 16);
+                    _mm512_mask_storeu_ps(to.wrapping_add(16), high, T::floats(next, high));
+                }
+                to = to.wrapping_add(step);
+            }
+            row = row.wrapping_add(runs.step);
+            out = out.wrapping_add(pitch);
+        }
+    }
+
     /// [`Ordered::run`] for so many channels.
     ///
     /// # Safety
@@ -335,9 +399,9 @@ mod x86 {
     /// # Safety
     ///
     /// Panel, data and result hold what [`super::Product`] says; the processor has the instructions.
-    #[target_feature(enable = "avx512f,avx512bf16")]
     #[expect(clippy::too_many_arguments, reason = "the operands of a product")]
     pub(super) unsafe fn tile(
+        pairs: bool,
         two: bool,
         n: usize,
         places: &[[u32; 2]],
@@ -349,11 +413,15 @@ mod x86 {
     ) {
         macro_rules! columns {
             ($($n:literal)*) => {
-                match (two, n) {
+                match (pairs, two, n) {
                     // SAFETY: promised.
-                    $((false, $n) => unsafe { sums::<1, $n>(places, panel, data, out, step, add) },
+                    $((false, false, $n) => unsafe { singles::<1, $n>(places, panel, data, out, step, add) },
                     // SAFETY: promised.
-                    (true, $n) => unsafe { sums::<2, $n>(places, panel, data, out, step, add) },)*
+                    (false, true, $n) => unsafe { singles::<2, $n>(places, panel, data, out, step, add) },
+                    // SAFETY: promised.
+                    (true, false, $n) => unsafe { halves::<1, $n>(places, panel, data, out, step, add) },
+                    // SAFETY: promised.
+                    (true, true, $n) => unsafe { halves::<2, $n>(places, panel, data, out, step, add) },)*
                     _ => unreachable!("columns are cut into tiles"),
                 }
             };
@@ -365,8 +433,7 @@ mod x86 {
     ///
     /// As [`tile`].
     #[target_feature(enable = "avx512f,avx512bf16")]
-    #[expect(clippy::needless_range_loop, reason = "indices that are constants keep the sums in registers")]
-    unsafe fn sums<const V: usize, const N: usize>(
+    unsafe fn halves<const V: usize, const N: usize>(
         places: &[[u32; 2]],
         panel: *const f32,
         data: *const f32,
@@ -374,40 +441,79 @@ mod x86 {
         step: usize,
         add: bool,
     ) {
-        let mut sums = [[_mm512_setzero_ps(); V]; N];
-        for &[at, column] in places {
-            let (panel, data) = (panel.wrapping_add(at as usize), data.wrapping_add(column as usize));
-            // SAFETY: promised; both types are 512 bits.
-            unsafe {
+        // SAFETY: promised.
+        unsafe { sums::<V, N, true>(places, panel, data, out, step, add) }
+    }
+
+    /// # Safety
+    ///
+    /// As [`tile`].
+    #[target_feature(enable = "avx512f")]
+    unsafe fn singles<const V: usize, const N: usize>(
+        places: &[[u32; 2]],
+        panel: *const f32,
+        data: *const f32,
+        out: *mut f32,
+        step: usize,
+        add: bool,
+    ) {
+        // SAFETY: promised.
+        unsafe { sums::<V, N, false>(places, panel, data, out, step, add) }
+    }
+
+    /// # Safety
+    ///
+    /// As [`tile`].
+    #[inline(always)]
+    #[expect(clippy::needless_range_loop, reason = "indices that are constants keep the sums in registers")]
+    unsafe fn sums<const V: usize, const N: usize, const PAIRS: bool>(
+        places: &[[u32; 2]],
+        panel: *const f32,
+        data: *const f32,
+        out: *mut f32,
+        step: usize,
+        add: bool,
+    ) {
+        // SAFETY: promised.
+        unsafe {
+            let mut sums = [[_mm512_setzero_ps(); V]; N];
+            for &[at, column] in places {
+                let (panel, data) = (panel.wrapping_add(at as usize), data.wrapping_add(column as usize));
                 // No closures: what calls them is compiled without the instructions, and they are not always inlined.
-                let mut left = [transmute::<__m512, __m512bh>(_mm512_setzero_ps()); V];
+                let mut left = [_mm512_setzero_ps(); V];
                 for v in 0..V {
-                    left[v] = transmute::<__m512, __m512bh>(_mm512_loadu_ps(panel.add(v * 16)));
+                    left[v] = _mm512_loadu_ps(panel.add(v * 16));
                 }
                 for j in 0..N {
-                    let right = transmute::<__m512, __m512bh>(_mm512_set1_ps(*data.add(j)));
+                    let right = _mm512_set1_ps(*data.add(j));
                     for v in 0..V {
-                        sums[j][v] = _mm512_dpbf16_ps(sums[j][v], left[v], right);
+                        if PAIRS {
+                            // Both types are 512 bits.
+                            let [a, b] = [
+                                transmute::<__m512, __m512bh>(left[v]),
+                                transmute::<__m512, __m512bh>(right),
+                            ];
+                            sums[j][v] = _mm512_dpbf16_ps(sums[j][v], a, b);
+                        } else {
+                            sums[j][v] = _mm512_fmadd_ps(left[v], right, sums[j][v]);
+                        }
                     }
                 }
             }
-        }
-        // Written out by column, so that the sums are registers, not an array.
-        macro_rules! columns {
-            ($($j:literal)*) => {$(
-                if $j < N {
-                    let sums = sums[if $j < N { $j } else { 0 }];
-                    for v in 0..V {
-                        // SAFETY: promised.
-                        unsafe {
+            // Written out by column, so that the sums are registers, not an array.
+            macro_rules! columns {
+                ($($j:literal)*) => {$(
+                    if $j < N {
+                        let sums = sums[if $j < N { $j } else { 0 }];
+                        for v in 0..V {
                             let to = out.add($j * step + v * 16);
                             let sum = if add { _mm512_add_ps(sums[v], _mm512_loadu_ps(to)) } else { sums[v] };
                             _mm512_storeu_ps(to, sum);
                         }
                     }
-                }
-            )*};
+                )*};
+            }
+            columns!(0 1 2 3 4 5 6 7 8 9 10 11 12 13);
         }
-        columns!(0 1 2 3 4 5 6 7 8 9 10 11 12 13);
     }
 }
