@@ -1,16 +1,18 @@
 //! The weight gradient of a convolution of channels-last rows.
 //!
-//! dw[o, tap, c] is the sum over positions of dy[position, o] · x[position + tap, c]: tiles whose rows are output
-//! channels, straight from rows of dy, whose columns are (tap, channel) and whose depth is the positions of a chunk. The
+//! Without groups and with vectors of AVX-512, it is made from packed operands (`packed_weight.rs`). Else dw[o, tap, c] is the
+//! sum over positions of dy[position, o] · x[position + tap, c]: tiles whose rows are output channels, straight from rows of
+//! dy, whose columns are (tap, channel) and whose depth is the positions of a chunk. The
 //! batch is cut into pieces, and the input channels into blocks, by shape alone; the sums of the pieces are added in order.
 
-use crate::bf16_weight;
 use crate::convolution::{Geometry, Rows};
 use crate::depthwise_rows;
 use crate::device::Machine;
 use crate::launch::Need;
 use crate::method::Method;
+use crate::packed_weight;
 use crate::plan::{Data, Plan};
+use crate::simd::Level;
 use crate::tile::{COLUMNS, Tiles, Walk};
 use crate::winograd_weight;
 use std::ops::Range;
@@ -79,11 +81,6 @@ impl Cut {
         let blocks = inner.div_ceil(channels);
         let positions = (8192 / (g.outputs / g.conv.groups).clamp(1, 64)).clamp(96, 512);
         Cut { images, pieces, blocks, channels, positions }
-    }
-
-    /// The same with chunks of so many positions.
-    pub fn with_positions(self, positions: usize) -> Cut {
-        Cut { positions, ..self }
     }
 
     /// The plan of a part, whose tasks are chunks.
@@ -180,11 +177,15 @@ pub fn grad_weight_need(method: Method, g: &Geometry, images: &[usize]) -> Need 
         return winograd_weight::need(g, images);
     }
     if method == Method::Bf16 {
-        return bf16_weight::need(g, images);
+        return packed_weight::need::<u16>(g, images);
     }
     let cut = Cut::new(g, images.iter().sum(), true);
     let scratch = cut.scratch(g, images.iter().copied(), cut.channels * g.conv.groups).iter().sum();
-    Need { scratch, shared: cut.pieces * cut.blocks * partial(g, &cut), ..Need::default() }
+    let mut need = Need { scratch, shared: cut.pieces * cut.blocks * partial(g, &cut), ..Need::default() };
+    if Level::ALL.iter().any(|&level| packed_weight::fits(level, g)) {
+        need.include(packed_weight::need::<f32>(g, images));
+    }
+    need
 }
 
 /// Elements of a task's sums.
@@ -213,7 +214,10 @@ pub fn grad_weight(
         return winograd_weight::grad_weight(machine, g, parts, dw);
     }
     if method == Method::Bf16 {
-        return bf16_weight::run(machine, g, parts, dw);
+        return packed_weight::run::<u16>(machine, g, parts, dw);
+    }
+    if packed_weight::fits(machine.level, g) {
+        return packed_weight::run::<f32>(machine, g, parts, dw);
     }
     let tiles = Tiles::new(machine.level);
     let cut = Cut::new(g, images, true);

@@ -15,15 +15,13 @@
 //! `unsafe` stands in `memory` (views of the arena), `device`, `kernel`, `convolution_group` and the `pointwise` files
 //! (which make those views of the buffers of a program and of one launch), `pool` (sharing a result among tasks), `simd`
 //! (functions compiled for more of the processor), `gemm` (the micro-kernels of the `gemm` project), `tile`, `bf16_tile` and
-//! `bf16_weight_tile` (the micro-kernels of convolutions), `vector`, `half_vector`, `winograd_source`,
+//! `packed_weight_tile` (the micro-kernels of convolutions), `vector`, `half_vector`, `winograd_source`,
 //! `winograd_transform` and `winograd_patches` (vectors of each level, and transforms of patches), and `ahead` (asking for
 //! memory); the other kernels are safe code on slices. This crate knows neither the language nor the training loop.
 
 mod ahead;
 mod bf16_rows;
 mod bf16_tile;
-mod bf16_weight;
-mod bf16_weight_tile;
 mod choices;
 mod convolution;
 mod convolution_group;
@@ -42,6 +40,9 @@ mod loss;
 mod matmul;
 mod memory;
 mod method;
+mod packed_weight;
+mod packed_weight_chunk;
+mod packed_weight_tile;
 mod plan;
 mod pointwise;
 mod pointwise_chain;

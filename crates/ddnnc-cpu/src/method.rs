@@ -90,7 +90,7 @@ impl Method {
         let fits = |method: &Method| method.fits(g, direction, settings.level, bf16);
         let bf16 = fits(&Method::Bf16);
         let pays = match direction {
-            Direction::WeightGradient => winograd_weight::pays(g, images),
+            Direction::WeightGradient => winograd_weight::pays(g, images, bf16),
             _ => winograd::pays(g, direction, images, bf16),
         };
         if settings.winograd && fits(&Method::Winograd) && pays {

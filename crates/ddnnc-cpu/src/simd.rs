@@ -80,6 +80,15 @@ impl Level {
         }
     }
 
+    /// Whether vectors are those of AVX-512.
+    pub fn is_avx512(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 | Level::Avx512Bf16 => true,
+            _ => false,
+        }
+    }
+
     /// The best level of this machine.
     pub fn detect() -> Level {
         Level::available().last().unwrap_or(Level::Portable)

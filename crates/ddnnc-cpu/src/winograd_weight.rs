@@ -135,12 +135,14 @@ pub fn fits(g: &Geometry) -> bool {
 }
 
 /// Whether it is faster than the sum over all taps, by what was measured: whole vectors of channels, patches at least half
-/// of which lies in the map, and enough of them beside the transform of the result.
-pub fn pays(g: &Geometry, images: &[usize]) -> bool {
+/// of which lies in the map, and enough of them beside the transform of the result; beside products of pairs of bf16, twice
+/// as many.
+pub fn pays(g: &Geometry, images: &[usize], bf16: bool) -> bool {
     let [height, width] = g.output;
     let patches = height.div_ceil(4) * width.div_ceil(4);
     let few = g.inputs.min(g.outputs) < LANES;
-    !few && 16 * patches <= 2 * height * width && patches * images.iter().sum::<usize>() >= GROUP
+    !few && 16 * patches <= 2 * height * width
+        && patches * images.iter().sum::<usize>() >= if bf16 { 2 * GROUP } else { GROUP }
 }
 
 /// Workspace of [`grad_weight`] for parts of so many images.

@@ -1,0 +1,519 @@
+//! The micro-kernel of weight gradients from packed operands: products of f32, or of pairs of bf16 by one instruction, are
+//! summed in f32.
+//!
+//! Both operands have an f32 for a position, or a pair of bf16 for two: the 32 bits of one f32, the earlier position in the
+//! lower half.
+
+#![cfg_attr(
+    not(target_arch = "x86_64"),
+    expect(dead_code, reason = "no processor has the instructions here")
+)]
+
+/// Rows of a panel.
+pub const WIDTH: usize = 32;
+
+/// The most columns of a tile.
+pub const COLUMNS: usize = 14;
+
+/// A panel of one operand, and columns of the other.
+#[derive(Clone, Copy, Debug)]
+pub struct Product<'a> {
+    /// Where the pairs that are multiplied begin, in the panel and in the data.
+    pub places: &'a [[u32; 2]],
+    /// Row r of a pair at its place + r.
+    pub panel: &'a [f32],
+    /// Rows that count, at most [`WIDTH`].
+    pub rows: usize,
+    /// Column c of a pair at its place + c.
+    pub data: &'a [f32],
+    /// Columns.
+    pub columns: usize,
+    /// Whether the operands hold pairs of bf16, not f32.
+    pub pairs: bool,
+}
+
+impl Product<'_> {
+    /// Sum (r, c) goes to `c · step + r`, in whole vectors of rows; what was there is added where `add`.
+    ///
+    /// # Panics
+    ///
+    /// Where operands or result are too short.
+    #[cfg(target_arch = "x86_64")]
+    pub fn run(&self, out: &mut [f32], step: usize, add: bool) {
+        let Product { places, panel, rows, data, columns, pairs } = *self;
+        if rows == 0 || columns == 0 {
+            return;
+        }
+        assert!(rows <= WIDTH, "rows are cut into panels");
+        let wide = rows.next_multiple_of(16);
+        let last = places.iter().fold([0, 0], |last, at| [at[0].max(last[0]), at[1].max(last[1])]);
+        let whole = |last: u32, n: usize, all: &[f32]| places.is_empty() || last as usize + n <= all.len();
+        assert!(whole(last[0], wide, panel), "the panel is whole");
+        assert!(whole(last[1], columns, data), "the columns are whole");
+        assert!(out.len() >= (columns - 1) * step + wide, "the result has room");
+        let tiles = columns.div_ceil(COLUMNS);
+        let (mut first, mut left) = (0, columns);
+        for tile in 0..tiles {
+            let n = left.div_ceil(tiles - tile);
+            // SAFETY: the assertions above hold every access inside the slices; the method is chosen where the processor
+            // has the instructions.
+            unsafe {
+                let (data, out) = (data.as_ptr().add(first), out.as_mut_ptr().add(first * step));
+                x86::tile(pairs, wide > 16, n, places, panel.as_ptr(), data, out, step, add);
+            }
+            (first, left) = (first + n, left - n);
+        }
+    }
+
+    /// Never chosen where there are no such instructions.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub fn run(&self, _: &mut [f32], _: usize, _: bool) {
+        unreachable!("the processor does not have the instructions");
+    }
+}
+
+/// Sums of several taps.
+#[derive(Clone, Copy, Debug)]
+pub struct Ordered<'a> {
+    /// Channel c of tap t at `t · step + c`, in whole vectors of channels.
+    pub sums: &'a [f32],
+    /// Elements from a tap to the next.
+    pub step: usize,
+    /// Taps.
+    pub taps: usize,
+    /// Whether they are added to what there is.
+    pub add: bool,
+}
+
+impl Ordered<'_> {
+    /// The sum of channel c and tap t goes to `c · taps + t`.
+    ///
+    /// # Panics
+    ///
+    /// Where there are fewer sums than places for them.
+    #[cfg(target_arch = "x86_64")]
+    pub fn run(&self, out: &mut [f32]) {
+        let channels = out.len() / self.taps;
+        let whole = (self.taps - 1) * self.step + channels.next_multiple_of(16);
+        assert!(whole <= self.sums.len(), "sums of every channel and tap");
+        // SAFETY: the assertion holds every access inside the slices; the method is chosen where the processor has the
+        // instructions.
+        unsafe { x86::order(self, channels, out.as_mut_ptr()) }
+    }
+
+    /// Never called where there are no such instructions.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub fn run(&self, _: &mut [f32]) {
+        unreachable!("the processor does not have the instructions");
+    }
+}
+
+/// An element of a row that is stored as bf16, or as f32 and rounded to the nearest.
+pub trait Half: Copy {
+    /// The first `n` elements, at most 32, as bf16; zeros behind them.
+    ///
+    /// # Safety
+    ///
+    /// There are so many; the processor has the instructions.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn halves(from: *const Self, n: usize) -> std::arch::x86_64::__m512i;
+
+    /// The first elements whose bit is set as f32; zeros elsewhere.
+    ///
+    /// # Safety
+    ///
+    /// There are so many; the processor has the instructions.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn floats(from: *const Self, mask: u16) -> std::arch::x86_64::__m512;
+}
+
+/// Two runs of rows, whose elements become pairs of bf16; or one, whose elements become f32.
+#[derive(Clone, Copy, Debug)]
+pub struct Runs<'a, T> {
+    /// What the rows lie in.
+    pub rows: &'a [T],
+    /// Where the first row of the earlier run begins, and of the later, which may be missing: zeros then.
+    pub first: (usize, Option<usize>),
+    /// Elements from a row to the next.
+    pub step: usize,
+    /// Rows of each run.
+    pub count: usize,
+    /// Elements of a row that count.
+    pub channels: usize,
+    /// Whether they become pairs.
+    pub pairs: bool,
+}
+
+impl<T: Half> Runs<'_, T> {
+    /// Element c of pair p goes to `p · pitch + c / WIDTH · step + c % WIDTH`.
+    ///
+    /// # Panics
+    ///
+    /// Where the rows do not lie in the slice, or the result has no room.
+    #[cfg(target_arch = "x86_64")]
+    pub fn pack(&self, out: &mut [f32], pitch: usize, step: usize) {
+        let n = self.channels;
+        if n == 0 || self.count == 0 {
+            return;
+        }
+        let last = self.first.0.max(self.first.1.unwrap_or(0)) + (self.count - 1) * self.step;
+        assert!(last + n <= self.rows.len(), "the rows are whole");
+        let deepest = (n - 1) / WIDTH * step + (n - 1) % WIDTH + 1;
+        assert!(step >= WIDTH && (self.count - 1) * pitch + deepest <= out.len(), "the result has room");
+        // SAFETY: the assertions hold every access inside the slices; the method is chosen where the processor has the
+        // instructions.
+        unsafe {
+            if self.pairs {
+                x86::pack(self, out.as_mut_ptr(), pitch, step);
+            } else {
+                x86::copy(self, out.as_mut_ptr(), pitch, step);
+            }
+        }
+    }
+
+    /// Never called where there are no such instructions.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub fn pack(&self, _: &mut [f32], _: usize, _: usize) {
+        unreachable!("the processor does not have the instructions");
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+impl Half for u16 {}
+
+#[cfg(not(target_arch = "x86_64"))]
+impl Half for f32 {}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{Half, Ordered, Runs, WIDTH};
+    use std::arch::x86_64::*;
+    use std::mem::transmute;
+
+    impl Half for u16 {
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+        unsafe fn halves(from: *const u16, n: usize) -> __m512i {
+            if n == WIDTH {
+                // SAFETY: promised.
+                return unsafe { _mm512_loadu_epi16(from.cast()) };
+            }
+            // SAFETY: elements that are masked out are not touched.
+            unsafe { _mm512_maskz_loadu_epi16(mask(n), from.cast()) }
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+        unsafe fn floats(from: *const u16, mask: u16) -> __m512 {
+            // SAFETY: elements that are masked out are not touched.
+            let halves = unsafe { _mm256_maskz_loadu_epi16(mask, from.cast()) };
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves)))
+        }
+    }
+
+    impl Half for f32 {
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+        unsafe fn halves(from: *const f32, n: usize) -> __m512i {
+            let mask = mask(n);
+            // SAFETY: elements that are masked out are not touched; both types are 512 bits.
+            unsafe {
+                let low = _mm512_maskz_loadu_ps(mask as u16, from);
+                let high = _mm512_maskz_loadu_ps((mask >> 16) as u16, from.wrapping_add(16));
+                transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low))
+            }
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+        unsafe fn floats(from: *const f32, mask: u16) -> __m512 {
+            // SAFETY: elements that are masked out are not touched.
+            unsafe { _mm512_maskz_loadu_ps(mask, from) }
+        }
+    }
+
+    /// The lowest `n` bits.
+    #[inline(always)]
+    fn mask(n: usize) -> u32 {
+        1u32.checked_shl(n as u32).unwrap_or(0).wrapping_sub(1)
+    }
+
+    /// Rows ahead that are asked for: rows of a few channels are too short for the processor to see them coming.
+    const AHEAD: usize = 16;
+
+    /// [`Runs::pack`].
+    ///
+    /// # Safety
+    ///
+    /// The rows lie in the slice, and the result has room; the processor has the instructions.
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    pub(super) unsafe fn pack<T: Half>(runs: &Runs<'_, T>, out: *mut f32, pitch: usize, step: usize) {
+        // Words 0, 32, 1, 33, …: one of each row in turn.
+        const TURNS: [u16; 64] = {
+            let mut turns = [0; 64];
+            let mut i = 0;
+            while i < 64 {
+                turns[i] = (i / 2 + i % 2 * 32) as u16;
+                i += 1;
+            }
+            turns
+        };
+        // SAFETY: the array holds 64 words.
+        let (low, high) = unsafe {
+            let turns = TURNS.as_ptr();
+            (_mm512_loadu_epi16(turns.cast()), _mm512_loadu_epi16(turns.add(32).cast()))
+        };
+        let line = 64 / size_of::<T>();
+        let n = runs.channels;
+        let (mut one, two) = (runs.rows.as_ptr().wrapping_add(runs.first.0), runs.first.1.is_some());
+        let mut other = runs.rows.as_ptr().wrapping_add(runs.first.1.unwrap_or(runs.first.0));
+        let mut out = out;
+        for _ in 0..runs.count {
+            let mut to = out;
+            let mut from = 0;
+            while from < n {
+                let some = WIDTH.min(n - from);
+                // SAFETY: promised; any address may be asked for.
+                unsafe {
+                    let far = AHEAD * runs.step + from;
+                    let mut c = 0;
+                    while c < WIDTH {
+                        _mm_prefetch::<_MM_HINT_T0>(one.wrapping_add(far + c).cast());
+                        _mm_prefetch::<_MM_HINT_T0>(other.wrapping_add(far + c).cast());
+                        c += line;
+                    }
+                    let a = T::halves(one.add(from), some);
+                    let b = if two { T::halves(other.add(from), some) } else { _mm512_setzero_si512() };
+                    let (first, second) =
+                        (_mm512_permutex2var_epi16(a, low, b), _mm512_permutex2var_epi16(a, high, b));
+                    if some == WIDTH {
+                        _mm512_storeu_si512(to.cast(), first);
+                        _mm512_storeu_si512(to.add(16).cast(), second);
+                    } else {
+                        let mask = mask(some);
+                        _mm512_mask_storeu_epi32(to.cast(), mask as u16, first);
+                        _mm512_mask_storeu_epi32(to.wrapping_add(16).cast(), (mask >> 16) as u16, second);
+                    }
+                }
+                to = to.wrapping_add(step);
+                from += WIDTH;
+            }
+            one = one.wrapping_add(runs.step);
+            other = other.wrapping_add(runs.step);
+            out = out.wrapping_add(pitch);
+        }
+    }
+
+    /// [`Runs::pack`] of f32.
+    ///
+    /// # Safety
+    ///
+    /// As [`pack`].
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    pub(super) unsafe fn copy<T: Half>(runs: &Runs<'_, T>, out: *mut f32, pitch: usize, step: usize) {
+        let n = runs.channels;
+        let (mut row, mut out) = (runs.rows.as_ptr().wrapping_add(runs.first.0), out);
+        for _ in 0..runs.count {
+            let mut to = out;
+            for from in (0..n).step_by(WIDTH) {
+                // SAFETY: promised; any address may be asked for, and elements that are masked out are not touched.
+                unsafe {
+                    let far = row.wrapping_add(AHEAD * runs.step + from);
+                    _mm_prefetch::<_MM_HINT_T0>(far.cast());
+                    _mm_prefetch::<_MM_HINT_T0>(far.wrapping_add(WIDTH / 2).cast());
+                    let mask = mask(WIDTH.min(n - from));
+                    let (low, high) = (mask as u16, (mask >> 16) as u16);
+                    _mm512_mask_storeu_ps(to, low, T::floats(row.add(from), low));
+                    let next = row.wrapping_add(from + 16);
+                    _mm512_mask_storeu_ps(to.wrapping_add(16), high, T::floats(next, high));
+                }
+                to = to.wrapping_add(step);
+            }
+            row = row.wrapping_add(runs.step);
+            out = out.wrapping_add(pitch);
+        }
+    }
+
+    /// [`Ordered::run`] for so many channels.
+    ///
+    /// # Safety
+    ///
+    /// Sums and result hold what it says; the processor has the instructions.
+    #[target_feature(enable = "avx512f")]
+    pub(super) unsafe fn order(a: &Ordered<'_>, channels: usize, out: *mut f32) {
+        for first in (0..a.taps).step_by(16) {
+            let taps = (a.taps - first).min(16);
+            let mask = mask(taps) as u16;
+            for c in (0..channels).step_by(16) {
+                let mut rows = [_mm512_setzero_ps(); 16];
+                // SAFETY: promised; the array holds no more taps.
+                unsafe {
+                    for (t, row) in rows.iter_mut().enumerate().take(taps) {
+                        *row = _mm512_loadu_ps(a.sums.as_ptr().add((first + t) * a.step + c));
+                    }
+                    let rows = transpose(rows);
+                    for (i, row) in rows.iter().enumerate().take(channels - c) {
+                        let to = out.add((c + i) * a.taps + first);
+                        let all =
+                            if a.add { _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), *row) } else { *row };
+                        _mm512_mask_storeu_ps(to, mask, all);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Lanes become rows.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn transpose(rows: [__m512; 16]) -> [__m512; 16] {
+        let (mut a, mut b) = (rows, rows);
+        // Each step exchanges one bit of the row with one of the lane.
+        for i in 0..8 {
+            let (x, y) = (a[2 * i], a[2 * i + 1]);
+            (b[2 * i], b[2 * i + 1]) = (_mm512_unpacklo_ps(x, y), _mm512_unpackhi_ps(x, y));
+        }
+        for i in 0..4 {
+            for j in 0..2 {
+                let (x, y) = (_mm512_castps_pd(b[4 * i + j]), _mm512_castps_pd(b[4 * i + 2 + j]));
+                a[4 * i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(x, y));
+                a[4 * i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(x, y));
+            }
+        }
+        // Lane l of quarter q of row 4 i + l is now row 4 i + (its lane) of column 4 q + l.
+        for l in 0..4 {
+            let (x, y) = (a[l], a[4 + l]);
+            let (z, w) = (a[8 + l], a[12 + l]);
+            let (low, high) = (_mm512_shuffle_f32x4::<0x88>(x, y), _mm512_shuffle_f32x4::<0xdd>(x, y));
+            let (low2, high2) = (_mm512_shuffle_f32x4::<0x88>(z, w), _mm512_shuffle_f32x4::<0xdd>(z, w));
+            b[l] = _mm512_shuffle_f32x4::<0x88>(low, low2);
+            b[8 + l] = _mm512_shuffle_f32x4::<0xdd>(low, low2);
+            b[4 + l] = _mm512_shuffle_f32x4::<0x88>(high, high2);
+            b[12 + l] = _mm512_shuffle_f32x4::<0xdd>(high, high2);
+        }
+        b
+    }
+
+    /// One tile of `n` columns, of two vectors of rows or of one.
+    ///
+    /// # Safety
+    ///
+    /// Panel, data and result hold what [`super::Product`] says; the processor has the instructions.
+    #[expect(clippy::too_many_arguments, reason = "the operands of a product")]
+    pub(super) unsafe fn tile(
+        pairs: bool,
+        two: bool,
+        n: usize,
+        places: &[[u32; 2]],
+        panel: *const f32,
+        data: *const f32,
+        out: *mut f32,
+        step: usize,
+        add: bool,
+    ) {
+        macro_rules! columns {
+            ($($n:literal)*) => {
+                match (pairs, two, n) {
+                    // SAFETY: promised.
+                    $((false, false, $n) => unsafe { singles::<1, $n>(places, panel, data, out, step, add) },
+                    // SAFETY: promised.
+                    (false, true, $n) => unsafe { singles::<2, $n>(places, panel, data, out, step, add) },
+                    // SAFETY: promised.
+                    (true, false, $n) => unsafe { halves::<1, $n>(places, panel, data, out, step, add) },
+                    // SAFETY: promised.
+                    (true, true, $n) => unsafe { halves::<2, $n>(places, panel, data, out, step, add) },)*
+                    _ => unreachable!("columns are cut into tiles"),
+                }
+            };
+        }
+        columns!(1 2 3 4 5 6 7 8 9 10 11 12 13 14);
+    }
+
+    /// # Safety
+    ///
+    /// As [`tile`].
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    unsafe fn halves<const V: usize, const N: usize>(
+        places: &[[u32; 2]],
+        panel: *const f32,
+        data: *const f32,
+        out: *mut f32,
+        step: usize,
+        add: bool,
+    ) {
+        // SAFETY: promised.
+        unsafe { sums::<V, N, true>(places, panel, data, out, step, add) }
+    }
+
+    /// # Safety
+    ///
+    /// As [`tile`].
+    #[target_feature(enable = "avx512f")]
+    unsafe fn singles<const V: usize, const N: usize>(
+        places: &[[u32; 2]],
+        panel: *const f32,
+        data: *const f32,
+        out: *mut f32,
+        step: usize,
+        add: bool,
+    ) {
+        // SAFETY: promised.
+        unsafe { sums::<V, N, false>(places, panel, data, out, step, add) }
+    }
+
+    /// # Safety
+    ///
+    /// As [`tile`].
+    #[inline(always)]
+    #[expect(clippy::needless_range_loop, reason = "indices that are constants keep the sums in registers")]
+    unsafe fn sums<const V: usize, const N: usize, const PAIRS: bool>(
+        places: &[[u32; 2]],
+        panel: *const f32,
+        data: *const f32,
+        out: *mut f32,
+        step: usize,
+        add: bool,
+    ) {
+        // SAFETY: promised.
+        unsafe {
+            let mut sums = [[_mm512_setzero_ps(); V]; N];
+            for &[at, column] in places {
+                let (panel, data) = (panel.wrapping_add(at as usize), data.wrapping_add(column as usize));
+                // No closures: what calls them is compiled without the instructions, and they are not always inlined.
+                let mut left = [_mm512_setzero_ps(); V];
+                for v in 0..V {
+                    left[v] = _mm512_loadu_ps(panel.add(v * 16));
+                }
+                for j in 0..N {
+                    let right = _mm512_set1_ps(*data.add(j));
+                    for v in 0..V {
+                        if PAIRS {
+                            // Both types are 512 bits.
+                            let [a, b] = [
+                                transmute::<__m512, __m512bh>(left[v]),
+                                transmute::<__m512, __m512bh>(right),
+                            ];
+                            sums[j][v] = _mm512_dpbf16_ps(sums[j][v], a, b);
+                        } else {
+                            sums[j][v] = _mm512_fmadd_ps(left[v], right, sums[j][v]);
+                        }
+                    }
+                }
+            }
+            // Written out by column, so that the sums are registers, not an array.
+            macro_rules! columns {
+                ($($j:literal)*) => {$(
+                    if $j < N {
+                        let sums = sums[if $j < N { $j } else { 0 }];
+                        for v in 0..V {
+                            let to = out.add($j * step + v * 16);
+                            let sum = if add { _mm512_add_ps(sums[v], _mm512_loadu_ps(to)) } else { sums[v] };
+                            _mm512_storeu_ps(to, sum);
+                        }
+                    }
+                )*};
+            }
+            columns!(0 1 2 3 4 5 6 7 8 9 10 11 12 13);
+        }
+    }
+}
