@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""ddnnc against PyTorch on the CPU: training steps, in turns; medians and ratios.
+"""ddnnc against PyTorch, and burn, on the CPU: training steps, in turns; medians and ratios.
 
     cargo build --release && cargo build --release -p ddnnc-cpu --example limits
     pip install --no-deps -r bench/requirements.txt
-    python3 bench/compare.py [--specs resnet18,joint50] [--precisions f32,bf16] [--peers eager,compiled] [--threads 2,1]
+    python3 bench/compare.py [--specs resnet18,joint50] [--precisions f32,bf16] [--peers eager,compiled,burn] [--threads 2,1]
 
 In each round everything that is compared on one spec and number of threads, all precisions together, runs once, each in a
 process of its own between two multiply-add probes. A run beside which a probe falls below 0.93 of the best probe seen was
@@ -35,6 +35,8 @@ SPECS = {
 # What the twins of a spec are called; joint50 is written with the common prefix computed once, and with three forwards.
 TWINS = {spec: [spec] for spec in SPECS} | {"joint50": ["joint50", "joint50_forwards"]}
 PYTORCH = ["eager", "compiled"]
+# What bench/burn is written for, in f32.
+BURN = ["resnet18", "resnet50"]
 # Large blocks stay in the heap and are used again, where stock malloc maps and unmaps them in every step.
 TUNED = {
     "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
@@ -134,10 +136,12 @@ def require(args):
         (args.ddnnc, "cargo build --release"),
         (args.probe, "cargo build --release -p ddnnc-cpu --example limits"),
     ]
+    if "burn" in args.peers:
+        programs.append((args.burn, "cargo build --release --manifest-path bench/burn/Cargo.toml"))
     for path, how in programs:
         if not os.access(path, os.X_OK):
             raise Missing(f"there is no {path}; build it: {how}")
-    if args.peers:
+    if set(args.peers) & set(PYTORCH):
         tried = subprocess.run([args.python, "-c", "import torch"], capture_output=True, text=True)
         if tried.returncode != 0:
             last = (tried.stderr.strip().splitlines() or ["no message"])[-1]
@@ -162,6 +166,9 @@ def candidates(args, caches):
                     for peer in PYTORCH:
                         if peer in args.peers:
                             found += [pytorch(args, caches, case, twin, peer, malloc) for malloc in args.malloc]
+                if "burn" in args.peers and spec in BURN and precision == "f32":
+                    command = [args.burn, spec, "--threads", str(threads)]
+                    found.append(Candidate(*case, "burn", command, {"RAYON_NUM_THREADS": str(threads)}))
     return found
 
 
@@ -191,11 +198,17 @@ def same_work(args):
             "step_macs": compiled["step_macs"],
             "batch": compiled["batch"],
         }
-        theirs = run([args.python, str(FOLDER / "twins.py"), TWINS[spec][0], "--count"], {})[0]
-        for key in ours:
-            if ours[key] != theirs[key]:
-                note(f"{spec}: {key}: {ours[key]} in ddnnc, {theirs[key]} in PyTorch")
-                same = False
+        found = []
+        if set(args.peers) & set(PYTORCH):
+            command = [args.python, str(FOLDER / "twins.py"), TWINS[spec][0], "--count"]
+            found.append(("PyTorch", run(command, {})[0]))
+        if "burn" in args.peers and spec in BURN:
+            found.append(("burn", run([args.burn, spec, "--count"], {})[0]))
+        for peer, theirs in found:
+            for key in theirs:
+                if ours[key] != theirs[key]:
+                    note(f"{spec}: {key}: {ours[key]} in ddnnc, {theirs[key]} in {peer}")
+                    same = False
     return same
 
 
@@ -313,7 +326,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--specs", type=several(SPECS), default=list(SPECS))
     parser.add_argument("--precisions", type=several(["f32", "bf16"]), default=["f32", "bf16"])
-    parser.add_argument("--peers", type=several(PYTORCH), default=PYTORCH, help="or none")
+    parser.add_argument("--peers", type=several([*PYTORCH, "burn"]), default=PYTORCH, help="eager, compiled, burn, or none")
     parser.add_argument("--malloc", type=several(["tuned", "stock"]), default=["tuned"], help="of PyTorch: tuned, stock")
     parser.add_argument("--threads", type=counts, default=[2])
     parser.add_argument("--rounds", type=int, default=5)
@@ -323,6 +336,7 @@ def arguments():
     parser.add_argument("--no-check", action="store_true", help="do not compare parameters and multiply-accumulates")
     parser.add_argument("--no-ddnnc", action="store_true", help="measure PyTorch alone")
     parser.add_argument("--ddnnc", default="target/release/ddnnc")
+    parser.add_argument("--burn", default="bench/burn/target/release/burn-twin")
     parser.add_argument("--probe", default="target/release/examples/limits")
     parser.add_argument("--python", default=sys.executable, help="the interpreter that has torch")
     parser.add_argument("--prefix", type=shlex.split, default=[], help='put before each timed command, such as "nice -n -5"')

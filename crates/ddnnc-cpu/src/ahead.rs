@@ -45,6 +45,10 @@ impl Ahead {
     }
 
     /// The next lines, at most so many, for the caller to ask for: where they begin, and how many follow one another.
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(dead_code, reason = "tiles of bf16 are the only ones that take")
+    )]
     #[inline]
     pub fn take(&self, lines: usize) -> (usize, usize) {
         let (run, done) = self.at.get();
