@@ -60,7 +60,7 @@ pub struct Ports {
     pub round: bool,
     /// Where the result goes as bf16, or null.
     pub halves: *mut u16,
-    /// Whether it goes past the caches.
+    /// Whether it goes past the caches: as bf16 where it goes there as well, for the f32 then stay in the tile.
     pub past: bool,
 }
 
@@ -346,7 +346,7 @@ unsafe fn vector<S: Halves, A: Apply, X: Element, Y: Element, const FULL: bool>(
             let y = if p.round { y.rounded() } else { y };
             let to = p.floats.add(at);
             match FULL {
-                true if p.past => y.stream(to),
+                true if p.past && p.halves.is_null() => y.stream(to),
                 true => y.store(to),
                 false => y.store_first(to, some),
             }
