@@ -4,7 +4,7 @@
 //! taps with all channels, or one tap where the columns of taps are apart.
 
 use crate::ahead::Ahead;
-use crate::bf16_tile::{LANES, Sum, WIDTH, Walk, columns, transpose};
+use crate::bf16_tile::{LANES, Sum, WIDTH, Walk, columns};
 use crate::convolution::{Emit, Geometry, Part, Weights};
 use crate::correlation::{each_position, launch, scratch};
 use crate::device::Machine;
@@ -13,6 +13,7 @@ use crate::memory::halves;
 use crate::plan::{Axis, Data, Plan};
 use crate::pointwise_kernels::narrow;
 use crate::tile::Blocks;
+use crate::transpose::transpose;
 use std::ops::Range;
 
 /// Pairs of terms that are added up in registers in one go, about.

@@ -11,7 +11,6 @@
 )]
 
 use crate::ahead::Ahead;
-use crate::simd::Level;
 
 /// Rows of the widest panel.
 pub const WIDTH: usize = 64;
@@ -92,38 +91,6 @@ impl Sum<'_> {
         #[cfg(not(target_arch = "x86_64"))]
         unreachable!("no such instruction");
     }
-}
-
-/// Whether [`transpose`] is there.
-pub fn has_blocks(level: Level) -> bool {
-    match level {
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx512 | Level::Avx512Bf16 => true,
-        _ => false,
-    }
-}
-
-/// Sixteen pairs of terms of each of sixteen rows, from `w[row · step..]` on, to `out[pair · 2 · width + 2 · row..]`; or as
-/// many f32, which are pairs to it.
-///
-/// The level [has blocks](has_blocks).
-///
-/// # Panics
-///
-/// Where they do not hold that many entries.
-pub fn transpose(w: &[u16], step: usize, out: &mut [u16], width: usize) {
-    let last = LANES - 1;
-    assert!(
-        last * step + 2 * LANES <= w.len() && (last * width + LANES) * 2 <= out.len(),
-        "the block is whole"
-    );
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: the assertion holds every access inside the slices; the processor has the feature.
-    unsafe {
-        x86::transpose(w.as_ptr(), step, out.as_mut_ptr(), width);
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    unreachable!("no such instruction");
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -289,44 +256,6 @@ mod x86 {
                     }
                     _mm512_mask_storeu_ps(to, mask, sum);
                 }
-            }
-        }
-    }
-
-    /// # Safety
-    ///
-    /// Both hold sixteen rows of 32 elements at those steps; the processor has the feature.
-    #[target_feature(enable = "avx512f")]
-    pub(super) unsafe fn transpose(w: *const u16, step: usize, out: *mut u16, width: usize) {
-        // No closures: what calls them is compiled without the instructions, and they are not always inlined.
-        let [mut rows, mut twos, mut fours] = [[_mm512_setzero_si512(); 16]; 3];
-        for (r, row) in rows.iter_mut().enumerate() {
-            // SAFETY: promised.
-            *row = unsafe { _mm512_loadu_si512(w.add(r * step).cast()) };
-        }
-        // Pairs of neighbouring rows, then fours, within each quarter of a vector.
-        for i in 0..16 {
-            let (a, b) = (rows[i / 2 * 2], rows[i / 2 * 2 + 1]);
-            twos[i] = if i % 2 == 0 { _mm512_unpacklo_epi32(a, b) } else { _mm512_unpackhi_epi32(a, b) };
-        }
-        // Entry 4 · i + k: pair k of each quarter, rows 4 · i to 4 · i + 3.
-        for i in 0..16 {
-            let (a, b) = (twos[i / 4 * 4 + i % 4 / 2], twos[i / 4 * 4 + i % 4 / 2 + 2]);
-            fours[i] = if i % 2 == 0 { _mm512_unpacklo_epi64(a, b) } else { _mm512_unpackhi_epi64(a, b) };
-        }
-        for k in 0..4 {
-            let [a, b, c, d] = [fours[k], fours[4 + k], fours[8 + k], fours[12 + k]];
-            let (low, high) = (_mm512_shuffle_i32x4::<0x44>(a, b), _mm512_shuffle_i32x4::<0xee>(a, b));
-            let (low2, high2) = (_mm512_shuffle_i32x4::<0x44>(c, d), _mm512_shuffle_i32x4::<0xee>(c, d));
-            let quarters = [
-                _mm512_shuffle_i32x4::<0x88>(low, low2),
-                _mm512_shuffle_i32x4::<0xdd>(low, low2),
-                _mm512_shuffle_i32x4::<0x88>(high, high2),
-                _mm512_shuffle_i32x4::<0xdd>(high, high2),
-            ];
-            for (q, quarter) in quarters.into_iter().enumerate() {
-                // SAFETY: promised.
-                unsafe { _mm512_storeu_si512(out.add((4 * q + k) * 2 * width).cast(), quarter) };
             }
         }
     }

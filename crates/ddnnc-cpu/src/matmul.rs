@@ -1,11 +1,10 @@
 //! The matrix product.
 
-use crate::bf16_tile::{LANES, has_blocks, transpose};
 use crate::device::Machine;
 use crate::gemm::{DEPTH, Right};
-use crate::memory::{as_halves, halves};
+use crate::pointwise::Cells;
 use crate::simd::Level;
-use std::marker::PhantomData;
+use crate::transpose::{SIDE, transpose};
 
 /// Fewer tasks than this may leave a thread without one.
 const TASKS: usize = 8;
@@ -49,7 +48,7 @@ pub fn matmul(machine: &Machine<'_>, a: Matrix<'_>, b: Matrix<'_>, n: usize, out
     let gemm = &machine.gemm;
     let panels = n.div_ceil(gemm.width);
     let rows = task_rows(m, panels);
-    let out = Blocks::new(out);
+    let out = Cells::new(out);
     machine.pool.run(panels * m.div_ceil(rows), &|task, worker| {
         let column = task % panels * gemm.width;
         let (start, height) = (task / panels * rows, gemm.width.min(n - column));
@@ -71,29 +70,6 @@ pub fn matmul(machine: &Machine<'_>, a: Matrix<'_>, b: Matrix<'_>, n: usize, out
         };
         machine.with_scratch(worker, |scratch| machine.level.run(|| body(scratch)));
     });
-}
-
-/// A result of which each task writes a block of its own.
-struct Blocks<'a> {
-    start: *mut f32,
-    len: usize,
-    borrow: PhantomData<&'a mut [f32]>,
-}
-
-// SAFETY: it stands for an exclusive borrow of elements that may go to other threads.
-unsafe impl Sync for Blocks<'_> {}
-
-impl<'a> Blocks<'a> {
-    fn new(out: &'a mut [f32]) -> Blocks<'a> {
-        Blocks { start: out.as_mut_ptr(), len: out.len(), borrow: PhantomData }
-    }
-
-    /// The address of an element, with as many behind it as the block reaches over.
-    fn at(&self, index: usize, reach: usize) -> *mut f32 {
-        assert!(index + reach <= self.len, "the block lies in the result");
-        // SAFETY: the index is inside the borrowed slice.
-        unsafe { self.start.add(index) }
-    }
 }
 
 /// Columns and steps of depth that are transposed together without AVX-512: as many as leave every line of memory in the
@@ -118,25 +94,20 @@ fn pack(
         return;
     }
     // Along the depth the elements lie side by side, as one of the two steps is 1.
-    if has_blocks(level) && row == 1 {
-        for first in (0..columns).step_by(LANES) {
-            for k in (0..depth).step_by(LANES) {
-                let (across, down) = (LANES.min(columns - first), LANES.min(depth - k));
+    if level.is_avx512() && row == 1 {
+        for first in (0..columns).step_by(SIDE) {
+            for k in (0..depth).step_by(SIDE) {
+                let (across, down) = (SIDE.min(columns - first), SIDE.min(depth - k));
                 let (from, to) = (&b[first * step + k..], &mut out[k * width + first..]);
-                if (across, down) == (LANES, LANES) {
-                    transpose(as_halves(from), 2 * step, halves(to), width);
+                if (across, down) == (SIDE, SIDE) {
+                    transpose(from, step, to, width);
                 } else {
-                    let mut block = [[[0.0f32; LANES]; LANES]; 2];
+                    let mut block = [[[0.0f32; SIDE]; SIDE]; 2];
                     let [lines, made] = &mut block;
                     for (line, from) in lines.iter_mut().zip(from.chunks(step)).take(across) {
                         line[..down].copy_from_slice(&from[..down]);
                     }
-                    transpose(
-                        as_halves(lines.as_flattened()),
-                        2 * LANES,
-                        halves(made.as_flattened_mut()),
-                        LANES,
-                    );
+                    transpose(lines.as_flattened(), SIDE, made.as_flattened_mut(), SIDE);
                     for (to, made) in to.chunks_mut(width).zip(made).take(down) {
                         to[..across].copy_from_slice(&made[..across]);
                     }

@@ -94,12 +94,6 @@ pub fn halves(floats: &mut [f32]) -> &mut [u16] {
     unsafe { std::slice::from_raw_parts_mut(floats.as_mut_ptr().cast(), 2 * floats.len()) }
 }
 
-/// The same, to read.
-pub fn as_halves(floats: &[f32]) -> &[u16] {
-    // SAFETY: as above.
-    unsafe { std::slice::from_raw_parts(floats.as_ptr().cast(), 2 * floats.len()) }
-}
-
 /// The memory of f32 as pairs of whole numbers.
 pub fn places(floats: &mut [f32]) -> &mut [[u32; 2]] {
     // SAFETY: the memory is borrowed for as long as the slice, numbers are aligned alike, and any bits are both.

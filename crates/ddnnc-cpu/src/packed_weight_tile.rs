@@ -59,7 +59,8 @@ impl Product<'_> {
             // has the instructions.
             unsafe {
                 let (data, out) = (data.as_ptr().add(first), out.as_mut_ptr().add(first * step));
-                x86::tile(pairs, wide > 16, n, places, panel.as_ptr(), data, out, step, add);
+                let panel = panel.as_ptr();
+                x86::tile(pairs, wide > 16, n, x86::Tile { places, panel, data, out, step, add });
             }
             (first, left) = (first + n, left - n);
         }
@@ -187,6 +188,7 @@ impl Half for f32 {}
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{Half, Ordered, Runs, WIDTH};
+    use crate::transpose::x86::lanes;
     use std::arch::x86_64::*;
     use std::mem::transmute;
 
@@ -345,17 +347,17 @@ mod x86 {
             let taps = (a.taps - first).min(16);
             let mask = mask(taps) as u16;
             for c in (0..channels).step_by(16) {
-                let mut rows = [_mm512_setzero_ps(); 16];
+                let mut rows = [_mm512_setzero_si512(); 16];
                 // SAFETY: promised; the array holds no more taps.
                 unsafe {
                     for (t, row) in rows.iter_mut().enumerate().take(taps) {
-                        *row = _mm512_loadu_ps(a.sums.as_ptr().add((first + t) * a.step + c));
+                        *row = _mm512_loadu_si512(a.sums.as_ptr().add((first + t) * a.step + c).cast());
                     }
-                    let rows = transpose(rows);
-                    for (i, row) in rows.iter().enumerate().take(channels - c) {
+                    for (i, row) in lanes(rows).iter().enumerate().take(channels - c) {
                         let to = out.add((c + i) * a.taps + first);
+                        let row = _mm512_castsi512_ps(*row);
                         let all =
-                            if a.add { _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), *row) } else { *row };
+                            if a.add { _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), row) } else { row };
                         _mm512_mask_storeu_ps(to, mask, all);
                     }
                 }
@@ -363,35 +365,15 @@ mod x86 {
         }
     }
 
-    /// Lanes become rows.
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn transpose(rows: [__m512; 16]) -> [__m512; 16] {
-        let (mut a, mut b) = (rows, rows);
-        // Each step exchanges one bit of the row with one of the lane.
-        for i in 0..8 {
-            let (x, y) = (a[2 * i], a[2 * i + 1]);
-            (b[2 * i], b[2 * i + 1]) = (_mm512_unpacklo_ps(x, y), _mm512_unpackhi_ps(x, y));
-        }
-        for i in 0..4 {
-            for j in 0..2 {
-                let (x, y) = (_mm512_castps_pd(b[4 * i + j]), _mm512_castps_pd(b[4 * i + 2 + j]));
-                a[4 * i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(x, y));
-                a[4 * i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(x, y));
-            }
-        }
-        // Lane l of quarter q of row 4 i + l is now row 4 i + (its lane) of column 4 q + l.
-        for l in 0..4 {
-            let (x, y) = (a[l], a[4 + l]);
-            let (z, w) = (a[8 + l], a[12 + l]);
-            let (low, high) = (_mm512_shuffle_f32x4::<0x88>(x, y), _mm512_shuffle_f32x4::<0xdd>(x, y));
-            let (low2, high2) = (_mm512_shuffle_f32x4::<0x88>(z, w), _mm512_shuffle_f32x4::<0xdd>(z, w));
-            b[l] = _mm512_shuffle_f32x4::<0x88>(low, low2);
-            b[8 + l] = _mm512_shuffle_f32x4::<0xdd>(low, low2);
-            b[4 + l] = _mm512_shuffle_f32x4::<0x88>(high, high2);
-            b[12 + l] = _mm512_shuffle_f32x4::<0xdd>(high, high2);
-        }
-        b
+    /// The operands of a tile, from its first column on.
+    #[derive(Clone, Copy)]
+    pub(super) struct Tile<'a> {
+        pub places: &'a [[u32; 2]],
+        pub panel: *const f32,
+        pub data: *const f32,
+        pub out: *mut f32,
+        pub step: usize,
+        pub add: bool,
     }
 
     /// One tile of `n` columns, of two vectors of rows or of one.
@@ -399,30 +381,18 @@ mod x86 {
     /// # Safety
     ///
     /// Panel, data and result hold what [`super::Product`] says; the processor has the instructions.
-    #[expect(clippy::too_many_arguments, reason = "the operands of a product")]
-    pub(super) unsafe fn tile(
-        pairs: bool,
-        two: bool,
-        n: usize,
-        places: &[[u32; 2]],
-        panel: *const f32,
-        data: *const f32,
-        out: *mut f32,
-        step: usize,
-        add: bool,
-    ) {
+    pub(super) unsafe fn tile(pairs: bool, two: bool, n: usize, t: Tile<'_>) {
         macro_rules! columns {
             ($($n:literal)*) => {
-                match (pairs, two, n) {
-                    // SAFETY: promised.
-                    $((false, false, $n) => unsafe { singles::<1, $n>(places, panel, data, out, step, add) },
-                    // SAFETY: promised.
-                    (false, true, $n) => unsafe { singles::<2, $n>(places, panel, data, out, step, add) },
-                    // SAFETY: promised.
-                    (true, false, $n) => unsafe { halves::<1, $n>(places, panel, data, out, step, add) },
-                    // SAFETY: promised.
-                    (true, true, $n) => unsafe { halves::<2, $n>(places, panel, data, out, step, add) },)*
-                    _ => unreachable!("columns are cut into tiles"),
+                // SAFETY: promised.
+                unsafe {
+                    match (pairs, two, n) {
+                        $((false, false, $n) => singles::<1, $n>(t),
+                        (false, true, $n) => singles::<2, $n>(t),
+                        (true, false, $n) => halves::<1, $n>(t),
+                        (true, true, $n) => halves::<2, $n>(t),)*
+                        _ => unreachable!("columns are cut into tiles"),
+                    }
                 }
             };
         }
@@ -433,32 +403,18 @@ mod x86 {
     ///
     /// As [`tile`].
     #[target_feature(enable = "avx512f,avx512bf16")]
-    unsafe fn halves<const V: usize, const N: usize>(
-        places: &[[u32; 2]],
-        panel: *const f32,
-        data: *const f32,
-        out: *mut f32,
-        step: usize,
-        add: bool,
-    ) {
+    unsafe fn halves<const V: usize, const N: usize>(t: Tile<'_>) {
         // SAFETY: promised.
-        unsafe { sums::<V, N, true>(places, panel, data, out, step, add) }
+        unsafe { sums::<V, N, true>(t) }
     }
 
     /// # Safety
     ///
     /// As [`tile`].
     #[target_feature(enable = "avx512f")]
-    unsafe fn singles<const V: usize, const N: usize>(
-        places: &[[u32; 2]],
-        panel: *const f32,
-        data: *const f32,
-        out: *mut f32,
-        step: usize,
-        add: bool,
-    ) {
+    unsafe fn singles<const V: usize, const N: usize>(t: Tile<'_>) {
         // SAFETY: promised.
-        unsafe { sums::<V, N, false>(places, panel, data, out, step, add) }
+        unsafe { sums::<V, N, false>(t) }
     }
 
     /// # Safety
@@ -466,14 +422,8 @@ mod x86 {
     /// As [`tile`].
     #[inline(always)]
     #[expect(clippy::needless_range_loop, reason = "indices that are constants keep the sums in registers")]
-    unsafe fn sums<const V: usize, const N: usize, const PAIRS: bool>(
-        places: &[[u32; 2]],
-        panel: *const f32,
-        data: *const f32,
-        out: *mut f32,
-        step: usize,
-        add: bool,
-    ) {
+    unsafe fn sums<const V: usize, const N: usize, const PAIRS: bool>(t: Tile<'_>) {
+        let Tile { places, panel, data, out, step, add } = t;
         // SAFETY: promised.
         unsafe {
             let mut sums = [[_mm512_setzero_ps(); V]; N];

@@ -348,8 +348,14 @@ impl<'a, T> Cells<'a, T> {
     /// Ranges that live at one time do not overlap.
     #[expect(clippy::mut_from_ref, reason = "the ranges do not overlap")]
     pub unsafe fn range(&self, first: usize, count: usize) -> &mut [T] {
+        // SAFETY: the range lies in the borrowed slice, as `at` checks; the rest is promised.
+        unsafe { std::slice::from_raw_parts_mut(self.at(first, count), count) }
+    }
+
+    /// The address of a range, for those who write elements here and there in it.
+    pub fn at(&self, first: usize, count: usize) -> *mut T {
         assert!(first + count <= self.len, "a range of the elements");
-        // SAFETY: the range lies in the borrowed slice; the rest is promised.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(first), count) }
+        // SAFETY: the range lies in the borrowed slice.
+        unsafe { self.start.add(first) }
     }
 }
