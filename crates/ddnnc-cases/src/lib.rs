@@ -371,7 +371,9 @@ fn plain_cases() -> Vec<Case> {
         cases.push(case(Op::Conv2dGradInput { conv: c, input: [x[2], x[3]] }, &[&y, &w]));
         cases.push(case(Op::Conv2dGradWeight { conv: c, kernel }, &[&x, &y]));
     }
-    for [m, k, n] in [[1, 1, 1], [7, 5, 3], [128, 64, 10], [65, 1030, 130], [2, 3, 300], [300, 2, 1]] {
+    for [m, k, n] in
+        [[1, 1, 1], [7, 5, 3], [128, 64, 10], [65, 1030, 130], [100, 3, 520], [2, 3, 300], [300, 2, 1]]
+    {
         for (transpose_a, transpose_b) in [(false, false), (false, true), (true, false), (true, true)] {
             let a = if transpose_a { [k, m] } else { [m, k] };
             let b = if transpose_b { [n, k] } else { [k, n] };

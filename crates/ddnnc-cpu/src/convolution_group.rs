@@ -15,7 +15,8 @@ use crate::method::{Direction, Method, Settings};
 use crate::pointwise::{Cells, Pointwise, after_sums, clear, domain_of, gathers, needed};
 use crate::pointwise_compile::{Body, Compiler};
 use crate::pointwise_finish::Finish;
-use crate::pointwise_program::{Domain, Lent, Program};
+use crate::pointwise_inst::Domain;
+use crate::pointwise_program::{Lent, Program};
 use crate::pointwise_tables::Fill;
 use ddnnc_ir::{BinaryKind, DType, Local, Op, Step, ValueType, is_convolution};
 

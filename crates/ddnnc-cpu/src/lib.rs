@@ -48,6 +48,7 @@ mod pointwise;
 mod pointwise_chain;
 mod pointwise_compile;
 mod pointwise_finish;
+mod pointwise_inst;
 mod pointwise_kernels;
 mod pointwise_pass;
 mod pointwise_program;

@@ -5,9 +5,9 @@
 //! stored. Each element is computed and rounded, and each sum added up, in the order in which the instructions would.
 
 use crate::half_vector::{Halves, HalvesVectored, with_halves};
+use crate::pointwise_inst::{Code, Inst, Loc};
 use crate::pointwise_kernels::{narrow, widen};
 use crate::pointwise_pass::Element;
-use crate::pointwise_program::{Code, Inst, Loc};
 use crate::simd::Level;
 use ddnnc_ir::{BinaryKind, UnaryKind};
 
@@ -410,7 +410,8 @@ mod tests {
     use crate::device::Machine;
     use crate::launch::Need;
     use crate::memory::{Memory, Plan, Region, Slot};
-    use crate::pointwise_program::{Accumulator, Domain, Gather, HEADER, Lent, Program};
+    use crate::pointwise_inst::{Accumulator, Domain, Gather, HEADER};
+    use crate::pointwise_program::{Lent, Program};
     use ddnnc_ir::DType;
 
     fn inst(code: Code, dst: Option<Loc>, half: Option<usize>, src: &[Loc]) -> Inst {

@@ -2,10 +2,9 @@
 
 use crate::memory::{Plan, Slot};
 use crate::pointwise_chain::Chain;
+use crate::pointwise_inst::{Access, Accumulator, Code, Domain, Gather, HEADER, Inst, Loc, past_caches};
 use crate::pointwise_kernels::{Adamw, Sgd};
-use crate::pointwise_program::{
-    Access, Accumulator, Code, Domain, Gather, HEADER, Inst, Loc, Program, past_caches,
-};
+use crate::pointwise_program::Program;
 use crate::pointwise_tables::{Fill, FillKind, Vector};
 use ddnnc_ir::{BinaryKind, DType, Local, Op, Step, UnaryKind, ValueType};
 

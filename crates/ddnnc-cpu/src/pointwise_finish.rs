@@ -3,7 +3,8 @@
 
 use crate::memory::{Memory, Plan, Slot};
 use crate::pointwise_compile::{Body, Compiled};
-use crate::pointwise_program::{Gather, merge_moments};
+use crate::pointwise_inst::Gather;
+use crate::pointwise_program::merge_moments;
 use crate::pointwise_tables::inverse;
 use ddnnc_ir::{BinaryKind, DType, Local, Op, ReduceKind};
 
