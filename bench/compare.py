@@ -334,7 +334,7 @@ def arguments():
     parser.add_argument("--retries", type=int, default=4, help="of a disturbed run")
     parser.add_argument("--quiet", type=float, default=0.93, help="least share of the best probe")
     parser.add_argument("--no-check", action="store_true", help="do not compare parameters and multiply-accumulates")
-    parser.add_argument("--no-ddnnc", action="store_true", help="measure PyTorch alone")
+    parser.add_argument("--no-ddnnc", action="store_true", help="measure the peers alone")
     parser.add_argument("--ddnnc", default="target/release/ddnnc")
     parser.add_argument("--burn", default="bench/burn/target/release/burn-twin")
     parser.add_argument("--probe", default="target/release/examples/limits")

@@ -222,8 +222,8 @@ pub struct Accumulator {
 /// Fewer bytes of a result may stay in the caches until the next launch reads them.
 const LARGE: usize = 2 << 20;
 
-/// Which slots are results that are too large to stay in the caches and that the program does not read: to write those past
-/// the caches saves to read from memory what is only written over.
+/// Which slots are large results that the program does not read: to write those past the caches saves to read from memory
+/// what is only written over.
 pub fn past_caches(insts: &[Inst], slots: &[Slot]) -> Vec<bool> {
     let read = |slot: &Slot| {
         insts.iter().any(|inst| {

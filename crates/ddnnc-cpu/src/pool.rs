@@ -39,7 +39,7 @@ struct State {
     stop: bool,
 }
 
-/// Turns for which a thread looks for news before it sleeps: some tenths of a millisecond, about as long as a task takes.
+/// Turns for which a thread looks for news before it sleeps.
 const TURNS: usize = 1 << 10;
 
 /// Waits a little for `news`; whoever wakes a sleeping thread waits too.
