@@ -10,6 +10,9 @@ use crate::vector::{Plain, Vector};
 /// The most columns that a tile takes.
 pub const COLUMNS: usize = 8;
 
+/// So many columns or fewer are a tile of their own kind.
+const FEW: usize = 3;
+
 /// Three nested loops, the outermost first, over the terms of a sum.
 #[derive(Clone, Copy, Debug)]
 pub struct Walk {
@@ -97,10 +100,68 @@ struct Args<'a> {
     walk: &'a Walk,
     panel: *const f32,
     data: *const f32,
-    data_at: &'a [usize],
     out: *mut f32,
-    out_at: &'a [usize],
     add: bool,
+}
+
+/// Where the columns of a sum begin.
+trait Columns: Copy {
+    /// How many there are.
+    fn count(&self) -> usize;
+    /// Where column `j` begins in the data.
+    fn data(&self, j: usize) -> usize;
+    /// Where its results begin.
+    fn out(&self, j: usize) -> usize;
+}
+
+/// Columns anywhere.
+#[derive(Clone, Copy)]
+struct Listed<'a> {
+    /// In the data.
+    data: &'a [usize],
+    /// In the result: as many.
+    out: &'a [usize],
+}
+
+impl Columns for Listed<'_> {
+    #[inline(always)]
+    fn count(&self) -> usize {
+        self.data.len()
+    }
+    #[inline(always)]
+    fn data(&self, j: usize) -> usize {
+        self.data[j]
+    }
+    #[inline(always)]
+    fn out(&self, j: usize) -> usize {
+        self.out[j]
+    }
+}
+
+/// Columns at equal distances, the first at the start.
+#[derive(Clone, Copy, Debug)]
+pub struct Evenly {
+    /// How many, any number.
+    pub count: usize,
+    /// From one to the next in the data.
+    pub data: usize,
+    /// From one to the next in the result.
+    pub out: usize,
+}
+
+impl Columns for Evenly {
+    #[inline(always)]
+    fn count(&self) -> usize {
+        self.count
+    }
+    #[inline(always)]
+    fn data(&self, j: usize) -> usize {
+        j * self.data
+    }
+    #[inline(always)]
+    fn out(&self, j: usize) -> usize {
+        j * self.out
+    }
 }
 
 impl Tiles {
@@ -211,23 +272,18 @@ impl Tiles {
 }
 
 impl InPlace<'_> {
-    /// Columns of a full tile.
-    pub fn columns(&self) -> usize {
-        self.sum.columns
-    }
-
-    /// The sum with the data from `at[j]` on goes to `at[j]` and what follows. No column may read what another one of the
-    /// same call or an earlier one has written.
+    /// `count` columns, `step` apart: the sum with the data from `j · step` on goes to `j · step` and what follows. No
+    /// column may read what an earlier one has written.
     ///
     /// # Panics
     ///
-    /// As [`Sum::run`].
+    /// As [`Sum::run_evenly`].
     #[inline]
-    pub fn run(&mut self, at: &[usize]) {
+    pub fn run(&mut self, count: usize, step: usize) {
         let (out, len) = (self.data.as_mut_ptr(), self.data.len());
         let sum = Sum { data: out, ..self.sum };
         // SAFETY: the data are borrowed exclusively, and a tile reads them before it writes.
-        unsafe { sum.write(at, (out, len), at) }
+        unsafe { sum.write_evenly(Evenly { count, data: step, out: step }, (out, len)) }
     }
 }
 
@@ -239,62 +295,112 @@ impl Sum<'_> {
     /// Where data or result do not hold that many entries, or there are more columns than a full tile has.
     #[inline]
     pub fn run(&self, data_at: &[usize], out: &mut [f32], out_at: &[usize]) {
+        if self.rows == 0 || data_at.is_empty() {
+            return;
+        }
+        assert!(data_at.len() == out_at.len() && data_at.len() <= self.columns, "the columns of a tile");
+        assert!(data_at.iter().all(|&at| at < self.below), "the data are whole");
+        let room = out.len().saturating_sub(self.rows);
+        assert!(self.rows <= out.len() && out_at.iter().all(|&at| at <= room), "the result has room");
+        // SAFETY: the assertions above, and the result is borrowed exclusively, so that it lies apart from the data.
+        unsafe { self.write(Listed { data: data_at, out: out_at }, out.as_mut_ptr()) }
+    }
+
+    /// The same for any number of columns at equal distances, which costs less for each tile.
+    ///
+    /// # Panics
+    ///
+    /// Where data or result do not hold that many entries.
+    #[inline]
+    pub fn run_evenly(&self, columns: Evenly, out: &mut [f32]) {
         // SAFETY: the result is borrowed exclusively, so that it lies apart from the data.
-        unsafe { self.write(data_at, (out.as_mut_ptr(), out.len()), out_at) }
+        unsafe { self.write_evenly(columns, (out.as_mut_ptr(), out.len())) }
     }
 
     /// # Safety
     ///
     /// So many elements of the result can be written; they may be those of the data.
     #[inline]
-    unsafe fn write(&self, data_at: &[usize], (out, len): (*mut f32, usize), out_at: &[usize]) {
-        if self.rows == 0 || data_at.is_empty() {
+    unsafe fn write_evenly(&self, columns: Evenly, (out, len): (*mut f32, usize)) {
+        if self.rows == 0 || columns.count == 0 {
             return;
         }
-        assert!(data_at.len() == out_at.len() && data_at.len() <= self.columns, "the columns of a tile");
-        assert!(data_at.iter().all(|&at| at < self.below), "the data are whole");
-        let room = len.saturating_sub(self.rows);
-        assert!(self.rows <= len && out_at.iter().all(|&at| at <= room), "the result has room");
+        let last = columns.count - 1;
+        let data = last.checked_mul(columns.data);
+        assert!(data.is_some_and(|at| at < self.below), "the data are whole");
+        let end = last.checked_mul(columns.out).and_then(|at| at.checked_add(self.rows));
+        assert!(end.is_some_and(|end| end <= len), "the result has room");
+        // SAFETY: the assertions above.
+        unsafe { self.write(columns, out) }
+    }
+
+    /// # Safety
+    ///
+    /// The columns begin before what `below` says, and their rows can be written to the result.
+    #[inline]
+    unsafe fn write(&self, columns: impl Columns, out: *mut f32) {
         let args = Args {
             rows: self.rows,
             walk: self.walk,
             panel: self.panel.as_ptr(),
             data: self.data,
-            data_at,
             out,
-            out_at,
             add: self.add,
         };
-        // SAFETY: the assertions above and those of `Tiles::sum` hold every access inside the slices; levels are those
+        // SAFETY: what is promised and the assertions of `Tiles::sum` hold every access inside the slices; levels are those
         // that the processor has.
         unsafe {
             match self.level {
-                Level::Portable => portable(&args),
+                Level::Portable => portable(&args, columns),
                 #[cfg(target_arch = "x86_64")]
-                Level::Avx2 => avx2(&args),
+                Level::Avx2 => avx2(&args, columns),
                 #[cfg(target_arch = "x86_64")]
-                Level::Avx512 | Level::Avx512Bf16 => avx512(&args),
+                Level::Avx512 | Level::Avx512Bf16 => avx512(&args, columns),
                 #[cfg(target_arch = "aarch64")]
-                Level::Neon => neon(&args),
+                Level::Neon => neon(&args, columns),
             }
         }
     }
 }
 
-/// The tile of V vectors by N columns; columns past the last repeat it and are not stored.
+/// The columns in tiles of V vectors by N columns, the last few in one of fewer.
+///
+/// # Safety
+///
+/// As [`tile`].
+#[inline(always)]
+unsafe fn tiles<S: Vector, const V: usize, const N: usize>(a: &Args<'_>, columns: impl Columns) {
+    let count = columns.count();
+    let mut first = 0;
+    // SAFETY: promised.
+    unsafe {
+        while count - first > FEW {
+            tile::<S, V, N>(a, columns, first);
+            first = (first + N).min(count);
+        }
+        if first < count {
+            tile::<S, V, FEW>(a, columns, first);
+        }
+    }
+}
+
+/// The tile of V vectors by the N columns from `first` on; columns past the last repeat it and are not stored.
 ///
 /// # Safety
 ///
 /// What the walk reads and the columns write lies inside the operands; the processor has the features of S.
 #[inline(always)]
-unsafe fn tile<S: Vector, const V: usize, const N: usize>(a: &Args<'_>) {
-    let n = a.data_at.len();
+unsafe fn tile<S: Vector, const V: usize, const N: usize>(a: &Args<'_>, columns: impl Columns, first: usize) {
+    let n = N.min(columns.count() - first);
     let [outer, inner, depth] = a.walk.counts;
     let [panel_outer, panel_inner, panel_step] = a.walk.panel;
     let [data_outer, data_inner, data_step] = a.walk.data;
     // SAFETY: promised.
     unsafe {
-        let data: [*const f32; N] = std::array::from_fn(|j| a.data.add(a.data_at[j.min(n - 1)]));
+        let mut data = [a.data; N];
+        for (j, data) in data.iter_mut().enumerate() {
+            *data = a.data.add(columns.data(first + j.min(n - 1)));
+        }
         let mut sums = [[S::splat(0.0); V]; N];
         for o in 0..outer {
             for i in 0..inner {
@@ -320,7 +426,7 @@ unsafe fn tile<S: Vector, const V: usize, const N: usize>(a: &Args<'_>) {
         macro_rules! columns {
             ($($j:literal)*) => {$(
                 if $j < N && $j < n {
-                    column(a, *a.out_at.get_unchecked($j), sums[if $j < N { $j } else { 0 }]);
+                    column(a, columns.out(first + $j), sums[if $j < N { $j } else { 0 }]);
                 }
             )*};
         }
@@ -353,72 +459,58 @@ unsafe fn column<S: Vector, const V: usize>(a: &Args<'_>, at: usize, sums: [S; V
 /// # Safety
 ///
 /// As [`tile`].
-unsafe fn portable(a: &Args<'_>) {
+unsafe fn portable(a: &Args<'_>, columns: impl Columns) {
     // SAFETY: promised.
-    unsafe { tile::<Plain, 1, 4>(a) }
+    unsafe { tiles::<Plain, 1, 4>(a, columns) }
 }
 
 /// # Safety
 ///
 /// As [`tile`].
 #[cfg(target_arch = "aarch64")]
-unsafe fn neon(a: &Args<'_>) {
+unsafe fn neon(a: &Args<'_>, columns: impl Columns) {
     use std::arch::aarch64::float32x4_t;
     // At most 24 sums of the 32 registers, and no fewer than hide the latency of an addition where there are rows enough.
     // SAFETY: promised.
     unsafe {
-        match (a.rows.div_ceil(4), a.data_at.len() > 3) {
-            (1, false) => tile::<float32x4_t, 1, 3>(a),
-            (1, true) => tile::<float32x4_t, 1, 8>(a),
-            (2, false) => tile::<float32x4_t, 2, 3>(a),
-            (2, true) => tile::<float32x4_t, 2, 8>(a),
-            (3, false) => tile::<float32x4_t, 3, 3>(a),
-            (3, true) => tile::<float32x4_t, 3, 8>(a),
-            (_, false) => tile::<float32x4_t, 4, 3>(a),
-            (_, true) => tile::<float32x4_t, 4, 6>(a),
+        match a.rows.div_ceil(4) {
+            1 => tiles::<float32x4_t, 1, 8>(a, columns),
+            2 => tiles::<float32x4_t, 2, 8>(a, columns),
+            3 => tiles::<float32x4_t, 3, 8>(a, columns),
+            _ => tiles::<float32x4_t, 4, 6>(a, columns),
         }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Args, tile};
+    use super::{Args, Columns, tiles};
     use std::arch::x86_64::{__m256, __m512};
 
     /// # Safety
     ///
-    /// As [`tile`].
+    /// As [`tile`](super::tile).
     #[target_feature(enable = "avx2,fma")]
-    pub(super) unsafe fn avx2(a: &Args<'_>) {
+    pub(super) unsafe fn avx2(a: &Args<'_>, columns: impl Columns) {
         // SAFETY: promised.
         unsafe {
-            match (a.rows > 8, a.data_at.len() > 3) {
-                (false, false) => tile::<__m256, 1, 3>(a),
-                (false, true) => tile::<__m256, 1, 8>(a),
-                (true, false) => tile::<__m256, 2, 3>(a),
-                (true, true) => tile::<__m256, 2, 6>(a),
-            }
+            if a.rows > 8 { tiles::<__m256, 2, 6>(a, columns) } else { tiles::<__m256, 1, 8>(a, columns) }
         }
     }
 
     /// # Safety
     ///
-    /// As [`tile`].
+    /// As [`tile`](super::tile).
     #[target_feature(enable = "avx2,fma,avx512f")]
-    pub(super) unsafe fn avx512(a: &Args<'_>) {
+    pub(super) unsafe fn avx512(a: &Args<'_>, columns: impl Columns) {
         // SAFETY: promised.
         unsafe {
-            match (a.rows.div_ceil(16), a.data_at.len() > 3) {
-                (1, false) if a.rows <= 8 => tile::<__m256, 1, 3>(a),
-                (1, true) if a.rows <= 8 => tile::<__m256, 1, 8>(a),
-                (1, false) => tile::<__m512, 1, 3>(a),
-                (1, true) => tile::<__m512, 1, 8>(a),
-                (2, false) => tile::<__m512, 2, 3>(a),
-                (2, true) => tile::<__m512, 2, 8>(a),
-                (3, false) => tile::<__m512, 3, 3>(a),
-                (3, true) => tile::<__m512, 3, 8>(a),
-                (_, false) => tile::<__m512, 4, 3>(a),
-                (_, true) => tile::<__m512, 4, 6>(a),
+            match a.rows.div_ceil(16) {
+                1 if a.rows <= 8 => tiles::<__m256, 1, 8>(a, columns),
+                1 => tiles::<__m512, 1, 8>(a, columns),
+                2 => tiles::<__m512, 2, 8>(a, columns),
+                3 => tiles::<__m512, 3, 8>(a, columns),
+                _ => tiles::<__m512, 4, 6>(a, columns),
             }
         }
     }

@@ -12,7 +12,7 @@ use crate::launch::Need;
 use crate::method::Direction;
 use crate::plan::Plan;
 use crate::simd::Level;
-use crate::tile::{Blocks, COLUMNS, Tiles, Walk};
+use crate::tile::{Blocks, Evenly, Tiles, Walk};
 use crate::winograd_transform::{POINTS, Planes, ROWS, SIDE, input, output, patches, weight};
 use std::ops::Range;
 
@@ -157,11 +157,7 @@ pub fn run(
                 for k in 0..POINTS {
                     ahead.ask(asked);
                     let source = &mut sources[k * planes.plane..][..planes.plane];
-                    let mut sum = tiles.sum_in_place(to, &walk, &weights[k * plane..], source);
-                    for p in (0..count).step_by(sum.columns()) {
-                        let n = sum.columns().min(count - p);
-                        sum.run(&places(p, planes.row)[..n]);
-                    }
+                    tiles.sum_in_place(to, &walk, &weights[k * plane..], source).run(count, planes.row);
                 }
                 let results = Planes { channels: to, ..planes };
                 return output(machine.level, plan, data, lines, &results, sources, out, 0);
@@ -175,25 +171,12 @@ pub fn run(
                     let (source, product) =
                         (&sources[k * planes.plane..][..planes.plane], &mut products[k * results.plane..]);
                     let sum = tiles.sum(results.channels, &walk, panel, source, false);
-                    for p in (0..count).step_by(sum.columns) {
-                        let n = sum.columns.min(count - p);
-                        sum.run(&places(p, planes.row)[..n], product, &places(p, results.row)[..n]);
-                    }
+                    sum.run_evenly(Evenly { count, data: planes.row, out: results.row }, product);
                 }
                 output(machine.level, plan, data, lines.clone(), &results, products, out, first);
             }
         },
     );
-}
-
-/// Where the columns of a tile begin, the first at `first` steps.
-#[inline(always)]
-fn places(first: usize, step: usize) -> [usize; COLUMNS] {
-    let mut all = [0; COLUMNS];
-    for (i, at) in all.iter_mut().enumerate() {
-        *at = (first + i) * step;
-    }
-    all
 }
 
 /// The transformed weights of some result and source channels.

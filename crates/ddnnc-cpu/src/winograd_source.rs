@@ -1,5 +1,5 @@
-//! The transforms of the patches that a weight gradient by Winograd's F(4×4, 3×3) multiplies, one vector of channels at a
-//! time: Bᵀ d B of the 6×6 source positions of a patch, and A y Aᵀ of the 4×4 positions of its result.
+//! The transforms of the patches that Winograd's F(4×4, 3×3) multiplies, one vector of channels at a time: Bᵀ d B of the 6×6
+//! source positions of a patch and, for weight gradients, A y Aᵀ of the 4×4 positions of its result.
 //!
 //! Both compute three lines of the 6×6 elements, then the other three: the halves of three lines stay in registers, and
 //! neither half of the lines shares an operation with the other.
@@ -161,9 +161,13 @@ unsafe fn line<S: Vector, const N: usize>(half: [S; N], to: *mut f32, plane: usi
     // SAFETY: promised.
     unsafe {
         let (a, b) = (first(half), last(half));
-        for j in 0..3 {
-            a[j].store(to.add(j * plane));
-            b[j].store(to.add((j + 3) * plane));
+        // One address that moves on: 36 of them would not stay in registers.
+        let mut to = to;
+        for all in [a, b] {
+            for j in 0..3 {
+                all[j].store(to);
+                to = to.wrapping_add(plane);
+            }
         }
     }
 }

@@ -9,16 +9,16 @@
 use crate::plan::{Data, Plan};
 use crate::simd::Level;
 use crate::vector::{Vector, Vectored, with_vectors};
+use crate::winograd_source::{Held, Positions};
 use std::ops::Range;
+
+pub use crate::winograd_source::POINTS;
 
 /// Result positions of a patch along an axis.
 pub const SIDE: usize = 4;
 
 /// Source positions of a patch along an axis.
 pub const REACH: usize = 6;
-
-/// Elements of a transformed patch.
-pub const POINTS: usize = REACH * REACH;
 
 /// Elements of a cache line.
 const LINE: usize = 16;
@@ -141,82 +141,32 @@ impl Vectored for Input<'_> {
     #[inline(always)]
     unsafe fn run<S: Vector>(self) {
         let Input { plan, data, lines, planes, out } = self;
-        let (channels, out) = (planes.channels, out.as_mut_ptr());
-        let mut number = 0;
+        // Copies, which no store can change.
+        let (Planes { channels, row, plane }, pitch, step) = (*planes, data.pitch, data.channels);
+        let mut to = out.as_mut_ptr();
+        let mut held = Held::new();
         each_patch(plan, &data, lines, |patch| {
             if !patch.rows.is_empty() && !patch.columns.is_empty() {
-                let at = |i: usize, j: usize| patch.at.wrapping_add(i * data.pitch + j * data.channels);
+                let at = |i: usize, j: usize| patch.at.wrapping_add(i * pitch + j * step);
                 let last = at(patch.rows.end - 1, patch.columns.end - 1);
                 let room = data.elements.len().checked_sub(channels);
                 assert!(room.is_some_and(|room| last <= room), "the data are whole");
                 assert!(at(patch.rows.start, patch.columns.start) <= last, "the data are whole");
             }
-            let whole = patch.rows == (0..REACH) && patch.columns == (0..REACH);
+            let positions = Positions {
+                from: data.elements.as_ptr().wrapping_add(patch.at),
+                steps: [pitch, step],
+                rows: patch.rows,
+                columns: patch.columns,
+            };
             for c in (0..channels).step_by(S::LANES) {
                 let some = S::LANES.min(channels - c);
-                let from = data.elements.as_ptr().wrapping_add(patch.at.wrapping_add(c));
-                let load = |i: usize, j: usize| {
-                    let from = from.wrapping_add(i * data.pitch + j * data.channels);
-                    // SAFETY: positions in the data are there by the assertions above, with all channels.
-                    unsafe {
-                        if whole && some == S::LANES {
-                            S::load(from)
-                        } else if patch.rows.contains(&i) && patch.columns.contains(&j) {
-                            S::load_first(from, some)
-                        } else {
-                            S::splat(0.0)
-                        }
-                    }
-                };
-                // SAFETY: rows are padded to whole vectors, and `input` asserts room for all patches.
-                unsafe {
-                    let to = out.add(number * planes.row + c);
-                    let mut columns = [[S::splat(0.0); REACH]; REACH];
-                    for j in 0..REACH {
-                        let mut column = [S::splat(0.0); REACH];
-                        for i in 0..REACH {
-                            column[i] = load(i, j);
-                        }
-                        columns[j] = source(column);
-                    }
-                    for i in 0..REACH {
-                        let mut line = [S::splat(0.0); REACH];
-                        for j in 0..REACH {
-                            line[j] = columns[j][i];
-                        }
-                        let line = source(line);
-                        for j in 0..REACH {
-                            line[j].store(to.add((i * REACH + j) * planes.plane));
-                        }
-                    }
-                }
+                // SAFETY: positions in the data are there by the assertions above, with all channels; rows are padded to
+                // whole vectors, and `input` asserts room for all patches.
+                unsafe { positions.transform::<S, REACH>(c, some, to.wrapping_add(c), plane, &mut held) }
             }
-            number += 1;
+            to = to.wrapping_add(row);
         });
-    }
-}
-
-/// Bᵀ d.
-///
-/// # Safety
-///
-/// The processor has the level of S, here and below.
-#[inline(always)]
-unsafe fn source<S: Vector>(d: [S; 6]) -> [S; 6] {
-    // SAFETY: promised.
-    unsafe {
-        let (two, four, five) = (S::splat(2.0), S::splat(4.0), S::splat(-5.0));
-        let (less_two, less_four) = (S::splat(-2.0), S::splat(-4.0));
-        let (a, b) = (d[4].sum(d[2], less_four), d[3].sum(d[1], less_four));
-        let (c, e) = (d[4].minus(d[2]), d[3].minus(d[1]));
-        [
-            d[4].sum(d[2], five).sum(d[0], four),
-            a.plus(b),
-            a.minus(b),
-            c.sum(e, two),
-            c.sum(e, less_two),
-            d[5].sum(d[3], five).sum(d[1], four),
-        ]
     }
 }
 
@@ -360,22 +310,26 @@ impl Vectored for Output<'_> {
     #[inline(always)]
     unsafe fn run<S: Vector>(self) {
         let Output { plan, data, lines, planes, m, out, first } = self;
-        let pitch = plan.result[1] * plan.to;
-        let mut number = 0;
+        // Copies, which no store can change.
+        let (Planes { channels, row, plane }, step) = (*planes, plan.to);
+        let pitch = plan.result[1] * step;
+        let mut from = m.as_ptr();
         each_patch(plan, &data, lines, |patch| {
-            for c in (0..planes.channels).step_by(S::LANES) {
-                let some = S::LANES.min(planes.channels - c);
+            let whole = patch.height == SIDE && patch.width == SIDE;
+            for c in (0..channels).step_by(S::LANES) {
+                let some = S::LANES.min(channels - c);
                 // SAFETY: `output` asserts room for all patches, whose rows are padded to whole vectors, and for all
                 // channels of the result rows of the run, inside which the positions of a patch lie.
                 unsafe {
-                    let from = m.as_ptr().add(number * planes.row + c);
-                    let to = out.as_mut_ptr().add(patch.to * plan.to + first + c);
-                    let load = |i: usize, j: usize| S::load(from.add((i * REACH + j) * planes.plane));
+                    let from = from.wrapping_add(c);
+                    let to = out.as_mut_ptr().add(patch.to * step + first + c);
                     let mut columns = [[S::splat(0.0); SIDE]; REACH];
                     for j in 0..REACH {
                         let mut column = [S::splat(0.0); REACH];
+                        let mut at = from.wrapping_add(j * plane);
                         for i in 0..REACH {
-                            column[i] = load(i, j);
+                            column[i] = S::load(at);
+                            at = at.wrapping_add(REACH * plane);
                         }
                         columns[j] = result(column);
                     }
@@ -385,20 +339,20 @@ impl Vectored for Output<'_> {
                             line[j] = columns[j][i];
                         }
                         let line = result(line);
+                        let mut to = to.wrapping_add(i * pitch);
                         for j in 0..SIDE {
-                            if i < patch.height && j < patch.width {
-                                let to = to.add(i * pitch + j * plan.to);
-                                if some == S::LANES {
-                                    line[j].store(to)
-                                } else {
-                                    line[j].store_first(to, some)
-                                }
+                            let there = whole || i < patch.height && j < patch.width;
+                            if there && some == S::LANES {
+                                line[j].store(to)
+                            } else if there {
+                                line[j].store_first(to, some)
                             }
+                            to = to.wrapping_add(step);
                         }
                     }
                 }
             }
-            number += 1;
+            from = from.wrapping_add(row);
         });
     }
 }

@@ -13,7 +13,7 @@ use crate::convolution::Geometry;
 use crate::convolution_weight::GradPart;
 use crate::device::Machine;
 use crate::launch::Need;
-use crate::tile::{Blocks, COLUMNS, Tiles, Walk};
+use crate::tile::{Blocks, Evenly, Tiles, Walk};
 use crate::winograd_patches::{self, Into, Map, POINTS};
 
 /// Multiply-adds of a product that take as long as the transform of one channel of a patch.
@@ -396,12 +396,7 @@ impl Launch<'_> {
                 };
                 let (panel, data) = (&groups[first * size + m..], &groups[first * size + v..]);
                 let sum = self.tiles.sum(rows, &walk, panel, data, add || first > 0);
-                for c in (0..columns).step_by(sum.columns) {
-                    let n = sum.columns.min(columns - c);
-                    let sources: [usize; COLUMNS] = std::array::from_fn(|j| c + j);
-                    let results: [usize; COLUMNS] = std::array::from_fn(|j| (c + j) * high);
-                    sum.run(&sources[..n], du, &results[..n]);
-                }
+                sum.run_evenly(Evenly { count: columns, data: 1, out: high }, du);
             }
         }
     }
