@@ -4,13 +4,17 @@
 //! source channel) of one phase. A task computes its tiles panel by panel, so that a piece of a panel is in cache while
 //! all positions of the task use it.
 
-use crate::ahead::Ahead;
+use crate::ahead::{Ahead, LINE};
 use crate::convolution::{Emit, Geometry, PARTS, Part, Rows, Run, Weights};
 use crate::device::Machine;
+use crate::half_vector::settle;
 use crate::launch::Need;
 use crate::plan::{Axis, Data, Element, Plan};
+use crate::pointwise_inst::LARGE;
 use crate::pool::Pieces;
+use crate::simd::Level;
 use crate::tile::{Blocks, COLUMNS, Tiles, Walk};
+use crate::vector::{Vector, Vectored, with_vectors};
 use std::ops::Range;
 
 /// Terms of a sum that are added up in registers in one go, if a row of taps has no more.
@@ -18,6 +22,9 @@ const LIMIT: usize = 640;
 
 /// Terms of a sum that are added up in registers in one go otherwise.
 const DEPTH: usize = 512;
+
+/// Positions whose places are listed at a time: whole tiles of every width.
+const LISTED: usize = 504;
 
 /// Workspace of a launch.
 pub fn need(g: &Geometry, backward: bool, images: &[usize]) -> Need {
@@ -160,7 +167,7 @@ pub fn run(
             Weights::Bf16(w) => pack.run(out, w, |w| f32::from_bits(u32::from(w) << 16)),
         });
     });
-    let sums = Sums { tiles, blocks, panels: shared, piece, groups, channels, rows };
+    let sums = Sums { tiles, blocks, panels: shared, piece, groups, channels, rows, kept: emit.is_none() };
     launch::<f32>(&machine, g, backward, parts, emit, |plan, data, lines, out, ahead| {
         sums.task(plan, data, lines, out, ahead)
     });
@@ -235,43 +242,110 @@ struct Sums<'a> {
     channels: usize,
     /// Result channels of a group.
     rows: usize,
+    /// Whether nothing of the launch reads the results.
+    kept: bool,
 }
 
 impl Sums<'_> {
     fn task(&self, plan: &Plan, data: Data<'_>, lines: Range<usize>, out: &mut [f32], ahead: &Ahead) {
         let panels = self.groups * self.blocks.count;
         let tiles = (lines.len() * plan.result[1]).div_ceil(COLUMNS) * panels;
-        let asked = ahead.lines().div_ceil(tiles.max(1));
+        let ahead = (ahead, ahead.lines().div_ceil(tiles.max(1)));
+        let past = self.past_caches(plan, out);
         for (phase, before) in plan.phases() {
             let depths = Depths::new(phase, self.channels, self.groups == 1, &data);
             if depths.count == 0 {
                 each_position(plan, phase, data, lines.clone(), |_, row| {
-                    out[row * plan.to..][..plan.to].fill(0.0);
+                    clear(self.tiles.level, &mut out[row * plan.to..][..plan.to], past);
                 });
+                continue;
             }
-            for panel in 0..panels {
-                let (group, block) = (panel / self.blocks.count, panel % self.blocks.count);
-                let first = block * self.blocks.width;
-                let rows = self.blocks.width.min(self.rows - first);
-                let panel = &self.panels[panel * self.piece + before * self.channels * self.blocks.width..];
-                let (from, to) = (group * self.channels, group * self.rows + first);
-                for i in 0..depths.count {
-                    let (walk, panel_at, data_at) = depths.get(i, self.blocks.width);
-                    let sum = self.tiles.sum(rows, &walk, &panel[panel_at..], data.elements, i > 0);
-                    let (mut sources, mut results, mut n) = ([0; COLUMNS], [0; COLUMNS], 0);
-                    each_position(plan, phase, data, lines.clone(), |at, row| {
-                        (sources[n], results[n]) = (at + from + data_at, row * plan.to + to);
-                        n += 1;
-                        if n == sum.columns {
-                            ahead.ask(asked);
-                            sum.run(&sources[..n], out, &results[..n]);
-                            n = 0;
-                        }
-                    });
-                    sum.run(&sources[..n], out, &results[..n]);
+            // Listed once for all panels.
+            let (mut sources, mut results, mut n) = ([0; LISTED], [0; LISTED], 0);
+            each_position(plan, phase, data, lines.clone(), |at, row| {
+                (sources[n], results[n]) = (at, row * plan.to);
+                n += 1;
+                if n == LISTED {
+                    self.positions(&depths, before, data, &sources, out, &results, (past, ahead));
+                    n = 0;
                 }
+            });
+            self.positions(&depths, before, data, &sources[..n], out, &results[..n], (past, ahead));
+        }
+        if past {
+            settle();
+        }
+    }
+
+    /// Some positions of a phase, past the caches if so.
+    #[expect(clippy::too_many_arguments, reason = "the operands of a product")]
+    fn positions(
+        &self,
+        depths: &Depths,
+        before: usize,
+        data: Data<'_>,
+        sources: &[usize],
+        out: &mut [f32],
+        results: &[usize],
+        (past, ahead): (bool, (&Ahead, usize)),
+    ) {
+        if sources.is_empty() {
+            return;
+        }
+        for panel in 0..self.groups * self.blocks.count {
+            let (group, block) = (panel / self.blocks.count, panel % self.blocks.count);
+            let first = block * self.blocks.width;
+            let rows = self.blocks.width.min(self.rows - first);
+            let panel = &self.panels[panel * self.piece + before * self.channels * self.blocks.width..];
+            let (from, to) = (group * self.channels, group * self.rows + first);
+            for i in 0..depths.count {
+                let (walk, panel_at, data_at) = depths.get(i, self.blocks.width);
+                let data = &data.elements[from + data_at..];
+                let sum = self.tiles.sum(rows, &walk, &panel[panel_at..], data, i > 0);
+                let sum = sum.past_caches(past && depths.count == 1);
+                sum.run_all(sources, &mut out[to..], results, ahead);
             }
         }
+    }
+
+    /// Whether results go past the caches: many, in whole lines, that nothing of the launch reads, where that was found to
+    /// be faster.
+    fn past_caches(&self, plan: &Plan, out: &[f32]) -> bool {
+        let faster = match self.tiles.level {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => true,
+            _ => false,
+        };
+        let bytes = plan.images * plan.result[0] * plan.result[1] * plan.to * size_of::<f32>();
+        let whole = out.as_ptr().addr().is_multiple_of(LINE)
+            && (self.rows * size_of::<f32>()).is_multiple_of(LINE)
+            && (self.blocks.width * size_of::<f32>()).is_multiple_of(LINE);
+        faster && self.kept && bytes >= LARGE && whole
+    }
+}
+
+/// Zeros, past the caches if so.
+#[inline]
+fn clear(level: Level, out: &mut [f32], past: bool) {
+    if past {
+        with_vectors(level, Zeros(out));
+    } else {
+        out.fill(0.0);
+    }
+}
+
+/// Zeros that go past the caches.
+struct Zeros<'a>(&'a mut [f32]);
+
+impl Vectored for Zeros<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Vector>(self) {
+        let mut vectors = self.0.chunks_exact_mut(S::LANES);
+        for to in &mut vectors {
+            // SAFETY: a vector has room there; the processor has the level of S.
+            unsafe { S::splat(0.0).store_past(to.as_mut_ptr()) };
+        }
+        vectors.into_remainder().fill(0.0);
     }
 }
 

@@ -43,6 +43,8 @@ mod method;
 mod packed_weight;
 mod packed_weight_chunk;
 mod packed_weight_tile;
+#[cfg(target_arch = "x86_64")]
+mod packed_weight_vectors;
 mod plan;
 mod pointwise;
 mod pointwise_chain;

@@ -1,5 +1,6 @@
 //! Aligned memory of a fixed size, and views of the buffers in it.
 
+use crate::packed_weight_tile::Span;
 use ddnnc_ir::{DType, ValueType};
 use ddnnc_passes::{ALIGNMENT, DeviceError};
 use memmap2::MmapMut;
@@ -98,6 +99,12 @@ pub fn halves(floats: &mut [f32]) -> &mut [u16] {
 pub fn places(floats: &mut [f32]) -> &mut [[u32; 2]] {
     // SAFETY: the memory is borrowed for as long as the slice, numbers are aligned alike, and any bits are both.
     unsafe { std::slice::from_raw_parts_mut(floats.as_mut_ptr().cast(), floats.len() / 2) }
+}
+
+/// The memory of f32 as spans.
+pub fn spans(floats: &mut [f32]) -> &mut [Span] {
+    // SAFETY: the memory is borrowed for as long as the slice, a span is four words aligned like them, and any bits are one.
+    unsafe { std::slice::from_raw_parts_mut(floats.as_mut_ptr().cast(), floats.len() / 4) }
 }
 
 /// Which memory a slot lies in.

@@ -13,9 +13,9 @@ use crate::convolution::{Geometry, Rows};
 use crate::convolution_weight::GradPart;
 use crate::device::Machine;
 use crate::launch::Need;
-use crate::memory::places;
+use crate::memory::{places, spans};
 use crate::packed_weight_chunk::{Extent, Load, Packed, Source, Stored, line};
-use crate::packed_weight_tile::{Ordered, Product, WIDTH};
+use crate::packed_weight_tile::{Ordered, Product, Span, columns, width};
 use crate::pointwise::Cells;
 use crate::simd::Level;
 use std::marker::PhantomData;
@@ -33,11 +33,26 @@ const KEPT: usize = 1 << 21;
 /// Elements of those rows that are computed as one task, about.
 const KEPT_TASK: usize = 1 << 15;
 
-/// Pairs of positions that a chunk aims at.
-const PAIRS: usize = 256;
+/// What of a task is in the caches while it computes.
+#[derive(Clone, Copy, Debug)]
+struct Room {
+    /// Pairs of positions that a chunk aims at.
+    pairs: usize,
+    /// Elements of sums that stay in the second cache beside the operands.
+    sums: usize,
+}
 
-/// Elements of sums of a task that stay in the second cache beside its operands.
-const SUMS: usize = 1 << 17;
+impl Room {
+    /// With vectors of AVX-512 a panel of x is read from the second cache, else it stays in the first; and processors
+    /// without them have a smaller second cache.
+    fn new(level: Level) -> Room {
+        if level.is_avx512() {
+            Room { pairs: 256, sums: 1 << 17 }
+        } else {
+            Room { pairs: 128, sums: 1 << 16 }
+        }
+    }
+}
 
 /// The most taps whose pairs are listed at a time.
 const TAPS: usize = 9;
@@ -57,6 +72,10 @@ struct Blocks<T> {
     sizes: [usize; 2],
     taps: usize,
     extent: Extent,
+    /// Rows of a panel of x.
+    width: usize,
+    /// Columns of a panel of dy, where it is panels.
+    columns: Option<usize>,
     /// How computed rows of x are kept for all tasks; `None` where each task computes what it reads.
     kept: Option<Kept>,
     element: PhantomData<T>,
@@ -68,11 +87,13 @@ fn couples<T: Packed>(images: usize) -> usize {
 }
 
 impl<T: Packed> Blocks<T> {
-    fn new(g: &Geometry, images: impl Iterator<Item = usize>) -> Blocks<T> {
+    fn new(level: Level, g: &Geometry, images: impl Iterator<Item = usize>) -> Blocks<T> {
         let couples = images.map(couples::<T>).sum::<usize>();
         let channels = [g.outputs, g.inputs];
+        let width = width(level);
+        let room = Room::new(level);
         let cut = |axis: usize, count: usize| {
-            let size = channels[axis].div_ceil(count).next_multiple_of(WIDTH).min(channels[axis].max(1));
+            let size = channels[axis].div_ceil(count).next_multiple_of(width).min(channels[axis].max(1));
             (channels[axis].div_ceil(size).max(1), size)
         };
         let mut best = (0, f64::INFINITY, (1, [1, 1], channels));
@@ -81,7 +102,7 @@ impl<T: Packed> Blocks<T> {
                 let (outer, inner) = (cut(0, 1 << i), cut(1, 1 << j));
                 let (counts, sizes) = ([outer.0, inner.0], [outer.1, inner.1]);
                 let tasks = (pieces * counts[0] * counts[1]).min(TASKS);
-                let cost = cost(g, couples, pieces, counts, sizes);
+                let cost = cost(g, couples, pieces, counts, sizes, room);
                 if tasks > best.0 || tasks == best.0 && cost < best.1 {
                     best = (tasks, cost, (pieces, counts, sizes));
                 }
@@ -97,7 +118,9 @@ impl<T: Packed> Blocks<T> {
             counts,
             sizes,
             taps: g.taps(),
-            extent: Extent::new(g, T::TOGETHER, PAIRS),
+            extent: Extent::new(g, T::TOGETHER, room.pairs, width),
+            width,
+            columns: columns(level),
             kept,
             element: PhantomData,
         }
@@ -134,14 +157,36 @@ impl<T: Packed> Blocks<T> {
         self.pieces * self.counts[0] * self.counts[1]
     }
 
-    /// Elements between pairs of packed dy: no power of two, so that a column's pairs do not share few sets of the cache.
+    /// Elements between pairs of packed dy, in panels those of one, else no power of two, so that a column's pairs do not
+    /// share few sets of the cache.
     fn pitch(&self) -> usize {
-        self.sizes[0].next_multiple_of(LANES) + LANES
+        self.columns.unwrap_or(self.sizes[0].next_multiple_of(LANES) + LANES)
+    }
+
+    /// Elements between panels of dy; of a panel of x where there are none.
+    fn across(&self) -> usize {
+        match self.columns {
+            Some(columns) => (self.extent.pairs() * columns).next_multiple_of(LANES) + LANES,
+            None => self.width,
+        }
+    }
+
+    /// f32 of packed dy.
+    fn dy(&self) -> usize {
+        match self.columns {
+            Some(columns) => self.sizes[0].div_ceil(columns) * self.across(),
+            None => self.extent.pairs() * self.pitch(),
+        }
+    }
+
+    /// f32 of the list of a tap's pairs.
+    fn listed(&self) -> usize {
+        (if self.columns.is_some() { 4 } else { 2 }) * self.extent.pairs()
     }
 
     /// Elements between panels of x, which are no power of two apart.
     fn panel(&self) -> usize {
-        self.extent.packed() * WIDTH + LANES
+        self.extent.packed() * self.width + LANES
     }
 
     /// f32 that a worker needs: sums, packed dy, packed x, the places of pairs, rows as they are computed, a window of x as
@@ -151,9 +196,9 @@ impl<T: Packed> Blocks<T> {
         let window = if self.kept.is_none() { floats::<T>(extent.window()) } else { 0 };
         [
             self.sums(),
-            extent.pairs() * self.pitch(),
-            self.sizes[1].div_ceil(WIDTH) * self.panel(),
-            2 * self.taps.min(TAPS) * extent.pairs(),
+            self.dy(),
+            self.sizes[1].div_ceil(self.width) * self.panel(),
+            self.taps.min(TAPS) * self.listed(),
             line(g.inputs).max(line(g.outputs)),
             window,
         ]
@@ -170,13 +215,20 @@ fn weights(g: &Geometry) -> usize {
 }
 
 /// About how many cycles go to all but products: packing, sums that are read and written again, and their order.
-fn cost(g: &Geometry, couples: usize, pieces: usize, counts: [usize; 2], sizes: [usize; 2]) -> f64 {
+fn cost(
+    g: &Geometry,
+    couples: usize,
+    pieces: usize,
+    counts: [usize; 2],
+    sizes: [usize; 2],
+    room: Room,
+) -> f64 {
     let taps = g.taps();
     let positions = |axis: usize| if g.kernel[axis] == 1 { g.output[axis] } else { g.input[axis] };
     let packed = (positions(0) * positions(1) * g.inputs * counts[0]
         + g.output[0] * g.output[1] * g.outputs * counts[1]) as f64;
     let pairs = (couples * g.output[0] * g.output[1]) as f64;
-    let again = if taps * sizes[0] * sizes[1] > SUMS { 0.6 } else { 0.2 };
+    let again = if taps * sizes[0] * sizes[1] > room.sums { 0.6 } else { 0.2 };
     let order = match (taps, pieces) {
         (1, 1) => 0.3,
         (1, _) => 0.6,
@@ -184,7 +236,7 @@ fn cost(g: &Geometry, couples: usize, pieces: usize, counts: [usize; 2], sizes: 
         _ => 1.8,
     };
     let all = weights(g) as f64;
-    0.3 * couples as f64 * packed + all * (again * pairs / PAIRS as f64 + order * pieces as f64)
+    0.3 * couples as f64 * packed + all * (again * pairs / room.pairs as f64 + order * pieces as f64)
 }
 
 /// Rows of x that are computed once and kept while all tasks read them. That is done in rounds, so that they take
@@ -287,17 +339,31 @@ fn is_computed(rows: &dyn Rows) -> bool {
 
 /// Whether these kernels compute it in f32: of a few input channels, most of a vector would be empty.
 pub fn fits(level: Level, g: &Geometry) -> bool {
-    g.conv.groups == 1 && g.inputs >= LANES && level.is_avx512()
+    g.conv.groups == 1 && g.inputs >= LANES && packs(level)
 }
 
-/// Workspace of [`run`] for parts of so many images.
+/// Whether a level has the vectors.
+fn packs(level: Level) -> bool {
+    match level {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => true,
+        level => level.is_avx512(),
+    }
+}
+
+/// Workspace of [`run`] for parts of so many images, whatever the level.
 pub fn need<T: Packed>(g: &Geometry, images: &[usize]) -> Need {
-    Blocks::<T>::new(g, images.iter().copied()).need(g)
+    let mut need = Need::default();
+    for &level in Level::ALL.iter().filter(|&&level| packs(level)) {
+        need.include(Blocks::<T>::new(level, g, images.iter().copied()).need(g));
+    }
+    need
 }
 
 /// dw = the sum over all parts, of which some have images; products are of f32, or of pairs of bf16 where T is `u16`.
 pub fn run<T: Packed>(machine: &mut Machine<'_>, g: &Geometry, parts: &[GradPart<'_>], dw: &mut [f32]) {
-    run_blocks(machine, g, parts, dw, &Blocks::<T>::new(g, parts.iter().map(|p| p.images)));
+    let blocks = Blocks::<T>::new(machine.level, g, parts.iter().map(|p| p.images));
+    run_blocks(machine, g, parts, dw, &blocks);
 }
 
 /// The same, cut so.
@@ -367,15 +433,15 @@ impl<T: Packed> Launch<'_, T> {
             let (listed, scratch) = scratch.split_at_mut(sizes[3]);
             let (line, scratch) = scratch.split_at_mut(sizes[4]);
             let window = &mut scratch[..sizes[5]];
-            let listed = places(listed);
-            let (pitch, panel, pairs) = (blocks.pitch(), blocks.panel(), blocks.extent.pairs());
+            let (pitch, across, panel) = (blocks.pitch(), blocks.across(), blocks.panel());
+            let width = blocks.width;
             let load = Load { machine, worker, g };
             let (mut passed, mut add) = (0, false);
             for part in parts {
                 let all = couples::<T>(part.images);
                 let inside = |couple: usize| couple.clamp(passed, passed + all) - passed;
                 blocks.extent.each_chunk(part.images, inside(range.start)..inside(range.end), |chunk| {
-                    chunk.pack_dy(&load, part.dy, outer.clone(), line, pitch, dy);
+                    chunk.pack_dy(&load, part.dy, outer.clone(), line, [pitch, across], dy);
                     let image = g.input[0] * g.input[1];
                     let source = match (part.x.direct_bf16(), part.x.direct(), self.kept) {
                         (Some(rows), ..) => Source { rows: Stored::Bf16(rows), image, base: 0 },
@@ -383,25 +449,30 @@ impl<T: Packed> Launch<'_, T> {
                         (.., Some(kept)) => kept.rows(g, piece, round, passed, self.rows),
                         _ => chunk.window(&load, part.x, line, T::of(window)),
                     };
-                    chunk.pack_x(&source, inner.clone(), x, panel);
+                    chunk.pack_x(machine.level, &source, inner.clone(), x, panel);
                     let mut counts = [0; TAPS];
                     for first in (0..blocks.taps).step_by(TAPS) {
                         let taps = first..blocks.taps.min(first + TAPS);
-                        for ((tap, count), listed) in
-                            taps.clone().zip(&mut counts).zip(listed.chunks_exact_mut(pairs))
-                        {
-                            *count = chunk.list(tap, pitch, listed);
+                        let lists = listed.chunks_exact_mut(blocks.listed());
+                        for ((tap, count), listed) in taps.clone().zip(&mut counts).zip(lists) {
+                            *count = match blocks.columns {
+                                Some(_) => chunk.spans(tap, pitch, spans(listed)),
+                                None => chunk.list(tap, pitch, places(listed)),
+                            };
                         }
-                        for (i, panel) in x.chunks(panel).take(inner.len().div_ceil(WIDTH)).enumerate() {
-                            let rows = WIDTH.min(inner.len() - i * WIDTH);
-                            for ((tap, count), listed) in
-                                taps.clone().zip(&counts).zip(listed.chunks_exact(pairs))
-                            {
-                                let places = &listed[..*count];
+                        for (i, panel) in x.chunks(panel).take(inner.len().div_ceil(width)).enumerate() {
+                            let rows = width.min(inner.len() - i * width);
+                            let lists = listed.chunks_exact_mut(blocks.listed());
+                            for ((tap, &count), listed) in taps.clone().zip(&counts).zip(lists) {
                                 let (columns, pairs) = (outer.len(), T::TOGETHER == 2);
-                                let product = Product { places, panel, rows, data: dy, columns, pairs };
-                                let out = &mut sums[tap * blocks.sizes[0] * blocks.row() + i * WIDTH..];
-                                product.run(out, blocks.row(), add);
+                                let (places, spans): (&[[u32; 2]], &[Span]) = match blocks.columns {
+                                    Some(_) => (&[], &spans(listed)[..count]),
+                                    None => (&places(listed)[..count], &[]),
+                                };
+                                let product =
+                                    Product { places, spans, panel, rows, data: dy, across, columns, pairs };
+                                let out = &mut sums[tap * blocks.sizes[0] * blocks.row() + i * width..];
+                                product.run(machine.level, out, blocks.row(), add);
                             }
                         }
                     }
@@ -416,7 +487,7 @@ impl<T: Packed> Launch<'_, T> {
                     // SAFETY: each task has channels of one piece to itself.
                     let out = unsafe { self.out.range(first * blocks.taps, inner.len() * blocks.taps) };
                     let step = blocks.sizes[0] * blocks.row();
-                    order(&sums[i * blocks.row()..], step, blocks.taps, out, add);
+                    order(machine.level, &sums[i * blocks.row()..], step, blocks.taps, out, add);
                 }
             });
         });
@@ -425,7 +496,7 @@ impl<T: Packed> Launch<'_, T> {
 
 /// Brings the sums of one output channel, tap after tap and `step` apart, into the order of the weights.
 #[inline(always)]
-fn order(sums: &[f32], step: usize, taps: usize, out: &mut [f32], add: bool) {
+fn order(level: Level, sums: &[f32], step: usize, taps: usize, out: &mut [f32], add: bool) {
     if taps == 1 {
         let sums = &sums[..out.len()];
         if add {
@@ -435,7 +506,7 @@ fn order(sums: &[f32], step: usize, taps: usize, out: &mut [f32], add: bool) {
         }
         return;
     }
-    Ordered { sums, step, taps, add }.run(out);
+    Ordered { sums, step, taps, add }.run(level, out);
 }
 
 /// Adds the gradients of the pieces up, in order.
@@ -457,7 +528,7 @@ fn collect(machine: &Machine<'_>, partials: &[f32], dw: &mut [f32]) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Blocks, Kept, Packed, run_blocks};
+    use super::{Blocks, Kept, Packed, packs, run_blocks};
     use crate::ahead::Ahead;
     use crate::convolution::{Geometry, Rows};
     use crate::convolution_weight::GradPart;
@@ -518,7 +589,7 @@ mod tests {
 
     #[test]
     fn computed_rows_are_kept_in_rounds() {
-        if let Some(level) = Level::available().find(|l| l.is_avx512()) {
+        for level in Level::available().filter(|&level| packs(level)) {
             keep_in_rounds::<f32>(level);
         }
         if let Some(level) = Level::available().find(|l| l.multiplies_bf16()) {
@@ -555,7 +626,7 @@ mod tests {
                     let parts: Vec<GradPart<'_>> = (images.iter().zip(&xs).zip(&dys))
                         .map(|((&images, x), dy)| GradPart { images, x, dy })
                         .collect();
-                    let mut blocks = Blocks::<T>::new(&g, images.iter().copied());
+                    let mut blocks = Blocks::<T>::new(level, &g, images.iter().copied());
                     assert!(blocks.tasks() > blocks.pieces, "tasks share rows");
                     let least = T::TOGETHER * blocks.pieces * map(input) * inputs;
                     let room = if room == 1 { least } else { room };

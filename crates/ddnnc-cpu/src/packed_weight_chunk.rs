@@ -6,8 +6,9 @@
 
 use crate::convolution::{Geometry, Rows};
 use crate::device::Machine;
-use crate::packed_weight_tile::{Half, Runs, WIDTH};
+use crate::packed_weight_tile::{Half, Runs, Span, columns};
 use crate::plan::Element;
+use crate::simd::Level;
 use std::ops::Range;
 
 /// f32 of rows that are computed at a time, about, where they are rounded to bf16 behind it.
@@ -99,16 +100,18 @@ pub struct Extent {
     inputs: usize,
     /// Images of a couple: two where elements become pairs of bf16.
     together: usize,
+    /// Rows of a panel of x.
+    width: usize,
 }
 
 impl Extent {
-    /// For about so many positions of couples of so many images.
-    pub fn new(g: &Geometry, together: usize, pairs: usize) -> Extent {
+    /// For about so many positions of couples of so many images, and panels of x of so many rows.
+    pub fn new(g: &Geometry, together: usize, pairs: usize, width: usize) -> Extent {
         let (rows, columns) = (Axis::new(g, 0), Axis::new(g, 1));
-        let [height, width] = g.output;
-        let lines = height.div_ceil(height.div_ceil((pairs / width.max(1)).max(1)).max(1));
-        let couples = if lines < height { 1 } else { (pairs / (height * width).max(1)).max(1) };
-        Extent { rows, columns, couples, lines, inputs: g.inputs, together }
+        let [height, across] = g.output;
+        let lines = height.div_ceil(height.div_ceil((pairs / across.max(1)).max(1)).max(1));
+        let couples = if lines < height { 1 } else { (pairs / (height * across).max(1)).max(1) };
+        Extent { rows, columns, couples, lines, inputs: g.inputs, together, width }
     }
 
     /// The most positions of y, of a couple at once.
@@ -211,63 +214,92 @@ impl Chunk<'_> {
         }
     }
 
-    /// Lists the pairs of positions that a tap multiplies: where they begin in a panel of x and in dy, whose pairs are
-    /// `pitch` apart. Returns how many.
-    pub fn list(&self, tap: usize, pitch: usize, out: &mut [[u32; 2]]) -> usize {
+    /// Calls `f(x, dy, count)` for runs of positions that a tap multiplies: the first place in packed x and the first position
+    /// in packed dy, in positions, and how many follow one another in both.
+    fn each_run(&self, tap: usize, mut f: impl FnMut(usize, usize, usize)) {
         let Extent { rows, columns, .. } = self.extent;
         let tap = [tap / columns.taps, tap % columns.taps];
         let inside = rows.inside(tap[0]);
         let lines = inside.start.max(self.lines.start)..inside.end.min(self.lines.end);
         let across = columns.inside(tap[1]);
         let (packed, top) = (self.packed_lines(), rows.reads(self.lines.clone()).start);
-        let mut count = 0;
+        if across.is_empty() {
+            return;
+        }
         for couple in 0..(self.images - self.first).div_ceil(self.extent.together) {
             for line in lines.clone() {
                 let below =
                     if rows.taps == 1 { line - self.lines.start } else { rows.line(line, tap[0]) - top };
-                if across.is_empty() {
-                    continue;
-                }
                 let from =
                     (couple * packed + below) * columns.columns() + columns.column(across.start, tap[1]);
                 let to =
                     (couple * self.lines.len() + line - self.lines.start) * columns.result + across.start;
-                let (mut from, mut to) = ((from * WIDTH) as u32, (to * pitch) as u32);
-                for place in &mut out[count..count + across.len()] {
-                    *place = [from, to];
-                    (from, to) = (from + WIDTH as u32, to + pitch as u32);
-                }
-                count += across.len();
+                f(from, to, across.len());
             }
         }
+    }
+
+    /// Lists the pairs of positions that a tap multiplies: where they begin in a panel of x and in dy, whose pairs are
+    /// `pitch` apart. Returns how many.
+    pub fn list(&self, tap: usize, pitch: usize, out: &mut [[u32; 2]]) -> usize {
+        let width = self.extent.width;
+        let mut count = 0;
+        self.each_run(tap, |from, to, n| {
+            let (mut from, mut to) = ((from * width) as u32, (to * pitch) as u32);
+            for place in &mut out[count..count + n] {
+                *place = [from, to];
+                (from, to) = (from + width as u32, to + pitch as u32);
+            }
+            count += n;
+        });
         count
     }
 
-    /// Packs some channels of the rows of dy, pairs `pitch` apart.
+    /// Lists them as spans; runs that follow one another are one. Returns how many.
+    pub fn spans(&self, tap: usize, pitch: usize, out: &mut [Span]) -> usize {
+        let width = self.extent.width;
+        let mut count = 0;
+        self.each_run(tap, |from, to, n| {
+            let (place, n) = ([(from * width) as u32, (to * pitch) as u32], n as u32);
+            let last = out[..count].last_mut();
+            let next = |s: &Span| [s.place[0] + s.count * width as u32, s.place[1] + s.count * pitch as u32];
+            match last {
+                Some(last) if next(last) == place => last.count += n,
+                _ => {
+                    out[count] = Span { place, count: n, rest: 0 };
+                    count += 1;
+                }
+            }
+        });
+        count
+    }
+
+    /// Packs some channels of the rows of dy, pairs `pitch` apart, and panels `step` where it is some.
     pub fn pack_dy(
         &self,
         load: &Load<'_>,
         dy: &dyn Rows,
         channels: Range<usize>,
         line: &mut [f32],
-        pitch: usize,
+        [pitch, step]: [usize; 2],
         out: &mut [f32],
     ) {
-        let (all, width) = (dy.channels(), self.extent.columns.result);
-        let count = self.lines.len() * width;
-        let map = self.extent.rows.result * width;
-        for ((image, two), out) in self.couples().zip(out.chunks_mut(count * pitch)) {
-            let row = image * map + self.lines.start * width;
+        let (all, across) = (dy.channels(), self.extent.columns.result);
+        let count = self.lines.len() * across;
+        let map = self.extent.rows.result * across;
+        let level = load.machine.level;
+        let width = columns(level).unwrap_or(step);
+        for (couple, (image, two)) in self.couples().enumerate() {
+            let out = &mut out[couple * count * pitch..];
+            let row = image * map + self.lines.start * across;
             let first = row * all + channels.start;
             let first = (first, two.then_some(first + map * all));
             let (channels, pairs) = (channels.len(), self.extent.together == 2);
             match (dy.direct_bf16(), dy.direct()) {
-                (Some(rows), _) => {
-                    Runs { rows, first, step: all, count, channels, pairs }.pack(out, pitch, WIDTH)
-                }
-                (_, Some(rows)) => {
-                    Runs { rows, first, step: all, count, channels, pairs }.pack(out, pitch, WIDTH)
-                }
+                (Some(rows), _) => Runs { rows, first, step: all, count, channels, pairs, width }
+                    .pack(level, out, pitch, step),
+                (_, Some(rows)) => Runs { rows, first, step: all, count, channels, pairs, width }
+                    .pack(level, out, pitch, step),
                 _ => {
                     let some = loaded(all);
                     for at in (0..count).step_by(some) {
@@ -285,8 +317,8 @@ impl Chunk<'_> {
                         }
                         let begin = first.0 - row * all;
                         let first = (begin, two.then_some(begin + some * all));
-                        let runs = Runs { rows: &*line, first, step: all, count, channels, pairs };
-                        runs.pack(&mut out[at * pitch..], pitch, WIDTH);
+                        let runs = Runs { rows: &*line, first, step: all, count, channels, pairs, width };
+                        runs.pack(level, &mut out[at * pitch..], pitch, step);
                     }
                 }
             }
@@ -314,22 +346,30 @@ impl Chunk<'_> {
     }
 
     /// Packs some channels of the rows of x into panels, `step` apart.
-    pub fn pack_x(&self, source: &Source<'_>, channels: Range<usize>, out: &mut [f32], step: usize) {
+    pub fn pack_x(
+        &self,
+        level: Level,
+        source: &Source<'_>,
+        channels: Range<usize>,
+        out: &mut [f32],
+        step: usize,
+    ) {
         match source.rows {
-            Stored::F32(rows) => self.pack_rows(rows, source, channels, out, step),
-            Stored::Bf16(rows) => self.pack_rows(rows, source, channels, out, step),
+            Stored::F32(rows) => self.pack_rows(level, rows, source, channels, out, step),
+            Stored::Bf16(rows) => self.pack_rows(level, rows, source, channels, out, step),
         }
     }
 
     fn pack_rows<T: Half>(
         &self,
+        level: Level,
         stored: &[T],
         source: &Source<'_>,
         channels: Range<usize>,
         out: &mut [f32],
         step: usize,
     ) {
-        let Extent { rows, columns, inputs, .. } = *self.extent;
+        let Extent { rows, columns, inputs, width, .. } = *self.extent;
         let (packed, places) = (self.packed_lines(), columns.columns());
         let reads = rows.reads(self.lines.clone());
         // Lines and columns that are packed: with one tap those beneath lines of y, else all.
@@ -370,9 +410,10 @@ impl Chunk<'_> {
                         count: count * together,
                         channels: channels.len(),
                         pairs: self.extent.together == 2,
+                        width,
                     };
                     let to = (couple * packed + line - first_line) * places + to;
-                    runs.pack(&mut out[to * WIDTH..], WIDTH, step);
+                    runs.pack(level, &mut out[to * width..], width, step);
                 }
             }
         }

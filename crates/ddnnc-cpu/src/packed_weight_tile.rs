@@ -1,5 +1,5 @@
 //! The micro-kernel of weight gradients from packed operands: products of f32, or of pairs of bf16 by one instruction, are
-//! summed in f32.
+//! summed in f32. With vectors of AVX-512; `packed_weight_vectors` has those of other levels.
 //!
 //! Both operands have an f32 for a position, or a pair of bf16 for two: the 32 bits of one f32, the earlier position in the
 //! lower half.
@@ -9,23 +9,58 @@
     expect(dead_code, reason = "no processor has the instructions here")
 )]
 
-/// Rows of a panel.
-pub const WIDTH: usize = 32;
+#[cfg(target_arch = "x86_64")]
+use crate::packed_weight_vectors as vectors;
+use crate::pointwise_pass::Element;
+use crate::simd::Level;
 
-/// The most columns of a tile.
-pub const COLUMNS: usize = 14;
+/// Rows of a panel of AVX-512, two vectors.
+const WIDTH: usize = 32;
+
+/// Rows of a panel, two vectors where they are not those of AVX-512.
+pub fn width(level: Level) -> usize {
+    if level.is_avx512() { WIDTH } else { WIDTH / 2 }
+}
+
+/// Columns of a panel of dy; `None` where it is no panels: with vectors of AVX-512 tiles are wide enough to read their
+/// columns from rows.
+pub fn columns(level: Level) -> Option<usize> {
+    (!level.is_avx512()).then_some(FEW_COLUMNS)
+}
+
+/// Pairs that lie at equal distances in both operands, those of a panel each.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Span {
+    /// Where the first begins in the panel and in the data.
+    pub place: [u32; 2],
+    /// How many.
+    pub count: u32,
+    /// Fills four words.
+    pub rest: u32,
+}
+
+/// The most columns of a tile of AVX-512.
+const COLUMNS: usize = 14;
+
+/// Columns of a tile of other vectors: twelve sums, the rows and a number are the sixteen registers of AVX2.
+pub const FEW_COLUMNS: usize = 6;
 
 /// A panel of one operand, and columns of the other.
 #[derive(Clone, Copy, Debug)]
 pub struct Product<'a> {
-    /// Where the pairs that are multiplied begin, in the panel and in the data.
+    /// Where the pairs that are multiplied begin, in the panel and in the data; with vectors of AVX-512.
     pub places: &'a [[u32; 2]],
+    /// The same with other vectors.
+    pub spans: &'a [Span],
     /// Row r of a pair at its place + r.
     pub panel: &'a [f32],
-    /// Rows that count, at most [`WIDTH`].
+    /// Rows that count, at most [`width`].
     pub rows: usize,
-    /// Column c of a pair at its place + c.
+    /// Column c of a pair at its place + c, or panels of [`columns`].
     pub data: &'a [f32],
+    /// Elements from a panel of the data to the next.
+    pub across: usize,
     /// Columns.
     pub columns: usize,
     /// Whether the operands hold pairs of bf16, not f32.
@@ -39,10 +74,13 @@ impl Product<'_> {
     ///
     /// Where operands or result are too short.
     #[cfg(target_arch = "x86_64")]
-    pub fn run(&self, out: &mut [f32], step: usize, add: bool) {
-        let Product { places, panel, rows, data, columns, pairs } = *self;
+    pub fn run(&self, level: Level, out: &mut [f32], step: usize, add: bool) {
+        let Product { places, panel, rows, data, columns, pairs, .. } = *self;
         if rows == 0 || columns == 0 {
             return;
+        }
+        if !level.is_avx512() {
+            return self.run_vectors(level, out, step, add);
         }
         assert!(rows <= WIDTH, "rows are cut into panels");
         let wide = rows.next_multiple_of(16);
@@ -66,9 +104,27 @@ impl Product<'_> {
         }
     }
 
+    /// [`Product::run`] where vectors are not those of AVX-512.
+    #[cfg(target_arch = "x86_64")]
+    fn run_vectors(&self, level: Level, out: &mut [f32], step: usize, add: bool) {
+        let Product { spans, panel, rows, data, across, columns, pairs, .. } = *self;
+        let wide = width(level);
+        let of = FEW_COLUMNS;
+        assert!(rows <= wide && !pairs, "rows are cut into panels, of what the level multiplies");
+        let last = |i: usize, step: usize| {
+            let ends = spans.iter().filter(|s| s.count > 0);
+            ends.map(|s| s.place[i] as usize + s.count as usize * step).max().unwrap_or(0)
+        };
+        assert!(last(0, wide) <= panel.len(), "the panel is whole");
+        assert!((columns.div_ceil(of) - 1) * across + last(1, of) <= data.len(), "the columns are whole");
+        assert!(out.len() >= (columns - 1) * step + wide, "the result has room");
+        // SAFETY: the assertions hold every access inside the slices.
+        unsafe { vectors::sums(level, self, out.as_mut_ptr(), step, add) };
+    }
+
     /// Never chosen where there are no such instructions.
     #[cfg(not(target_arch = "x86_64"))]
-    pub fn run(&self, _: &mut [f32], _: usize, _: bool) {
+    pub fn run(&self, _: Level, _: &mut [f32], _: usize, _: bool) {
         unreachable!("the processor does not have the instructions");
     }
 }
@@ -93,10 +149,13 @@ impl Ordered<'_> {
     ///
     /// Where there are fewer sums than places for them.
     #[cfg(target_arch = "x86_64")]
-    pub fn run(&self, out: &mut [f32]) {
+    pub fn run(&self, level: Level, out: &mut [f32]) {
         let channels = out.len() / self.taps;
         let whole = (self.taps - 1) * self.step + channels.next_multiple_of(16);
         assert!(whole <= self.sums.len(), "sums of every channel and tap");
+        if !level.is_avx512() {
+            return vectors::order(self, out);
+        }
         // SAFETY: the assertion holds every access inside the slices; the method is chosen where the processor has the
         // instructions.
         unsafe { x86::order(self, channels, out.as_mut_ptr()) }
@@ -104,13 +163,13 @@ impl Ordered<'_> {
 
     /// Never called where there are no such instructions.
     #[cfg(not(target_arch = "x86_64"))]
-    pub fn run(&self, _: &mut [f32]) {
+    pub fn run(&self, _: Level, _: &mut [f32]) {
         unreachable!("the processor does not have the instructions");
     }
 }
 
 /// An element of a row that is stored as bf16, or as f32 and rounded to the nearest.
-pub trait Half: Copy {
+pub trait Half: Element {
     /// The first `n` elements, at most 32, as bf16; zeros behind them.
     ///
     /// # Safety
@@ -143,24 +202,33 @@ pub struct Runs<'a, T> {
     pub channels: usize,
     /// Whether they become pairs.
     pub pairs: bool,
+    /// Elements of a panel, as [`width`] or [`columns`]; with vectors of AVX-512 the former.
+    pub width: usize,
 }
 
 impl<T: Half> Runs<'_, T> {
-    /// Element c of pair p goes to `p · pitch + c / WIDTH · step + c % WIDTH`.
+    /// Element c of pair p goes to `p · pitch + c / width · step + c % width`.
     ///
     /// # Panics
     ///
     /// Where the rows do not lie in the slice, or the result has no room.
     #[cfg(target_arch = "x86_64")]
-    pub fn pack(&self, out: &mut [f32], pitch: usize, step: usize) {
-        let n = self.channels;
+    pub fn pack(&self, level: Level, out: &mut [f32], pitch: usize, step: usize) {
+        let (n, width) = (self.channels, self.width);
         if n == 0 || self.count == 0 {
             return;
         }
         let last = self.first.0.max(self.first.1.unwrap_or(0)) + (self.count - 1) * self.step;
         assert!(last + n <= self.rows.len(), "the rows are whole");
-        let deepest = (n - 1) / WIDTH * step + (n - 1) % WIDTH + 1;
-        assert!(step >= WIDTH && (self.count - 1) * pitch + deepest <= out.len(), "the result has room");
+        // Vectors may spill over what a panel of a few holds, to where the next row goes.
+        let spill = if width < 8 { 8 } else { 0 };
+        let deepest = (n - 1) / width * step + (n - 1) % width + 1 + spill;
+        assert!(step >= width && (self.count - 1) * pitch + deepest <= out.len(), "the result has room");
+        if !level.is_avx512() {
+            assert!(!self.pairs, "a level that multiplies them");
+            // SAFETY: the assertions hold every access inside the slices.
+            return unsafe { vectors::copy(level, self, out.as_mut_ptr(), pitch, step) };
+        }
         // SAFETY: the assertions hold every access inside the slices; the method is chosen where the processor has the
         // instructions.
         unsafe {
@@ -174,7 +242,7 @@ impl<T: Half> Runs<'_, T> {
 
     /// Never called where there are no such instructions.
     #[cfg(not(target_arch = "x86_64"))]
-    pub fn pack(&self, _: &mut [f32], _: usize, _: usize) {
+    pub fn pack(&self, _: Level, _: &mut [f32], _: usize, _: usize) {
         unreachable!("the processor does not have the instructions");
     }
 }

@@ -220,7 +220,7 @@ pub struct Accumulator {
 }
 
 /// Fewer bytes of a result may stay in the caches until the next launch reads them.
-const LARGE: usize = 2 << 20;
+pub const LARGE: usize = 2 << 20;
 
 /// Which slots are large results that the program does not read: to write those past the caches saves to read from memory
 /// what is only written over.

@@ -4,6 +4,7 @@
 //! several rows of a map, or of several images, lie at other distances, and the taps of a kernel are several runs; a
 //! tile takes both as they are, so that small maps fill it and results need not be read back for every row of taps.
 
+use crate::ahead::Ahead;
 use crate::simd::Level;
 use crate::vector::{Plain, Vector};
 
@@ -37,7 +38,8 @@ impl Walk {
 /// The micro-kernels of one level.
 #[derive(Clone, Copy, Debug)]
 pub struct Tiles {
-    level: Level,
+    /// What the processor has.
+    pub level: Level,
     /// Rows of the highest tile.
     pub width: usize,
     /// Rows in a vector; a panel is read in whole vectors.
@@ -83,6 +85,7 @@ pub struct Sum<'a> {
     /// Columns begin before this, so that all that they read is inside the data.
     below: usize,
     add: bool,
+    past: bool,
     /// Columns of a full tile.
     pub columns: usize,
 }
@@ -102,6 +105,7 @@ struct Args<'a> {
     data: *const f32,
     out: *mut f32,
     add: bool,
+    past: bool,
 }
 
 /// Where the columns of a sum begin.
@@ -251,7 +255,17 @@ impl Tiles {
             assert!(last + rows.next_multiple_of(self.lanes) <= panel.len(), "the panel is whole");
         }
         let below = walk.last(&walk.data).map_or(len + 1, |last| len.saturating_sub(last));
-        Sum { level: self.level, rows, walk, panel, data, below, add, columns: self.columns(rows) }
+        Sum {
+            level: self.level,
+            rows,
+            walk,
+            panel,
+            data,
+            below,
+            add,
+            past: false,
+            columns: self.columns(rows),
+        }
     }
 
     /// The same sums, which are written where the data of their column begin.
@@ -288,6 +302,12 @@ impl InPlace<'_> {
 }
 
 impl Sum<'_> {
+    /// The same sums, written past the caches if so, unless they are added to what is there; they are in order for other
+    /// threads only behind [`settle`](crate::half_vector::settle).
+    pub fn past_caches(self, past: bool) -> Self {
+        Sum { past: past && !self.add, ..self }
+    }
+
     /// Result (row, j) at `out_at[j] + row` is the sum with the data from `data_at[j]` on.
     ///
     /// # Panics
@@ -298,12 +318,27 @@ impl Sum<'_> {
         if self.rows == 0 || data_at.is_empty() {
             return;
         }
-        assert!(data_at.len() == out_at.len() && data_at.len() <= self.columns, "the columns of a tile");
-        assert!(data_at.iter().all(|&at| at < self.below), "the data are whole");
-        let room = out.len().saturating_sub(self.rows);
-        assert!(self.rows <= out.len() && out_at.iter().all(|&at| at <= room), "the result has room");
-        // SAFETY: the assertions above, and the result is borrowed exclusively, so that it lies apart from the data.
+        assert!(data_at.len() <= self.columns, "the columns of a tile");
+        self.check(data_at, out.len(), out_at);
+        // SAFETY: checked, and the result is borrowed exclusively, so that it lies apart from the data.
         unsafe { self.write(Listed { data: data_at, out: out_at }, out.as_mut_ptr()) }
+    }
+
+    /// The same for any number of columns, tile by tile; asks for so many lines beside each.
+    ///
+    /// # Panics
+    ///
+    /// Where data or result do not hold that many entries.
+    pub fn run_all(&self, data_at: &[usize], out: &mut [f32], out_at: &[usize], ahead: (&Ahead, usize)) {
+        if self.rows == 0 || data_at.is_empty() {
+            return;
+        }
+        self.check(data_at, out.len(), out_at);
+        for (data, out_at) in data_at.chunks(self.columns).zip(out_at.chunks(self.columns)) {
+            ahead.0.ask(ahead.1);
+            // SAFETY: as in `run`.
+            unsafe { self.write(Listed { data, out: out_at }, out.as_mut_ptr()) };
+        }
     }
 
     /// The same for any number of columns at equal distances, which costs less for each tile.
@@ -315,6 +350,15 @@ impl Sum<'_> {
     pub fn run_evenly(&self, columns: Evenly, out: &mut [f32]) {
         // SAFETY: the result is borrowed exclusively, so that it lies apart from the data.
         unsafe { self.write_evenly(columns, (out.as_mut_ptr(), out.len())) }
+    }
+
+    /// Whether data and a result of that length hold what some columns read and write.
+    #[inline]
+    fn check(&self, data_at: &[usize], len: usize, out_at: &[usize]) {
+        assert!(data_at.len() == out_at.len(), "a place for every column");
+        let last = |all: &[usize]| all.iter().fold(0, |most, &at| most.max(at));
+        assert!(last(data_at) < self.below, "the data are whole");
+        assert!(last(out_at).checked_add(self.rows).is_some_and(|end| end <= len), "the result has room");
     }
 
     /// # Safety
@@ -346,6 +390,7 @@ impl Sum<'_> {
             data: self.data,
             out,
             add: self.add,
+            past: self.past,
         };
         // SAFETY: what is promised and the assertions of `Tiles::sum` hold every access inside the slices; levels are those
         // that the processor has.
@@ -448,7 +493,11 @@ unsafe fn column<S: Vector, const V: usize>(a: &Args<'_>, at: usize, sums: [S; V
         // SAFETY: promised.
         unsafe {
             if rows >= S::LANES {
-                (if a.add { sum.plus(S::load(to)) } else { sum }).store(to);
+                match (a.past, a.add) {
+                    (true, _) => sum.store_past(to),
+                    (_, true) => sum.plus(S::load(to)).store(to),
+                    _ => sum.store(to),
+                }
             } else {
                 sum.store_some(to, rows, a.add);
             }

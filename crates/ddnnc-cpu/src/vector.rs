@@ -32,6 +32,17 @@ pub trait Vector: Copy {
     ///
     /// The elements can be written.
     unsafe fn store(self, to: *mut f32);
+    /// Stores past the caches, where the processor can and the place is one of whole vectors; what others see of it is in
+    /// order only behind [`settle`](crate::half_vector::settle).
+    ///
+    /// # Safety
+    ///
+    /// As [`Vector::store`].
+    #[inline(always)]
+    unsafe fn store_past(self, to: *mut f32) {
+        // SAFETY: promised.
+        unsafe { self.store(to) }
+    }
     /// Stores the first `n` lanes.
     ///
     /// # Safety
@@ -232,6 +243,11 @@ mod x86 {
             _mm256_sub_ps,
             _mm256_mul_ps
         );
+        #[inline(always)]
+        unsafe fn store_past(self, to: *mut f32) {
+            // SAFETY: promised; the place is that of a whole vector.
+            unsafe { if to.addr().is_multiple_of(32) { _mm256_stream_ps(to, self) } else { self.store(to) } }
+        }
     }
 
     impl Vector for __m512 {

@@ -90,6 +90,33 @@ fn every_operator_agrees_with_the_reference() {
     }
 }
 
+/// Results that may be written past the caches, with lines that no position of the other operand reaches.
+#[test]
+fn large_results_of_convolutions() {
+    let rows = |dims| ValueType::f32(dims).with_layout(Layout::ChannelsLast);
+    for stride in [1, 2] {
+        let conv = Conv { stride: [stride; 2], pad: [0; 2], dilation: [1; 2], groups: 1 };
+        let side = 32 / stride;
+        let forward = Case {
+            op: Op::Conv2d(conv),
+            operands: vec![rows([8 * stride * stride, 4, 32, 32]), ValueType::f32([64, 4, 1, 1])],
+        };
+        let input = Case {
+            op: Op::Conv2dGradInput { conv, input: [32; 2] },
+            operands: vec![rows([8, 4, side, side]), ValueType::f32([4, 64, 1, 1])],
+        };
+        for case in [forward, input] {
+            assert!(case.results()[0].bytes() >= 2 << 20);
+            let operands = case.draw(7);
+            let expected = case.reference(&operands);
+            for device in CpuDevice::at_every_level(2, false).expect("threads") {
+                let found = case.run(&device, &operands, &[]).expect("runs");
+                compare(&case, 7, 2e-6, &format!("{device:?}"), &expected, &found);
+            }
+        }
+    }
+}
+
 /// Sums over nothing are zero, whatever the memory of the result held before.
 #[test]
 fn sums_over_nothing_are_zero() {
