@@ -345,7 +345,7 @@ impl Convolution {
         };
         let parts = &mut parts[..shares.len()];
         convolution::run(&mut machine, self.method, &self.geometry, backward, weights, parts, emit);
-        self.finish.run(memory, partials, self.stride);
+        self.finish.run(machine.level, memory, partials, self.stride);
     }
 
     fn run_weights(&self, machine: &mut Machine<'_>, memory: Memory<'_>, sum: &GradSum) {

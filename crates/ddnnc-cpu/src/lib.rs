@@ -15,7 +15,7 @@
 //! `unsafe` stands in `memory` (views of the arena), `device`, `kernel`, `convolution_group` and the `pointwise` files
 //! (which make those views of the buffers of a program and of one launch), `pool` (sharing a result among tasks), `simd`
 //! (functions compiled for more of the processor), `gemm` (the micro-kernels of the `gemm` project), `tile`, `bf16_tile` and
-//! `packed_weight_tile` (the micro-kernels of convolutions), `transpose` (blocks in registers), `vector`, `half_vector`, `winograd_source`,
+//! `packed_weight_tile` (the micro-kernels of convolutions), `transpose` (blocks in registers), `vector`, `half_vector`, `half_vector_x86`, `winograd_source`,
 //! `winograd_transform` and `winograd_patches` (vectors of each level, and transforms of patches), and `ahead` (asking for
 //! memory); the other kernels are safe code on slices. This crate knows neither the language nor the training loop.
 
@@ -33,6 +33,8 @@ mod depthwise_rows;
 mod device;
 mod gemm;
 mod half_vector;
+#[cfg(target_arch = "x86_64")]
+mod half_vector_x86;
 mod kernel;
 mod launch;
 mod limits;
@@ -48,12 +50,15 @@ mod packed_weight_vectors;
 mod plan;
 mod pointwise;
 mod pointwise_chain;
+#[cfg(test)]
+mod pointwise_chain_tests;
 mod pointwise_compile;
 mod pointwise_finish;
 mod pointwise_inst;
 mod pointwise_kernels;
 mod pointwise_pass;
 mod pointwise_program;
+mod pointwise_sums;
 mod pointwise_tables;
 mod pool;
 mod pooling;

@@ -20,6 +20,9 @@ pub const PIECE: usize = 1 << 15;
 /// The most tasks of a program that gathers sums, since each has partial sums of its own.
 const GATHERING: usize = 64;
 
+/// The fewest rows of such a task: what it gathers of a channel is as much work as a few rows of it.
+const FEWEST: usize = 32;
+
 /// A program and its share of the tasks.
 #[derive(Clone, Debug)]
 struct Loop {
@@ -257,7 +260,7 @@ impl Pointwise {
             let partial = (program.partials > 0).then_some(partial);
             program.run(&machine, memory, worker, (first, count), Lent::Nothing, partial);
         });
-        self.finish.run(memory, partials, stride);
+        self.finish.run(machine.level, memory, partials, stride);
     }
 }
 
@@ -281,9 +284,9 @@ fn rows_per_task(program: &Program) -> usize {
     let tiles = domain.rows.div_ceil(tile);
     let mut per_task = (PIECE / (tile * domain.channels)).max(1);
     if program.partials > 0 {
-        per_task = per_task.max(tiles.div_ceil(GATHERING));
+        per_task = per_task.max(tiles.div_ceil(GATHERING)).max(FEWEST.div_ceil(tile));
     }
-    per_task * tile
+    (per_task * tile).next_multiple_of(program.rows_at_once())
 }
 
 /// Copies of operands that lie on a result which a program writes while others, or other rows, may still be read.

@@ -2,7 +2,9 @@
 
 use crate::memory::{Plan, Slot};
 use crate::pointwise_chain::Chain;
-use crate::pointwise_inst::{Access, Accumulator, Code, Domain, Gather, HEADER, Inst, Loc, past_caches};
+use crate::pointwise_inst::{
+    Access, Accumulator, Code, Domain, Gather, HEADER, Inst, Loc, past_caches, slots_read,
+};
 use crate::pointwise_kernels::{Adamw, Sgd};
 use crate::pointwise_program::Program;
 use crate::pointwise_tables::{Fill, FillKind, Vector};
@@ -204,27 +206,27 @@ impl<'a, 'p> Compiler<'a, 'p> {
         self.with_channels(x)?;
         let accumulator = self.accumulators.len();
         let source = self.value(x, View::Whole)?;
-        let (gather, arrays) = match &step.op {
+        let gather = match &step.op {
             Op::ChannelStats => {
                 self.emit(Code::Moments { accumulator }, false, false, &[source], 0);
-                (Gather::Moments, 3)
+                Gather::Moments
             }
             Op::NormalizeGradReduce { .. } => {
                 let dy = self.value(step.operands[3], View::Whole)?;
                 let mean = self
                     .table(FillKind::Repeat, [self.vector(step.operands[1])?, Vector::NONE, Vector::NONE]);
                 self.emit(Code::Products { accumulator, mean }, false, false, &[source, dy], 0);
-                (Gather::Products, 2)
+                Gather::Products
             }
             Op::Reduce { .. } => {
                 self.emit(Code::Sum { accumulator }, false, false, &[source], 0);
-                (Gather::Sum, 1)
+                Gather::Sum
             }
             op => return Err(format!("{} is not a reduction", op.mnemonic())),
         };
         self.partials = self.partials.max(HEADER);
         self.accumulators.push(Accumulator { gather, at: self.sums, partial: self.partials });
-        self.sums += arrays * self.domain.period();
+        self.sums += gather.arrays() * self.domain.period();
         self.partials += 2 * self.domain.channels;
         self.reductions.push((index, accumulator));
         Ok(())
@@ -603,10 +605,15 @@ impl<'a, 'p> Compiler<'a, 'p> {
             });
         }
         let chain = Chain::of(&insts, domain.channels);
-        // A chain writes through the caches.
-        let past = match chain {
+        let past = match &chain {
+            // What it stores is still in registers where it is read again.
+            Some(chain) if chain.reads_memory() => {
+                let read: Vec<usize> = chain.operands().filter_map(|loc| loc.slot()).collect();
+                past_caches(&read, &self.slots)
+            }
+            // At the end of a convolution it writes through the caches.
             Some(_) => vec![false; self.slots.len()],
-            None => past_caches(&insts, &self.slots),
+            None => past_caches(&slots_read(&insts), &self.slots),
         };
         let program = Program {
             domain,
@@ -715,6 +722,10 @@ fn narrow_in_place(insts: &mut Vec<Inst>, bound: &[Option<Loc>]) {
             inst.code.passes() && !inst.per_row && !per_row && inst.half.is_none() && inst.dst[1].is_none()
         });
         let Some(maker) = maker else {
+            // What no pass makes is copied by one, which may come to read it as bf16.
+            if !per_row {
+                (insts[at].code, insts[at].half) = (Code::Copy, Some(slot));
+            }
             at += 1;
             continue;
         };
@@ -730,7 +741,7 @@ fn narrow_in_place(insts: &mut Vec<Inst>, bound: &[Option<Loc>]) {
     }
 }
 
-/// Lets passes read bf16 where it lies.
+/// Lets passes read bf16 where it lies, and f32 on which a result lies, where else it is widened or copied first.
 ///
 /// A value on whose memory a result lies must have been read before that is written: by passes before the first that
 /// writes, or by that one, which reads an element before it writes it.
@@ -738,7 +749,14 @@ fn widen_in_place(insts: &mut Vec<Inst>, bound: &[Option<Loc>], aliased: impl Fn
     let mut at = 0;
     while at < insts.len() {
         let (code, per_row, made) = (&insts[at].code, insts[at].per_row, insts[at].dst[0]);
-        let (&Code::Widen(slot), Some(Loc::Register(r)), false) = (code, made, per_row) else {
+        let source = match (code, insts[at].src[0]) {
+            (&Code::Widen(slot), _) => Some((slot, Loc::Half(slot))),
+            (Code::Copy, Some(place @ Loc::Memory(slot))) if !insts[at].round && insts[at].half.is_none() => {
+                Some((slot, place))
+            }
+            _ => None,
+        };
+        let (Some((slot, place)), Some(Loc::Register(r)), false) = (source, made, per_row) else {
             at += 1;
             continue;
         };
@@ -761,7 +779,7 @@ fn widen_in_place(insts: &mut Vec<Inst>, bound: &[Option<Loc>], aliased: impl Fn
         }
         for i in readers {
             for loc in insts[i].src.iter_mut().filter(|loc| **loc == made) {
-                *loc = Some(Loc::Half(slot));
+                *loc = Some(place);
             }
         }
         insts.remove(at);

@@ -4,8 +4,9 @@
 use crate::memory::{Memory, Plan, Slot};
 use crate::pointwise_compile::{Body, Compiled};
 use crate::pointwise_inst::Gather;
-use crate::pointwise_program::merge_moments;
+use crate::pointwise_sums as sums;
 use crate::pointwise_tables::inverse;
+use crate::simd::Level;
 use ddnnc_ir::{BinaryKind, DType, Local, Op, ReduceKind};
 
 /// A reduction over the rows.
@@ -162,9 +163,9 @@ impl Finish {
     }
 
     /// Adds the tasks' partial sums and runs the vector steps; `stride` numbers belong to each task.
-    pub fn run(&self, memory: Memory<'_>, partials: &mut [f64], stride: usize) {
+    pub fn run(&self, level: Level, memory: Memory<'_>, partials: &mut [f64], stride: usize) {
         for reduction in &self.reductions {
-            reduction.run(memory, partials, stride);
+            reduction.run(level, memory, partials, stride);
         }
         for step in &self.vectors {
             step.run(memory);
@@ -182,7 +183,7 @@ fn write(memory: Memory<'_>, slot: Option<Slot>) -> &mut [f32] {
 }
 
 impl Reduction {
-    fn run(&self, memory: Memory<'_>, partials: &mut [f64], stride: usize) {
+    fn run(&self, level: Level, memory: Memory<'_>, partials: &mut [f64], stride: usize) {
         let channels = self.channels;
         let mut tasks = partials
             .chunks_exact_mut(stride.max(1))
@@ -201,13 +202,16 @@ impl Reduction {
         let (one, two) = total.split_at_mut(channels);
         for (count, task) in tasks {
             let (a, b) = task.split_at(channels);
-            if self.gather == Gather::Moments {
-                for c in 0..channels {
-                    (one[c], two[c]) = merge_moments((rows, one[c], two[c]), (count, a[c], b[c]));
+            match self.gather {
+                Gather::Moments => {
+                    sums::merge_moments(level, [rows, count], [&mut *one, &mut *two], [a, b]);
                 }
-            } else {
-                one.iter_mut().zip(a).for_each(|(x, a)| *x += a);
-                two.iter_mut().zip(b).for_each(|(x, b)| *x += b);
+                Gather::Products => {
+                    sums::add(level, one, a);
+                    sums::add(level, two, b);
+                }
+                // Of one sum the second half of its place is not written.
+                Gather::Sum => sums::add(level, one, a),
             }
             rows += count;
         }

@@ -70,6 +70,16 @@ pub enum Loc {
     Rows,
 }
 
+impl Loc {
+    /// The slot of the program that it is the tile's rows of.
+    pub fn slot(&self) -> Option<usize> {
+        match *self {
+            Loc::Memory(slot) | Loc::Half(slot) => Some(slot),
+            Loc::Register(_) | Loc::Rows => None,
+        }
+    }
+}
+
 /// Where a repeated value's element for (row, channel) lies: `row / div · row_step + channel · channel_step`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Access {
@@ -208,6 +218,17 @@ pub enum Gather {
     Sum,
 }
 
+impl Gather {
+    /// How many running sums it has for each channel; what moments are taken about counts as one.
+    pub fn arrays(self) -> usize {
+        match self {
+            Gather::Moments => 3,
+            Gather::Products => 2,
+            Gather::Sum => 1,
+        }
+    }
+}
+
 /// An accumulator of a program: a place in the worker's sums and one in a task's partial sums.
 #[derive(Clone, Copy, Debug)]
 pub struct Accumulator {
@@ -222,24 +243,21 @@ pub struct Accumulator {
 /// Fewer bytes of a result may stay in the caches until the next launch reads them.
 pub const LARGE: usize = 2 << 20;
 
-/// Which slots are large results that the program does not read: to write those past the caches saves to read from memory
+/// Which slots are large results, none of them among those that the program reads: to write those past the caches saves to read from memory
 /// what is only written over.
-pub fn past_caches(insts: &[Inst], slots: &[Slot]) -> Vec<bool> {
-    let read = |slot: &Slot| {
-        insts.iter().any(|inst| {
-            let of_code = match inst.code {
-                Code::Widen(slot) | Code::Spread { slot, .. } => Some(slot),
-                _ => None,
-            };
-            let of_loc = inst.src.iter().flatten().filter_map(|loc| match *loc {
-                Loc::Memory(slot) | Loc::Half(slot) => Some(slot),
-                Loc::Register(_) | Loc::Rows => None,
-            });
-            of_code.into_iter().chain(of_loc).any(|other| slots[other].overlaps(slot))
-        })
-    };
+pub fn past_caches(read: &[usize], slots: &[Slot]) -> Vec<bool> {
+    let is_read = |slot: &Slot| read.iter().any(|&other| slots[other].overlaps(slot));
     let large = |slot: &Slot| slot.elements * slot.dtype.size() >= LARGE;
-    slots.iter().map(|slot| large(slot) && !read(slot)).collect()
+    slots.iter().map(|slot| large(slot) && !is_read(slot)).collect()
+}
+
+/// The slots that instructions read.
+pub fn slots_read(insts: &[Inst]) -> Vec<usize> {
+    let of_code = insts.iter().filter_map(|inst| match inst.code {
+        Code::Widen(slot) | Code::Spread { slot, .. } => Some(slot),
+        _ => None,
+    });
+    of_code.chain(insts.iter().flat_map(|inst| inst.src.iter().flatten()).filter_map(Loc::slot)).collect()
 }
 
 /// Numbers before a task's partial sums: the part that the task belongs to, and its rows so far.

@@ -2,6 +2,7 @@
 //! their result may go there: one pass over the elements, where a value would else be widened, computed, rounded and
 //! narrowed in passes of their own.
 
+use crate::ahead::{LINE, ask};
 use crate::half_vector::{Halves, HalvesVectored, with_halves};
 use crate::simd::Level;
 
@@ -30,7 +31,7 @@ pub enum Arith<'a> {
     Normalize([&'a [f32]; 3]),
     /// The same, or 0 where it is below
     NormalizeRelu([&'a [f32]; 3]),
-    /// (a − mean) · scale + bias, rounded to bf16 where said so, plus b, likewise, or 0 where that is below
+    /// (a − mean) · scale + bias, rounded to bf16 where said so, plus b, or 0 where that is below
     NormalizeAddRelu([&'a [f32]; 3], bool),
     /// scale · (b − bias − (a − mean) · along), of (mean, scale, bias, along)
     NormalizeGradInput([&'a [f32]; 4]),
@@ -62,6 +63,9 @@ pub struct Ports {
     pub halves: *mut u16,
     /// Whether it goes past the caches: as bf16 where it goes there as well, for the f32 then stay in the tile.
     pub past: bool,
+    /// The addresses beside the first elements of operands and result that are asked for meanwhile; the first is 0 where
+    /// nothing is. A pass on values of several types does not ask.
+    pub next: [usize; 3],
 }
 
 /// Runs a pass.
@@ -87,7 +91,10 @@ impl HalvesVectored for Pass<'_> {
         // SAFETY: promised by the caller of `run`.
         unsafe {
             match self.arith {
-                Arith::Copy => one::<S, _>(Same, p, n),
+                Arith::Copy => match p.src[0] {
+                    Port::Halves(from) if p.floats.is_null() => copy_halves::<S>(from, p),
+                    _ => one::<S, _>(Same, p, n),
+                },
                 Arith::Relu => one::<S, _>(Relu, p, n),
                 Arith::ReluGrad => two::<S, _>(ReluGrad, p, n),
                 Arith::Add => two::<S, _>(Add, p, n),
@@ -118,6 +125,8 @@ impl HalvesVectored for Pass<'_> {
 
 /// What is computed of a vector of each operand; `i` is where in the period, and `some` how many lanes count unless FULL.
 trait Apply: Copy {
+    /// Whether it gives numbers of bf16 for such numbers.
+    const KEEPS: bool = false;
     unsafe fn apply<S: Halves, const FULL: bool>(self, i: usize, some: usize, a: S, b: S) -> S;
 }
 
@@ -129,10 +138,11 @@ unsafe fn table<S: Halves, const FULL: bool>(t: *const f32, i: usize, some: usiz
 }
 
 macro_rules! apply {
-    ($name:ident $($field:ty)?, $op:pat, [$i:pat, $some:pat, $a:pat, $b:pat], $body:expr) => {
+    ($name:ident $($field:ty)?, $keeps:expr, $op:pat, [$i:pat, $some:pat, $a:pat, $b:pat], $body:expr) => {
         #[derive(Clone, Copy)]
         struct $name $(($field))?;
         impl Apply for $name {
+            const KEEPS: bool = $keeps;
             #[inline(always)]
             unsafe fn apply<S: Halves, const FULL: bool>(self, $i: usize, $some: usize, $a: S, $b: S) -> S {
                 let $op = self;
@@ -143,19 +153,20 @@ macro_rules! apply {
     };
 }
 
-apply!(Relu, _, [_, _, a, _], a.relu());
-apply!(ReluGrad, _, [_, _, a, b], b.gated(a));
-apply!(Add, _, [_, _, a, b], a.plus(b));
-apply!(Sub, _, [_, _, a, b], a.minus(b));
-apply!(Mul, _, [_, _, a, b], a.product(b));
-apply!(Scale f32, Scale(factor), [_, _, a, _], a.times(factor));
-apply!(AddChannel *const f32, AddChannel(t), [i, some, a, _], a.plus(table::<S, FULL>(t, i, some)));
-apply!(MulChannel *const f32, MulChannel(t), [i, some, a, _], a.product(table::<S, FULL>(t, i, some)));
+apply!(Relu, true, _, [_, _, a, _], a.relu());
+apply!(ReluGrad, true, _, [_, _, a, b], b.gated(a));
+apply!(Add, false, _, [_, _, a, b], a.plus(b));
+apply!(Sub, false, _, [_, _, a, b], a.minus(b));
+apply!(Mul, false, _, [_, _, a, b], a.product(b));
+apply!(Scale f32, false, Scale(factor), [_, _, a, _], a.times(factor));
+apply!(AddChannel *const f32, false, AddChannel(t), [i, some, a, _], a.plus(table::<S, FULL>(t, i, some)));
+apply!(MulChannel *const f32, false, MulChannel(t), [i, some, a, _], a.product(table::<S, FULL>(t, i, some)));
 
 #[derive(Clone, Copy)]
 struct Same;
 
 impl Apply for Same {
+    const KEEPS: bool = true;
     #[inline(always)]
     unsafe fn apply<S: Halves, const FULL: bool>(self, _: usize, _: usize, a: S, _: S) -> S {
         a
@@ -189,7 +200,7 @@ impl<const ROUND: bool> Apply for NormalizeAddRelu<ROUND> {
         unsafe {
             let normal = Normalize::<false>(self.0).apply::<S, FULL>(i, some, a, b);
             let sum = (if ROUND { normal.rounded() } else { normal }).plus(b);
-            (if ROUND { sum.rounded() } else { sum }).relu()
+            sum.relu()
         }
     }
 }
@@ -210,15 +221,34 @@ impl Apply for NormalizeGradInput {
     }
 }
 
+/// Copies bf16 to bf16, bit for bit: where that goes past the caches, two in each lane.
+#[inline(always)]
+unsafe fn copy_halves<S: Halves>(from: *const u16, p: &Ports) {
+    let (width, to, n) = (2 * S::LANES, p.halves, p.n);
+    // Up to where whole vectors of the result begin; all, where the operand cannot be taken as f32 there.
+    let before = to.align_offset(2 * width).min(n);
+    let streams = p.past && from.wrapping_add(before).cast::<f32>().is_aligned();
+    let mut at = if streams { before } else { n };
+    // SAFETY: promised by the caller of `run`. Where the result lies on the operand, all stays as it is.
+    unsafe {
+        std::ptr::copy(from, to, at);
+        while at + width <= n {
+            S::load(from.add(at).cast()).stream(to.add(at).cast());
+            at += width;
+        }
+        std::ptr::copy(from.add(at), to.add(at), n - at);
+    }
+}
+
 /// A pass with one operand.
 #[inline(always)]
 unsafe fn one<S: Halves, A: Apply>(op: A, p: &Ports, period: usize) {
     // SAFETY: promised by the caller of `run`; where the pass takes one operand, the other is not read.
     unsafe {
         match p.src[0] {
-            Port::Floats(a) => each::<S, A, _, f32>(op, a, None, p, period),
-            Port::Rounded(a) => each::<S, A, _, f32>(op, a.cast::<Unrounded>(), None, p, period),
-            Port::Halves(a) => each::<S, A, _, f32>(op, a, None, p, period),
+            Port::Floats(a) => each::<S, A, f32, f32>(op, a, None, p, period),
+            Port::Rounded(a) => each::<S, A, Unrounded, Unrounded>(op, a.cast(), None, p, period),
+            Port::Halves(a) => each::<S, A, u16, u16>(op, a, None, p, period),
         }
     }
 }
@@ -254,6 +284,8 @@ unsafe fn two<S: Halves, A: Apply>(op: A, p: &Ports, period: usize) {
 
 /// An element of an operand.
 pub trait Element: Copy {
+    /// Whether it is read as a number of bf16.
+    const BF16: bool;
     /// Reads a vector, or `some` elements unless FULL.
     ///
     /// # Safety
@@ -263,6 +295,7 @@ pub trait Element: Copy {
 }
 
 impl Element for f32 {
+    const BF16: bool = false;
     #[inline(always)]
     unsafe fn load<S: Halves, const FULL: bool>(from: *const f32, some: usize) -> S {
         // SAFETY: promised by the caller of `run`.
@@ -271,6 +304,7 @@ impl Element for f32 {
 }
 
 impl Element for u16 {
+    const BF16: bool = true;
     #[inline(always)]
     unsafe fn load<S: Halves, const FULL: bool>(from: *const u16, some: usize) -> S {
         // SAFETY: promised by the caller of `run`.
@@ -284,11 +318,51 @@ impl Element for u16 {
 struct Unrounded(f32);
 
 impl Element for Unrounded {
+    const BF16: bool = true;
     #[inline(always)]
     unsafe fn load<S: Halves, const FULL: bool>(from: *const Unrounded, some: usize) -> S {
         // SAFETY: promised by the caller of `run`; the type is an f32 in memory.
         unsafe { <f32 as Element>::load::<S, FULL>(from.cast(), some).rounded() }
     }
+}
+
+/// Elements between which memory is asked for: a line of bf16, two of f32.
+const RUN: usize = 32;
+
+/// The whole runs of a period, pairs of vectors at a time, to a result of one type, of which nothing is known only when it
+/// runs; returns how many elements those are. HALVES where it goes to bf16, else to f32; PAST where past the caches.
+#[inline(always)]
+unsafe fn runs<S: Halves, A: Apply, X: Element, Y: Element, const HALVES: bool, const PAST: bool>(
+    op: A,
+    a: *const X,
+    b: Option<*const Y>,
+    p: &Ports,
+    start: usize,
+    len: usize,
+) -> usize {
+    let size = if HALVES { 2 } else { 4 };
+    let asks = p.next[0] != 0;
+    let next = p.next.map(|next| next.wrapping_add(start * size));
+    let mut i = 0;
+    while i + RUN <= len {
+        if asks {
+            for line in (0..RUN * size).step_by(LINE) {
+                ask(next[0].wrapping_add(i * size + line));
+                if b.is_some() {
+                    ask(next[1].wrapping_add(i * size + line));
+                }
+                if !PAST {
+                    ask(next[2].wrapping_add(i * size + line));
+                }
+            }
+        }
+        for at in (i..i + RUN).step_by(2 * S::LANES) {
+            // SAFETY: the elements of a period, or of all, are there.
+            unsafe { pair::<S, A, X, Y, HALVES, PAST>(op, a, b, p, (start + at, at)) };
+        }
+        i += RUN;
+    }
+    i
 }
 
 #[inline(always)]
@@ -304,6 +378,27 @@ unsafe fn each<S: Halves, A: Apply, X: Element, Y: Element>(
         let len = period.min(p.n - start);
         let whole = len / S::LANES * S::LANES;
         let mut i = 0;
+        // Where operands and result have one type and rounding is to that.
+        if X::BF16 == Y::BF16 {
+            // SAFETY: as below.
+            i = unsafe {
+                match (X::BF16, p.past) {
+                    (true, false) if p.floats.is_null() => {
+                        runs::<S, A, X, Y, true, false>(op, a, b, p, start, len)
+                    }
+                    (true, true) if p.floats.is_null() => {
+                        runs::<S, A, X, Y, true, true>(op, a, b, p, start, len)
+                    }
+                    (false, false) if p.halves.is_null() && !p.round => {
+                        runs::<S, A, X, Y, false, false>(op, a, b, p, start, len)
+                    }
+                    (false, true) if p.halves.is_null() && !p.round => {
+                        runs::<S, A, X, Y, false, true>(op, a, b, p, start, len)
+                    }
+                    _ => 0,
+                }
+            };
+        }
         while i < whole {
             // SAFETY: the elements of a period, or of all, are there.
             unsafe { vector::<S, A, X, Y, true>(op, a, b, p, (start + i, i, S::LANES)) };
@@ -314,6 +409,39 @@ unsafe fn each<S: Halves, A: Apply, X: Element, Y: Element>(
             unsafe { vector::<S, A, X, Y, false>(op, a, b, p, (start + i, i, len - i)) };
         }
         start += len;
+    }
+}
+
+/// Two whole vectors: (where, where in the period).
+#[inline(always)]
+unsafe fn pair<S: Halves, A: Apply, X: Element, Y: Element, const HALVES: bool, const PAST: bool>(
+    op: A,
+    a: *const X,
+    b: Option<*const Y>,
+    p: &Ports,
+    (at, i): (usize, usize),
+) {
+    let (lanes, behind) = (S::LANES, at + S::LANES);
+    // SAFETY: promised by the caller of `run`. All is read before anything is written, as a result may lie on an operand.
+    unsafe {
+        let a = [X::load::<S, true>(a.add(at), lanes), X::load::<S, true>(a.add(behind), lanes)];
+        let b = match b {
+            Some(b) => [Y::load::<S, true>(b.add(at), lanes), Y::load::<S, true>(b.add(behind), lanes)],
+            None => a,
+        };
+        let low = op.apply::<S, true>(i, lanes, a[0], b[0]);
+        let high = op.apply::<S, true>(i + lanes, lanes, a[1], b[1]);
+        if HALVES && A::KEEPS {
+            S::store_pair::<true, PAST>([low, high], p.halves.add(at));
+        } else if HALVES {
+            S::store_pair::<false, PAST>([low, high], p.halves.add(at));
+        } else if PAST {
+            low.stream(p.floats.add(at));
+            high.stream(p.floats.add(behind));
+        } else {
+            low.store(p.floats.add(at));
+            high.store(p.floats.add(behind));
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use crate::pointwise_inst::{Access, Accumulator, Code, Domain, Gather, Inst, Loc
 use crate::pointwise_kernels as kernels;
 use crate::pointwise_kernels::{sum, widen};
 use crate::pointwise_pass::{self, Arith, Gathering, Port, Ports};
+use crate::pointwise_sums as sums;
 use crate::simd::Level;
 use ddnnc_ir::{BinaryKind, DType, UnaryKind, dropout_keeps};
 
@@ -101,10 +102,7 @@ impl Program {
             let sums = &mut sums[..self.sums];
             sums.fill(0.0);
             let registers = &mut registers[..self.scratch()];
-            let rows = match self.chain {
-                Some(_) => self.domain.tile_rows() * (CHAINED / TILE),
-                None => self.domain.tile_rows(),
-            };
+            let rows = self.rows_at_once();
             for at in (0..count).step_by(rows) {
                 let tile = Tile {
                     program: self,
@@ -120,8 +118,10 @@ impl Program {
                     },
                     first: first + at,
                     rows: rows.min(count - at),
+                    more: at + rows < count,
                 };
-                if self.asks {
+                // A chain of memory asks by itself, and so do passes.
+                if self.asks && !self.chain.as_ref().is_some_and(Chain::reads_memory) {
                     self.ask(memory, first + at + rows);
                 }
                 if at == 0 {
@@ -136,9 +136,18 @@ impl Program {
                 settle();
             }
             if let Some(partial) = partial {
-                self.fold(count, sums, partial);
+                self.fold(machine.level, count, sums, partial);
             }
         });
+    }
+
+    /// Rows that are taken at a time: a tile's, or those of a chain, whole periods.
+    pub fn rows_at_once(&self) -> usize {
+        let tile = self.domain.tile_rows();
+        match &self.chain {
+            Some(_) => tile * (CHAINED / TILE),
+            None => tile,
+        }
     }
 
     /// Whether the rows that the caller lends can be bf16: they are written once, by one pass, and not read.
@@ -153,16 +162,29 @@ impl Program {
     fn ask(&self, memory: Memory<'_>, first: usize) {
         let mut ahead = Ahead::default();
         let count = self.domain.tile_rows().min(self.domain.rows.saturating_sub(first));
-        self.list(memory, first, count, &mut ahead);
+        let chained = self.chain.is_some();
+        self.list_of(memory, first, count, &mut ahead, |code| chained || !code.passes());
         ahead.ask(usize::MAX);
     }
 
     /// Lists the operands and results of some rows: memory that is written is read before, unless past the caches.
     pub fn list(&self, memory: Memory<'_>, first: usize, count: usize, ahead: &mut Ahead) {
+        self.list_of(memory, first, count, ahead, |_| true);
+    }
+
+    /// The same of some instructions.
+    fn list_of(
+        &self,
+        memory: Memory<'_>,
+        first: usize,
+        count: usize,
+        ahead: &mut Ahead,
+        wanted: impl Fn(&Code) -> bool,
+    ) {
         if count == 0 {
             return;
         }
-        for inst in self.insts.iter().filter(|i| !i.per_row) {
+        for inst in self.insts.iter().filter(|i| !i.per_row && wanted(&i.code)) {
             let widened = match inst.code {
                 Code::Widen(slot) => Some(slot),
                 _ => None,
@@ -190,36 +212,31 @@ impl Program {
     }
 
     /// Merges the running sums over `count` rows into a task's partial sums.
-    fn fold(&self, count: usize, sums: &[f64], partial: &mut [f64]) {
+    fn fold(&self, level: Level, count: usize, sums: &mut [f64], partial: &mut [f64]) {
         if self.partials == 0 || count == 0 {
             return;
         }
         let (channels, period) = (self.domain.channels, self.domain.period());
         let (before, n) = (partial[1], count as f64);
         for acc in &self.accumulators {
-            let sums = &sums[acc.at..];
-            let total = |which: usize, c: usize| -> f64 {
-                sums[which * period..][..period][c..].iter().step_by(channels).sum()
-            };
-            let (one, two) = partial[acc.partial..][..2 * channels].split_at_mut(channels);
-            for c in 0..channels {
-                let (a, b) = match acc.gather {
-                    Gather::Moments => {
-                        let (s, q) = (total(0, c), total(1, c));
-                        let rest = q - s * s / n;
-                        (sums[2 * period + c] + s / n, if rest < 0.0 { 0.0 } else { rest })
-                    }
-                    Gather::Products => (total(0, c), total(1, c)),
-                    Gather::Sum => (total(0, c), 0.0),
-                };
-                if before == 0.0 {
-                    (one[c], two[c]) = (a, b);
-                } else if acc.gather == Gather::Moments {
-                    (one[c], two[c]) = merge_moments((before, one[c], two[c]), (n, a, b));
-                } else {
-                    one[c] += a;
-                    two[c] += b;
-                }
+            let sums = &mut sums[acc.at..][..acc.gather.arrays() * period];
+            sums.chunks_exact_mut(period).take(2).for_each(|all| sums::fold(level, all, channels));
+            let mut arrays = sums.chunks_exact_mut(period).map(|all| &mut all[..channels]);
+            let (Some(one), two, shift) = (arrays.next(), arrays.next(), arrays.next()) else { continue };
+            let two = two.unwrap_or_default();
+            if let Some(shift) = shift {
+                sums::moments(level, n, [&mut *one, &mut *two], shift);
+            }
+            let (to, to_two) = partial[acc.partial..][..2 * channels].split_at_mut(channels);
+            let to_two = &mut to_two[..two.len()];
+            if before == 0.0 {
+                to.copy_from_slice(one);
+                to_two.copy_from_slice(two);
+            } else if acc.gather == Gather::Moments {
+                sums::merge_moments(level, [before, n], [to, to_two], [one, two]);
+            } else {
+                sums::add(level, to, one);
+                sums::add(level, to_two, two);
             }
         }
         partial[1] = before + n;
@@ -237,16 +254,6 @@ fn take_shift(shift: &mut [f64], channels: usize, first: impl Fn(usize) -> f32) 
     }
 }
 
-/// (mean, sum of squares about it) of two samples together, each given as (count, mean, sum of squares): Chan, Golub &
-/// LeVeque 1983.
-pub fn merge_moments(
-    (n, mean, squares): (f64, f64, f64),
-    (m, mean2, squares2): (f64, f64, f64),
-) -> (f64, f64) {
-    let (all, delta) = (n + m, mean2 - mean);
-    (mean + delta * m / all, squares + squares2 + delta * delta * n * m / all)
-}
-
 /// A tile of a run.
 struct Tile<'a> {
     program: &'a Program,
@@ -256,6 +263,8 @@ struct Tile<'a> {
     lent: LentTile,
     first: usize,
     rows: usize,
+    /// Whether another tile follows in the same task.
+    more: bool,
 }
 
 impl Tile<'_> {
@@ -353,7 +362,7 @@ impl Tile<'_> {
             }
             loc => self.address(loc, false).0.cast::<u8>(),
         };
-        let rows = self.address(Loc::Rows, false).0;
+        let rows = place(chain.rows);
         let (gate, normalize) = match chain.gate {
             Gate::Open => (std::ptr::null_mut(), None),
             Gate::Positive(by) => (place(by), None),
@@ -364,9 +373,13 @@ impl Tile<'_> {
                 let at = self.program.accumulators[accumulator].at;
                 let (total, rest) = sums[at..][..3 * period].split_at_mut(period);
                 let (squares, shift) = rest.split_at_mut(period);
-                // SAFETY: a tile has a row.
-                let first = |c: usize| pointwise_chain::rounded(unsafe { *rows.add(c) }, chain.halves);
-                take_shift(shift, channels, first);
+                // SAFETY: a tile has a row, of the type that the chain says.
+                take_shift(shift, channels, |c| unsafe {
+                    match chain.rows {
+                        Loc::Half(_) => widen(*rows.cast::<u16>().add(c)),
+                        _ => pointwise_chain::rounded(*rows.cast::<f32>().add(c), chain.halves),
+                    }
+                });
                 Gathers::Moments([total, squares], shift)
             }
             Sums::Products(products) => {
@@ -387,8 +400,10 @@ impl Tile<'_> {
             }
         };
         let add = chain.add.map_or(std::ptr::null_mut(), place);
-        let (halves, out) = (chain.halves, place(chain.out));
-        let ends = Ends { n, halves, rows, add, gate, normalize, out, gathers };
+        let memory = chain.reads_memory();
+        let past = chain.out.and_then(|loc| loc.slot()).is_some_and(|slot| self.program.past[slot]);
+        let (halves, out) = (chain.halves, chain.out.map_or(std::ptr::null_mut(), place));
+        let ends = Ends { n, halves, rows, memory, past, add, gate, normalize, out, gathers };
         // SAFETY: `address` and `pointer` check that all rows of the tile are in their memory, and a chain's channels are
         // whole vectors. Results lie apart from operands or on one of the same type (`compile` sees to it); other tasks
         // write other rows.
@@ -414,16 +429,35 @@ impl Tile<'_> {
             n: self.elements(inst),
             src: [self.port(inst, 0), self.port(inst, 1)],
             floats,
-            round: inst.round,
+            // Of a sum that is rounded, so is what is left of it above 0.
+            round: inst.round || matches!(inst.code, Code::NormalizeAddRelu { round: true, .. }),
             halves,
             past: match (inst.half, inst.dst[0]) {
                 (Some(slot), _) | (None, Some(Loc::Memory(slot))) => self.program.past[slot],
                 _ => false,
             },
+            next: self.next(inst),
         };
         // SAFETY: `address` and `halves` check that all rows of the tile are in their memory. Results lie apart from
         // operands or on one of the same type, rows on rows (`compile` sees to it); other tasks write other rows.
         unsafe { pointwise_pass::run(self.level, arith, ports) };
+    }
+
+    /// Where operands and result of a pass go on in the next tile; of what stays in a tile, or goes past the caches, the
+    /// place of another. Zeros where nothing is to be asked for.
+    fn next(&self, inst: &Inst) -> [usize; 3] {
+        if !self.program.asks || !self.more || self.program.chain.is_some() {
+            return [0; 3];
+        }
+        let n = self.elements(inst);
+        let result = inst.half.map(Loc::Half).or(inst.dst[0]);
+        let next = [inst.src[0], inst.src[1], result].map(|loc| match loc {
+            Some(Loc::Half(slot)) => self.halves(inst, slot).0.wrapping_add(n).addr(),
+            Some(loc @ Loc::Memory(_)) => self.address(loc, inst.per_row).0.wrapping_add(n).addr(),
+            _ => 0,
+        });
+        let any = next.into_iter().find(|&next| next != 0).unwrap_or(0);
+        next.map(|next| if next == 0 { any } else { next })
     }
 
     /// Where an operand of a pass or of what is gathered lies.
