@@ -20,6 +20,9 @@ pub fn settle() {
 /// What is not overridden goes lane by lane. Numbers below the least normal one may become zero where the processor has an
 /// instruction that rounds.
 pub trait Halves: Vector {
+    /// Whether two vectors side by side are faster than one after the other; where they are not, code for them would only
+    /// take long to compile.
+    const PAIRS: bool = true;
     /// Reads bf16.
     ///
     /// # Safety
@@ -316,6 +319,7 @@ pub trait Halves: Vector {
 }
 
 impl Halves for Plain {
+    const PAIRS: bool = false;
     type Double = [f64; 4];
     #[inline(always)]
     unsafe fn doubles(self) -> [[f64; 4]; 2] {

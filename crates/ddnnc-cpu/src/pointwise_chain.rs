@@ -388,8 +388,7 @@ impl Ends<'_> {
         unsafe {
             match (add, gate, count) {
                 (_, OPEN, MOMENTS) => args.all::<S, false, OPEN, MOMENTS, MEMORY>(),
-                // Lent rows whose products are gathered are gated.
-                (_, OPEN, _) if !MEMORY => {}
+                (_, OPEN, _) if !MEMORY => unreachable!("lent rows whose products are gathered are gated"),
                 (_, OPEN, 1) => args.all::<S, false, OPEN, 1, MEMORY>(),
                 (_, OPEN, _) => args.all::<S, false, OPEN, 2, MEMORY>(),
                 (false, POSITIVE, 1) => args.all::<S, false, POSITIVE, 1, MEMORY>(),
@@ -419,9 +418,11 @@ impl<R: Stored, T: Stored> Args<R, T> {
             let mut i = 0;
             // SAFETY: promised by the caller of `run`.
             unsafe {
-                while pairs && i + 2 * S::LANES <= columns {
-                    self.columns::<S, ADD, GATE, SUMS, MEMORY, 2>(i, first, end);
-                    i += 2 * S::LANES;
+                if S::PAIRS {
+                    while pairs && i + 2 * S::LANES <= columns {
+                        self.columns::<S, ADD, GATE, SUMS, MEMORY, 2>(i, first, end);
+                        i += 2 * S::LANES;
+                    }
                 }
                 while i < columns {
                     self.columns::<S, ADD, GATE, SUMS, MEMORY, 1>(i, first, end);
