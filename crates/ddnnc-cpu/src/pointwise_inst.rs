@@ -243,8 +243,8 @@ pub struct Accumulator {
 /// Fewer bytes of a result may stay in the caches until the next launch reads them.
 pub const LARGE: usize = 2 << 20;
 
-/// Which slots are large results, none of them among those that the program reads: to write those past the caches saves to read from memory
-/// what is only written over.
+/// Which slots are large results, none of them among those that the program reads: to write those past the caches saves
+/// to read from memory what is only written over.
 pub fn past_caches(read: &[usize], slots: &[Slot]) -> Vec<bool> {
     let is_read = |slot: &Slot| read.iter().any(|&other| slots[other].overlaps(slot));
     let large = |slot: &Slot| slot.elements * slot.dtype.size() >= LARGE;
