@@ -6,7 +6,7 @@
 use crate::ahead::Ahead;
 use crate::bf16_tile::{LANES, Sum, WIDTH, Walk, columns};
 use crate::convolution::{Emit, Geometry, Part, Weights};
-use crate::correlation::{each_position, launch, scratch};
+use crate::correlation::{each_list, each_position, launch, scratch};
 use crate::device::Machine;
 use crate::launch::Need;
 use crate::memory::halves;
@@ -18,9 +18,6 @@ use std::ops::Range;
 
 /// Pairs of terms that are added up in registers in one go, about.
 const DEPTH: usize = 512;
-
-/// Positions whose places are listed at a time: whole tiles of every width.
-const LISTED: usize = 504;
 
 /// The runs of a phase.
 #[derive(Clone, Copy, Debug)]
@@ -252,16 +249,9 @@ impl Sums<'_> {
                 });
                 continue;
             }
-            let (mut sources, mut results, mut n) = ([0; LISTED], [0; LISTED], 0);
-            each_position(plan, phase, data, lines.clone(), |at, row| {
-                (sources[n], results[n]) = (at, row * plan.to);
-                n += 1;
-                if n == LISTED {
-                    self.positions(phase, runs, before, data, &sources, out, &results, ahead);
-                    n = 0;
-                }
+            each_list(plan, phase, data, lines.clone(), |sources, results| {
+                self.positions(phase, runs, before, data, sources, out, results, ahead);
             });
-            self.positions(phase, runs, before, data, &sources[..n], out, &results[..n], ahead);
         }
     }
 
@@ -278,9 +268,6 @@ impl Sums<'_> {
         results: &[usize],
         ahead: (&Ahead, usize),
     ) {
-        if sources.is_empty() {
-            return;
-        }
         let (pieces, cut) = runs.cut();
         let steps = [row.step * data.pitch, column.step * data.channels];
         let width = self.blocks.width;

@@ -23,9 +23,6 @@ const LIMIT: usize = 640;
 /// Terms of a sum that are added up in registers in one go otherwise.
 const DEPTH: usize = 512;
 
-/// Positions whose places are listed at a time: whole tiles of every width.
-const LISTED: usize = 504;
-
 /// Workspace of a launch.
 pub fn need(g: &Geometry, backward: bool, images: &[usize]) -> Need {
     let groups = g.conv.groups;
@@ -261,16 +258,9 @@ impl Sums<'_> {
                 continue;
             }
             // Listed once for all panels.
-            let (mut sources, mut results, mut n) = ([0; LISTED], [0; LISTED], 0);
-            each_position(plan, phase, data, lines.clone(), |at, row| {
-                (sources[n], results[n]) = (at, row * plan.to);
-                n += 1;
-                if n == LISTED {
-                    self.positions(&depths, before, data, &sources, out, &results, (past, ahead));
-                    n = 0;
-                }
+            each_list(plan, phase, data, lines.clone(), |sources, results| {
+                self.positions(&depths, before, data, sources, out, results, (past, ahead));
             });
-            self.positions(&depths, before, data, &sources[..n], out, &results[..n], (past, ahead));
         }
         if past {
             settle();
@@ -289,9 +279,6 @@ impl Sums<'_> {
         results: &[usize],
         (past, ahead): (bool, (&Ahead, usize)),
     ) {
-        if sources.is_empty() {
-            return;
-        }
         for panel in 0..self.groups * self.blocks.count {
             let (group, block) = (panel / self.blocks.count, panel % self.blocks.count);
             let first = block * self.blocks.width;
@@ -374,6 +361,32 @@ pub fn each_position<T: Copy>(
                 to += column.apart;
             }
         }
+    }
+}
+
+/// Positions whose places are listed at a time: whole tiles of every width.
+const LISTED: usize = 504;
+
+/// Calls `f` for lists of the positions of a phase, none of them empty: where their data begin, and their rows' results.
+#[inline(always)]
+pub fn each_list<T: Copy>(
+    plan: &Plan,
+    phase: [Axis; 2],
+    data: Data<'_, T>,
+    lines: Range<usize>,
+    mut f: impl FnMut(&[usize], &[usize]),
+) {
+    let (mut sources, mut results, mut n) = ([0; LISTED], [0; LISTED], 0);
+    each_position(plan, phase, data, lines, |at, row| {
+        (sources[n], results[n]) = (at, row * plan.to);
+        n += 1;
+        if n == LISTED {
+            f(&sources, &results);
+            n = 0;
+        }
+    });
+    if n > 0 {
+        f(&sources[..n], &results[..n]);
     }
 }
 
