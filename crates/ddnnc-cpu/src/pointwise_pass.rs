@@ -674,3 +674,78 @@ unsafe fn first_lanes<S: Halves>([low, high]: [S::Double; 2], n: usize) -> [S::D
         [S::load_double(all.as_ptr()), S::load_double(all.as_ptr().add(half))]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Arith, Port, Ports, run};
+    use crate::half_vector::settle;
+    use crate::simd::Level;
+
+    /// More than any run and what begins or ends it.
+    const N: usize = 200;
+
+    #[repr(align(64))]
+    struct Place<T>([T; N]);
+
+    /// A pass over some elements from `first` on, whose result begins at `to`: what it leaves of memory.
+    fn pass<T: Copy>(
+        level: Level,
+        arith: Arith<'_>,
+        src: [Port; 2],
+        result: impl Fn(&mut Place<T>) -> (*mut f32, *mut u16),
+        nothing: T,
+        (n, past): (usize, bool),
+    ) -> [T; N] {
+        let mut out = Place([nothing; N]);
+        let (floats, halves) = result(&mut out);
+        // SAFETY: operands and result have that many elements, apart from each other.
+        unsafe { run(level, arith, Ports { n, src, floats, round: false, halves, past, next: [0; 3] }) };
+        settle();
+        out.0
+    }
+
+    #[test]
+    fn a_result_past_the_caches_is_the_result() {
+        let halves = Place(std::array::from_fn(|i| (i * 2617 + 0x7f70) as u16));
+        let floats = Place(std::array::from_fn(|i| (i as f32 - 90.5) * 0.37));
+        for level in Level::available() {
+            for (from, to) in [(0, 0), (0, 1), (1, 0), (1, 1), (2, 6), (3, 16), (16, 3)] {
+                for n in [0, 1, 7, 15, 16, 31, 32, 33, 63, 64, 65, 100, 160] {
+                    let what = format!("{} {from} {to} {n}", level.name());
+                    let (half, float) = (&halves.0[from..], &floats.0[from..]);
+                    let to_halves = |out: &mut Place<u16>| (std::ptr::null_mut(), out.0[to..].as_mut_ptr());
+                    let to_floats = |out: &mut Place<f32>| (out.0[to..].as_mut_ptr(), std::ptr::null_mut());
+                    let half_port = [Port::Halves(half.as_ptr()); 2];
+                    let float_port = [Port::Floats(float.as_ptr()); 2];
+                    for past in [false, true] {
+                        // Bit for bit, what is no number too.
+                        let mut wanted = [0x5555u16; N];
+                        wanted[to..to + n].copy_from_slice(&half[..n]);
+                        let found = pass(level, Arith::Copy, half_port, to_halves, 0x5555, (n, past));
+                        assert_eq!(found, wanted, "copy {what} {past}");
+                        let mut wanted = [-1.0f32; N];
+                        for (wanted, x) in wanted[to..to + n].iter_mut().zip(float) {
+                            *wanted = x + x;
+                        }
+                        let found = pass(level, Arith::Add, float_port, to_floats, -1.0, (n, past));
+                        assert_eq!(found, wanted, "add {what} {past}");
+                        let mut wanted = [0x5555u16; N];
+                        for (wanted, &x) in wanted[to..to + n].iter_mut().zip(half) {
+                            *wanted = if f32::from_bits(u32::from(x) << 16) < 0.0 { 0 } else { x };
+                        }
+                        let mut found = pass(level, Arith::Relu, half_port, to_halves, 0x5555, (n, past));
+                        for (found, wanted) in found.iter_mut().zip(wanted) {
+                            // Below the least normal number a level may give zero, and no number is any bits of one.
+                            let tiny = |x: u16| x & 0x7f80 == 0;
+                            let nan = |x: u16| x & 0x7fff > 0x7f80;
+                            if tiny(*found) && tiny(wanted) || nan(*found) && nan(wanted) {
+                                *found = wanted;
+                            }
+                        }
+                        assert_eq!(found, wanted, "relu {what} {past}");
+                    }
+                }
+            }
+        }
+    }
+}
