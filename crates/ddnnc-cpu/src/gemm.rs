@@ -43,7 +43,7 @@ impl Gemm {
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => (8, 2),
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 | Level::Avx512Bf16 => (16, 4),
+            Level::Avx512 | Level::Avx512Bf16 | Level::Amx => (16, 4),
             #[cfg(target_arch = "aarch64")]
             Level::Neon => (4, 4),
         };
@@ -99,7 +99,7 @@ impl Gemm {
                 },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
-                Level::Avx512 | Level::Avx512Bf16 => unsafe {
+                Level::Avx512 | Level::Avx512Bf16 | Level::Amx => unsafe {
                     let table = &microkernel::avx512f::f32::UKR[vectors - 1];
                     return drive(table, (rows, columns, depth), width, panel, right, out, step, add);
                 },

@@ -374,7 +374,7 @@ pub fn with_halves(level: Level, code: impl HalvesVectored) {
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => x86::avx512(code),
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512Bf16 => x86::avx512bf16(code),
+            Level::Avx512Bf16 | Level::Amx => x86::avx512bf16(code),
         }
     }
 }

@@ -21,6 +21,8 @@
 //! memory); the other kernels are safe code on slices. This crate knows neither the language nor the training loop.
 
 mod ahead;
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod bf16_rows;
 mod bf16_tile;
 mod choices;

@@ -48,7 +48,7 @@ fn multiply_add(level: Level) -> f64 {
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => 8,
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 | Level::Avx512Bf16 => 16,
+        Level::Avx512 | Level::Avx512Bf16 | Level::Amx => 16,
         #[cfg(target_arch = "aarch64")]
         Level::Neon => 4,
     };
@@ -58,7 +58,7 @@ fn multiply_add(level: Level) -> f64 {
         Level::Avx2 => unsafe { x86::avx2() },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Level::Avx512 | Level::Avx512Bf16 => unsafe { x86::avx512() },
+        Level::Avx512 | Level::Avx512Bf16 | Level::Amx => unsafe { x86::avx512() },
         #[cfg(target_arch = "aarch64")]
         // SAFETY: as above.
         Level::Neon => unsafe { neon() },

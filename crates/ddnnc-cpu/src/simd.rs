@@ -14,6 +14,9 @@ pub enum Level {
     /// AVX-512 with products of pairs of bf16.
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
+    /// The same, with products of tiles of bf16: AMX.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
     /// NEON, which every 64-bit Arm processor has.
     #[cfg(target_arch = "aarch64")]
     Neon,
@@ -30,10 +33,12 @@ impl Level {
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512dq");
             let bf16 = avx512 && is_x86_feature_detected!("avx512bf16");
+            let amx = avx2 && bf16 && crate::amx::is_usable();
             [
                 avx2.then_some(Level::Avx2),
                 (avx2 && avx512).then_some(Level::Avx512),
                 (avx2 && bf16).then_some(Level::Avx512Bf16),
+                amx.then_some(Level::Amx),
             ]
         };
         #[cfg(target_arch = "aarch64")]
@@ -52,6 +57,8 @@ impl Level {
         Level::Avx512,
         #[cfg(target_arch = "x86_64")]
         Level::Avx512Bf16,
+        #[cfg(target_arch = "x86_64")]
+        Level::Amx,
         #[cfg(target_arch = "aarch64")]
         Level::Neon,
     ];
@@ -66,6 +73,8 @@ impl Level {
             Level::Avx512 => "avx512",
             #[cfg(target_arch = "x86_64")]
             Level::Avx512Bf16 => "avx512-bf16",
+            #[cfg(target_arch = "x86_64")]
+            Level::Amx => "amx",
             #[cfg(target_arch = "aarch64")]
             Level::Neon => "neon",
         }
@@ -75,7 +84,16 @@ impl Level {
     pub fn multiplies_bf16(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512Bf16 => true,
+            Level::Avx512Bf16 | Level::Amx => true,
+            _ => false,
+        }
+    }
+
+    /// Whether products of tiles of bf16 are one instruction.
+    pub fn multiplies_tiles(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Level::Amx => true,
             _ => false,
         }
     }
@@ -84,7 +102,7 @@ impl Level {
     pub fn is_avx512(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 | Level::Avx512Bf16 => true,
+            Level::Avx512 | Level::Avx512Bf16 | Level::Amx => true,
             _ => false,
         }
     }
@@ -107,7 +125,7 @@ impl Level {
             Level::Avx512 => unsafe { avx512(f) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512Bf16 => unsafe { avx512bf16(f) },
+            Level::Avx512Bf16 | Level::Amx => unsafe { avx512bf16(f) },
             // The build is for it.
             #[cfg(target_arch = "aarch64")]
             Level::Neon => f(),
@@ -159,7 +177,9 @@ macro_rules! at_every_level {
                 $crate::simd::Level::Avx2 => unsafe { avx2($($arg),*) },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
-                $crate::simd::Level::Avx512 | $crate::simd::Level::Avx512Bf16 => unsafe { avx512($($arg),*) },
+                $crate::simd::Level::Avx512 | $crate::simd::Level::Avx512Bf16 | $crate::simd::Level::Amx => unsafe {
+                    avx512($($arg),*)
+                },
                 #[cfg(target_arch = "aarch64")]
                 $crate::simd::Level::Neon => body($($arg),*),
             }

@@ -176,7 +176,7 @@ impl Tiles {
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => (16, 8),
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 | Level::Avx512Bf16 => (64, 16),
+            Level::Avx512 | Level::Avx512Bf16 | Level::Amx => (64, 16),
             #[cfg(target_arch = "aarch64")]
             Level::Neon => (16, 4),
         };
@@ -206,7 +206,7 @@ impl Tiles {
                 }
             }
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 | Level::Avx512Bf16 => {
+            Level::Avx512 | Level::Avx512Bf16 | Level::Amx => {
                 if rows > 48 {
                     6
                 } else {
@@ -400,7 +400,7 @@ impl Sum<'_> {
                 #[cfg(target_arch = "x86_64")]
                 Level::Avx2 => avx2(&args, columns),
                 #[cfg(target_arch = "x86_64")]
-                Level::Avx512 | Level::Avx512Bf16 => avx512(&args, columns),
+                Level::Avx512 | Level::Avx512Bf16 | Level::Amx => avx512(&args, columns),
                 #[cfg(target_arch = "aarch64")]
                 Level::Neon => neon(&args, columns),
             }

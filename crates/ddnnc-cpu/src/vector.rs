@@ -178,7 +178,7 @@ pub fn with_vectors(level: Level, code: impl Vectored) {
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => x86::avx2(code),
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 | Level::Avx512Bf16 => x86::avx512(code),
+            Level::Avx512 | Level::Avx512Bf16 | Level::Amx => x86::avx512(code),
             #[cfg(target_arch = "aarch64")]
             Level::Neon => code.run::<std::arch::aarch64::float32x4_t>(),
         }
