@@ -131,8 +131,10 @@ macro_rules! clear {
 /// to a pair. Unsafe: the thread holds [`Registers`].
 macro_rules! multiply {
     ($sums:literal, $left:literal, $right:literal) => {
-        std::arch::asm!(concat!("tdpbf16ps tmm", $sums, ", tmm", $left, ", tmm", $right),
-            options(nomem, nostack, preserves_flags))
+        std::arch::asm!(
+            concat!("tdpbf16ps tmm", $sums, ", tmm", $left, ", tmm", $right),
+            options(nomem, nostack, preserves_flags)
+        )
     };
 }
 

@@ -3,7 +3,7 @@
 //!
 //! A panel holds pairs of terms of up to [`WIDTH`] rows, `[pair][row][2]`, in the order in which they are summed. The data
 //! are runs of terms, of which a pair is 32 bits that go to all rows. Where a run has an odd number of terms its last
-//! pair takes zero instead of what follows the run.
+//! pair takes zero instead of what follows the run. With AMX ([`Products::Tiles`]) the run is followed by zeros in the panel.
 
 #![cfg_attr(
     not(target_arch = "x86_64"),
@@ -11,9 +11,18 @@
 )]
 
 use crate::ahead::Ahead;
+#[cfg(target_arch = "x86_64")]
+use crate::amx_tile;
+use crate::simd::Level;
 
 /// Rows of the widest panel.
 pub const WIDTH: usize = 64;
+
+/// Pairs that tiles multiply at once: a run in a panel is a multiple of them.
+pub const PAIRS: usize = 16;
+
+/// Columns of a tile of sums.
+const ROWS: usize = 16;
 
 /// Rows in a vector of sums; panels are whole vectors.
 pub const LANES: usize = 16;
@@ -48,10 +57,52 @@ pub struct Sum<'a> {
     pub far: bool,
     /// What else is asked for, so many lines beside every tile.
     pub ahead: (&'a Ahead, usize),
+    /// Which instructions multiply.
+    pub products: Products,
 }
 
-/// Columns of a full tile for panels of that width.
-pub fn columns(width: usize) -> usize {
+/// The instructions that multiply bf16.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Products {
+    /// A pair with vectors of pairs.
+    Pairs,
+    /// Tiles of pairs.
+    Tiles,
+}
+
+impl Products {
+    /// The fastest of a level that has any.
+    pub fn of(level: Level) -> Products {
+        if level.multiplies_tiles() { Products::Tiles } else { Products::Pairs }
+    }
+
+    /// Pairs that a run of so many terms takes in a panel.
+    pub fn pairs(self, terms: usize) -> usize {
+        match self {
+            Products::Pairs => terms.div_ceil(2),
+            Products::Tiles => terms.div_ceil(2).next_multiple_of(PAIRS),
+        }
+    }
+
+    /// Pairs that are added up in one go, about, with panels of that width: of tiles as many as leave the panel in the first
+    /// cache.
+    pub fn depth(self, width: usize) -> usize {
+        match self {
+            Products::Pairs => 512,
+            Products::Tiles => 12288 / width.max(LANES) / PAIRS * PAIRS,
+        }
+    }
+
+    /// Columns of a full tile for panels of that width.
+    pub fn columns(self, width: usize) -> usize {
+        match self {
+            Products::Pairs => columns(width),
+            Products::Tiles => ROWS * (4 * LANES / width.max(LANES)).max(1),
+        }
+    }
+}
+
+fn columns(width: usize) -> usize {
     match width / LANES {
         1 | 2 => 12,
         3 => 8,
@@ -62,7 +113,7 @@ pub fn columns(width: usize) -> usize {
 impl Sum<'_> {
     /// Result (row, j) at `out_at[j] + row` is the sum with the data from `data_at[j]` on, for any number of columns.
     ///
-    /// The processor multiplies bf16.
+    /// The processor has the instructions.
     ///
     /// # Panics
     ///
@@ -75,7 +126,7 @@ impl Sum<'_> {
         assert!(self.rows <= self.width && self.width <= WIDTH && self.width.is_multiple_of(LANES));
         assert!(data_at.len() == out_at.len(), "a place for every column");
         if outer * inner * terms > 0 {
-            let pairs = outer * inner * terms.div_ceil(2);
+            let pairs = outer * inner * self.products.pairs(terms);
             assert!(pairs * self.width * 2 <= self.panel.len(), "the panel is whole");
             let last = (outer - 1) * steps[0] + (inner - 1) * steps[1] + terms;
             let at = data_at.iter().fold(0, |most, &at| most.max(at));
@@ -86,16 +137,63 @@ impl Sum<'_> {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the assertions hold every access inside the slices; the processor has the feature.
         unsafe {
-            x86::run(self, data_at, out.as_mut_ptr(), out_at);
+            match self.products {
+                Products::Pairs => x86::run(self, data_at, out.as_mut_ptr(), out_at),
+                Products::Tiles => amx_tile::run(self, data_at, out.as_mut_ptr(), out_at),
+            }
         }
         #[cfg(not(target_arch = "x86_64"))]
         unreachable!("no such instruction");
     }
 }
 
+/// Copies the data of some columns so that column j begins at `j · pitch`: its runs, each with zeros up to a multiple of the
+/// terms that tiles multiply at once.
+///
+/// The processor has AVX-512.
+///
+/// # Panics
+///
+/// Where the data or the copy do not hold that many elements.
+pub fn gather(walk: &Walk, data: &[u16], data_at: &[usize], to: &mut [u16], pitch: usize) {
+    let Walk { counts: [outer, inner], steps, terms } = *walk;
+    if outer * inner * terms == 0 || data_at.is_empty() {
+        return;
+    }
+    let last = (outer - 1) * steps[0] + (inner - 1) * steps[1] + terms;
+    let at = data_at.iter().fold(0, |most, &at| most.max(at));
+    assert!(at + last <= data.len(), "the data are whole");
+    let copied = 2 * outer * inner * Products::Tiles.pairs(terms);
+    assert!(copied <= pitch && data_at.len() * pitch <= to.len(), "the copy has room");
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the assertions hold every access inside the slices; the processor has the feature.
+    unsafe {
+        amx_tile::gather(walk, data.as_ptr(), data_at, to.as_mut_ptr(), pitch);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    unreachable!("no such instruction");
+}
+
+/// Asks for the first run of some columns.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub fn ask(s: &Sum<'_>, data_at: &[usize]) {
+    for &at in data_at {
+        let run = s.data.as_ptr().wrapping_add(at);
+        for line in (0..s.walk.terms).step_by(32) {
+            // SAFETY: any address may be asked for.
+            unsafe {
+                std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(
+                    run.wrapping_add(line).cast(),
+                )
+            };
+        }
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{LANES, Sum};
+    use super::{LANES, Sum, ask};
     use crate::ahead::{self, LINE};
     use std::arch::x86_64::*;
     use std::mem::transmute;
@@ -141,18 +239,6 @@ mod x86 {
                 } else {
                     tile::<V, M>(s, data_at, out, out_at, asked);
                 }
-            }
-        }
-    }
-
-    /// Asks for the first run of some columns.
-    #[inline(always)]
-    fn ask(s: &Sum<'_>, data_at: &[usize]) {
-        for &at in data_at {
-            let run = s.data.as_ptr().wrapping_add(at);
-            for line in (0..s.walk.terms).step_by(32) {
-                // SAFETY: any address may be asked for.
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(run.wrapping_add(line).cast()) };
             }
         }
     }

@@ -36,7 +36,7 @@ pub fn scratch<T: Element>(g: &Geometry, backward: bool, images: &[usize]) -> us
     let part = |&images: &usize| {
         let plan = Plan::new(g, backward, images);
         let window = (0..plan.tasks()).map(|t| window::<T>(&plan, plan.task_lines(t))).max();
-        window.unwrap_or(0) + plan.line::<T>() + plan.task_rows() * plan.to
+        window.unwrap_or(0) + spare::<T>(&plan) + plan.task_rows() * plan.to
     };
     images.iter().map(part).max().unwrap_or(0)
 }
@@ -46,12 +46,17 @@ fn window<T: Element>(plan: &Plan, lines: Range<usize>) -> usize {
     (plan.window(lines, plan.from) * size_of::<T>()).div_ceil(4).next_multiple_of(16)
 }
 
+/// f32 beside the window: rows are computed in them, then they are the task's.
+fn spare<T: Element>(plan: &Plan) -> usize {
+    plan.line::<T>().max(T::SPARE)
+}
+
 /// Source channels of a group.
 fn depth(g: &Geometry, backward: bool) -> usize {
     (if backward { g.outputs } else { g.inputs }) / g.conv.groups
 }
 
-/// Runs `compute(plan, data, lines, out, ahead)` for every task of every part, then emits.
+/// Runs `compute(plan, data, lines, spare, out, ahead)` for every task of every part, then emits.
 ///
 /// `compute` writes every element of `out`, the result rows of `lines`.
 pub fn launch<T: Element>(
@@ -60,14 +65,15 @@ pub fn launch<T: Element>(
     backward: bool,
     parts: &mut [Part<'_>],
     emit: Option<&dyn Emit>,
-    compute: impl Fn(&Plan, Data<'_, T>, Range<usize>, &mut [f32], &Ahead) + Sync,
+    compute: impl Fn(&Plan, Data<'_, T>, Range<usize>, &mut [f32], &mut [f32], &Ahead) + Sync,
 ) {
     let plan = |images| Plan::new(g, backward, images);
-    let size = |plan: &Plan, lines| window::<T>(plan, lines) + plan.line::<T>();
+    let size = |plan: &Plan, lines| window::<T>(plan, lines) + spare::<T>(plan);
     launch_with(machine, parts, emit, plan, size, |plan, x, lines, worker, scratch, out, ahead| {
         let (window, line) = scratch.split_at_mut(window::<T>(plan, lines.clone()));
-        let data = plan.data(machine, x, lines.clone(), 0..plan.from, worker, T::of(window), line);
-        compute(plan, data, lines, out, ahead);
+        let rows = &mut line[..plan.line::<T>()];
+        let data = plan.data(machine, x, lines.clone(), 0..plan.from, worker, T::of(window), rows);
+        compute(plan, data, lines, line, out, ahead);
     });
 }
 
@@ -165,7 +171,7 @@ pub fn run(
         });
     });
     let sums = Sums { tiles, blocks, panels: shared, piece, groups, channels, rows, kept: emit.is_none() };
-    launch::<f32>(&machine, g, backward, parts, emit, |plan, data, lines, out, ahead| {
+    launch::<f32>(&machine, g, backward, parts, emit, |plan, data, lines, _, out, ahead| {
         sums.task(plan, data, lines, out, ahead)
     });
 }
@@ -365,7 +371,7 @@ pub fn each_position<T: Copy>(
 }
 
 /// Positions whose places are listed at a time: whole tiles of every width.
-const LISTED: usize = 504;
+pub const LISTED: usize = 576;
 
 /// Calls `f` for lists of the positions of a phase, none of them empty: where their data begin, and their rows' results.
 #[inline(always)]

@@ -42,7 +42,7 @@ pub fn run(
         }
     }
     let (weights, level) = (&*weights, machine.level);
-    launch(&machine, g, backward, parts, emit, |plan, data, lines, out, _| {
+    launch(&machine, g, backward, parts, emit, |plan, data, lines, _, out, _| {
         level.run(|| {
             for (phase, before) in plan.phases() {
                 let taps = phase[0].taps * phase[1].taps;

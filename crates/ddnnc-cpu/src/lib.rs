@@ -14,7 +14,7 @@
 //!
 //! `unsafe` stands in `memory` (views of the arena), `device`, `kernel`, `convolution_group` and the `pointwise` files
 //! (which make those views of the buffers of a program and of one launch), `pool` (sharing a result among tasks), `simd`
-//! (functions compiled for more of the processor), `gemm` (the micro-kernels of the `gemm` project), `tile`, `bf16_tile`,
+//! (functions compiled for more of the processor), `gemm` (the micro-kernels of the `gemm` project), `tile`, `bf16_tile`, `amx`, `amx_tile`,
 //! `packed_weight_tile` and `packed_weight_vectors` (the micro-kernels of convolutions), `correlation` (zeros past the
 //! caches), `transpose` (blocks in registers), `vector`, `half_vector`, `half_vector_x86`, `winograd_source`,
 //! `winograd_transform` and `winograd_patches` (vectors of each level, and transforms of patches), and `ahead` (asking for
@@ -23,6 +23,8 @@
 mod ahead;
 #[cfg(target_arch = "x86_64")]
 mod amx;
+#[cfg(target_arch = "x86_64")]
+mod amx_tile;
 mod bf16_rows;
 mod bf16_tile;
 mod choices;

@@ -79,8 +79,11 @@ fn multiply_add(level: Level) -> f64 {
 /// Multiplies and adds pairs of bf16; returns how many operations that were.
 fn dot_bf16(level: Level) -> f64 {
     #[cfg(target_arch = "x86_64")]
-    if level.multiplies_bf16() {
+    if level.multiplies_tiles() {
         // SAFETY: the level says that the processor has them.
+        return unsafe { x86::tiles() };
+    } else if level.multiplies_bf16() {
+        // SAFETY: as above.
         unsafe { x86::avx512bf16() };
     }
     let _ = level;
@@ -104,6 +107,7 @@ fn neon() {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{SUMS, TURNS};
+    use crate::amx::{Registers, multiply};
     use std::arch::x86_64::*;
     use std::hint::black_box;
 
@@ -135,6 +139,26 @@ mod x86 {
             }
         }
         black_box(sums);
+    }
+
+    /// Returns how many operations that were.
+    ///
+    /// # Safety
+    ///
+    /// The processor has AMX, and this process may use it.
+    pub(super) unsafe fn tiles() -> f64 {
+        // SAFETY: promised.
+        unsafe {
+            let _registers = Registers::new();
+            for _ in 0..TURNS / 4 {
+                multiply!(0, 4, 6);
+                multiply!(1, 4, 7);
+                multiply!(2, 5, 6);
+                multiply!(3, 5, 7);
+            }
+        }
+        // Sixteen rows by sixteen lanes of sixteen pairs each.
+        (4 * (TURNS / 4) * 2 * 16 * 16 * 32) as f64
     }
 
     #[target_feature(enable = "avx512f,avx512bf16")]

@@ -29,6 +29,9 @@ pub trait Element: Copy + Default + Send + Sync + 'static {
     /// f32 that rows are computed in, about, before they are rounded; none where they are computed in place.
     const LINE: usize;
 
+    /// f32 that a task needs beside its window and results once the window is there; rows are computed in them before.
+    const SPARE: usize;
+
     /// All rows where they lie in memory as such elements.
     fn direct(x: &dyn Rows) -> Option<&[Self]>;
 
@@ -51,6 +54,7 @@ pub trait Element: Copy + Default + Send + Sync + 'static {
 
 impl Element for f32 {
     const LINE: usize = 0;
+    const SPARE: usize = 0;
 
     fn direct(x: &dyn Rows) -> Option<&[f32]> {
         x.direct()
@@ -80,6 +84,7 @@ impl Element for f32 {
 /// bf16, to which computed rows are rounded; where both operands are of that type they hold such numbers already.
 impl Element for u16 {
     const LINE: usize = 1 << 12;
+    const SPARE: usize = 13 << 11;
 
     fn direct(x: &dyn Rows) -> Option<&[u16]> {
         x.direct_bf16()
