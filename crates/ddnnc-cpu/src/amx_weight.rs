@@ -449,8 +449,8 @@ mod tests {
                     });
                     let wrong =
                         dw.iter().zip(&expected).filter(|(a, b)| a.to_bits() != b.to_bits() && *a != *b);
-                    let first = dw.iter().zip(&expected).position(|(a, b)| a != b).map(|i| (dw[i], expected[i]));
-                    assert_eq!(wrong.count(), 0, "{first:?} {g:?} {images:?} cut {i}, computed {computed} {of_dy}");
+                    let what = format!("{g:?} {images:?} cut {i}, computed {computed} {of_dy}");
+                    assert_eq!(wrong.count(), 0, "{what}");
                     if blocks.cut.kept.is_some() {
                         for (x, n) in xs.iter().zip(images) {
                             assert!(x.loaded.load(Ordering::Relaxed) <= n * map(input), "computed once");
