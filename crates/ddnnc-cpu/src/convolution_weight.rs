@@ -5,6 +5,8 @@
 //! dy, whose columns are (tap, channel) and whose depth is the positions of a chunk. The
 //! batch is cut into pieces, and the input channels into blocks, by shape alone; the sums of the pieces are added in order.
 
+#[cfg(target_arch = "x86_64")]
+use crate::amx_weight;
 use crate::convolution::{Geometry, Rows};
 use crate::depthwise_rows;
 use crate::device::Machine;
@@ -177,7 +179,10 @@ pub fn grad_weight_need(method: Method, g: &Geometry, images: &[usize]) -> Need 
         return winograd_weight::need(g, images);
     }
     if method == Method::Bf16 {
-        return packed_weight::need::<u16>(g, images);
+        let mut need = packed_weight::need::<u16>(g, images);
+        #[cfg(target_arch = "x86_64")]
+        need.include(amx_weight::need(g, images));
+        return need;
     }
     let cut = Cut::new(g, images.iter().sum(), true);
     let scratch = cut.scratch(g, images.iter().copied(), cut.channels * g.conv.groups).iter().sum();
@@ -214,6 +219,10 @@ pub fn grad_weight(
         return winograd_weight::grad_weight(machine, g, parts, dw);
     }
     if method == Method::Bf16 {
+        #[cfg(target_arch = "x86_64")]
+        if machine.level.multiplies_tiles() {
+            return amx_weight::run(machine, g, parts, dw);
+        }
         return packed_weight::run::<u16>(machine, g, parts, dw);
     }
     if packed_weight::fits(machine.level, g) {

@@ -114,6 +114,13 @@ impl Extent {
         Extent { rows, columns, couples, lines, inputs: g.inputs, together, width }
     }
 
+    /// For chunks of so many couples of so many images, and lines; panels are not packed.
+    #[cfg(target_arch = "x86_64")]
+    pub fn of(g: &Geometry, together: usize, couples: usize, lines: usize) -> Extent {
+        let (rows, columns) = (Axis::new(g, 0), Axis::new(g, 1));
+        Extent { rows, columns, couples, lines, inputs: g.inputs, together, width: 0 }
+    }
+
     /// The most positions of y, of a couple at once.
     pub fn pairs(&self) -> usize {
         self.couples * self.lines * self.columns.result
@@ -197,6 +204,12 @@ pub struct Chunk<'a> {
 }
 
 impl Chunk<'_> {
+    /// Lines of y.
+    #[cfg(target_arch = "x86_64")]
+    pub fn lines(&self) -> Range<usize> {
+        self.lines.clone()
+    }
+
     /// The first image of each couple, and whether there is a second.
     fn couples(&self) -> impl Iterator<Item = (usize, bool)> + use<> {
         let (images, together) = (self.images, self.extent.together);
@@ -447,7 +460,15 @@ impl Load<'_> {
         }
     }
 
-    fn rows<T: Element>(&self, x: &dyn Rows, first: usize, count: usize, line: &mut [f32], out: &mut [T]) {
+    /// Rows from one on.
+    pub fn rows<T: Element>(
+        &self,
+        x: &dyn Rows,
+        first: usize,
+        count: usize,
+        line: &mut [f32],
+        out: &mut [T],
+    ) {
         if count == 0 || T::load(self.machine, x, first, count, self.worker, out) {
             return;
         }
