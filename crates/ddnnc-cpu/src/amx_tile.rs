@@ -210,7 +210,6 @@ fn evenly(at: &[usize]) -> Option<usize> {
 
 /// One tile of the panel's vectors from `first` on. Asks for what is to come meanwhile, `next` the columns of the next tile.
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "the operands of a product")]
 unsafe fn tile<S: Shape>(
     s: &Sum<'_>,
     first: usize,

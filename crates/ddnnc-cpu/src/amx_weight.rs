@@ -128,7 +128,7 @@ impl Blocks {
                         }
                     };
                     self.pack_dy(&chunk, &of, dy, task.outer.clone(), g, scratch.zeros, scratch.dy);
-                    self.multiply(&of, &task, &mut scratch.sums, scratch.x, scratch.dy, scratch.listed, add);
+                    self.multiply(&of, &task, scratch.sums, scratch.x, scratch.dy, scratch.listed, add);
                     add = true;
                 });
             });
