@@ -7,8 +7,8 @@
 //!
 //! Rows that do not lie in memory as bf16 are computed as that: those of x as the cut says, those of dy for each chunk.
 
-use crate::amx::Registers;
-use crate::amx_weight_places::{Line, Part, Places, TILE};
+use crate::amx::{LANES, Registers};
+use crate::amx_weight_places::{Line, PAIRS, Part, Places, TILE};
 use crate::amx_weight_tile::{Block, Couple, NONE, Products, Step, WIDE};
 use crate::convolution::{Geometry, Rows};
 use crate::convolution_weight::GradPart;
@@ -23,14 +23,11 @@ use std::ops::Range;
 /// Channels of a block are whole pairs of tiles.
 const WIDTH: usize = 2 * WIDE;
 
-/// Elements of a row of a tile.
-const LANES: usize = 16;
-
 /// f32 that are skipped between panels of x where they would be a multiple of a page apart.
 const APART: usize = 64;
 
 /// What of a task is in the caches.
-const ROOM: Room = Room { pairs: 256, sums: 1 << 17 };
+const ROOM: Room = Room { pairs: PAIRS, sums: 1 << 17 };
 
 /// How a weight gradient is cut.
 struct Blocks {
@@ -115,10 +112,8 @@ impl Blocks {
                         (None, None, Some(kept)) => kept,
                         _ => chunk.window(&load, part.x, scratch.line, &mut *scratch.windows[0]),
                     };
-                    let of = Part {
-                        lines: chunk.lines(),
-                        couples: (chunk.images - chunk.first).div_ceil(u16::TOGETHER),
-                    };
+                    let couples = (chunk.images - chunk.first).div_ceil(u16::TOGETHER);
+                    let of = self.places.part(chunk.lines(), couples);
                     self.pack_x(&chunk, &of, x, task.inner.clone(), g, scratch.x);
                     let dy = match part.dy.direct_bf16() {
                         Some(rows) => whole(rows, g.output),
@@ -149,30 +144,28 @@ impl Blocks {
         let Stored::Bf16(rows) = x.rows else { unreachable!("rows are bf16") };
         let (panel, panels) = (self.panel(), channels.len().div_ceil(WIDE));
         let (n, all) = (of.couples, g.inputs);
-        let mut done = 0;
-        let width = self.places.across() * n;
         let fill = |out: &mut [f32], places: Range<usize>| {
-            for i in 0..panels {
+            for i in (0..panels).filter(|_| !places.is_empty()) {
                 out[i * panel + places.start * LANES..i * panel + places.end * LANES].fill(0.0);
             }
         };
-        self.places.each_line(of, |at, line| {
-            fill(out, done..at);
-            done = at + width;
-            let Some(Line { row, column, step, count, before }) = line else { return fill(out, at..done) };
-            let first = at + before * n;
+        let mut done = 0;
+        self.places.each_line(of, |places, line| {
+            let at = std::mem::replace(&mut done, places.end);
+            let Some(Line { row, column, step, count, before }) = line else {
+                return fill(out, at..places.end);
+            };
+            let first = places.start + before * n;
             fill(out, at..first);
-            fill(out, first + count * n..done);
+            fill(out, first + count * n..places.end);
             for couple in 0..n {
                 let image = chunk.first + 2 * couple;
                 let from = (image * x.image + row * g.input[1] + column - x.base) * all + channels.start;
                 let later = (image + 1 < chunk.images).then_some(from + x.image * all);
                 let channels = channels.len();
-                Couple { rows, first: (from, later), step: step * all, count, channels }.pack(
-                    &mut out[(first + couple) * LANES..],
-                    n * LANES,
-                    panel,
-                );
+                let to = &mut out[(first + couple) * LANES..];
+                let runs = Couple { rows, first: (from, later), step: step * all, count, channels };
+                runs.pack(to, n * LANES, panel);
             }
         });
         fill(out, done..self.places.size(of));

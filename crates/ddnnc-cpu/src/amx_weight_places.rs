@@ -15,8 +15,8 @@ pub const STEP: usize = 16;
 /// f32 of the tile that sixteen pairs of sixteen channels are.
 pub const TILE: usize = 256;
 
-/// Pairs that a chunk aims at: both operands of a product are then about what the first cache holds.
-const PAIRS: usize = 256;
+/// Pairs that a chunk aims at: enough that sums are read and written seldom, while its operands stay in the second cache.
+pub const PAIRS: usize = 384;
 
 /// The most couples of a chunk of some lines of a map.
 const COUPLES: usize = 16;
@@ -120,6 +120,10 @@ pub struct Places {
 pub struct Part {
     pub lines: Range<usize>,
     pub couples: usize,
+    /// The places of planes for one couple, down.
+    down: Range<usize>,
+    /// Places of a plane, for all couples, with room for a last step that is not full.
+    plane: usize,
 }
 
 /// A line of a plane: of what row of x its places are from which place on, how many of them, and how many rows apart.
@@ -188,14 +192,16 @@ impl Places {
         self.columns.read(self.columns.result)
     }
 
-    /// Places of a plane, for all couples, with room for a last step that is not full.
-    fn plane(&self, part: &Part) -> usize {
-        self.rows.places(&part.lines).len() * self.across() * part.couples + STEP
+    /// Some lines of y of so many couples.
+    pub fn part(&self, lines: Range<usize>, couples: usize) -> Part {
+        let down = self.rows.places(&lines);
+        let plane = down.len() * self.across() * couples + STEP;
+        Part { lines, couples, down, plane }
     }
 
     /// Places of all planes.
     pub fn size(&self, part: &Part) -> usize {
-        self.rows.planes() * self.columns.planes() * self.plane(part)
+        self.rows.planes() * self.columns.planes() * part.plane
     }
 
     /// The most places of all planes of a chunk.
@@ -204,28 +210,38 @@ impl Places {
         self.rows.planes() * self.columns.planes() * (lines * self.across() * self.couples + STEP)
     }
 
-    /// Calls `f(place, line)` for the lines of all planes in order; `None` where the map has no such line, or no
-    /// tap reads it. Between them and
-    /// behind the last is nothing but the room for a last step.
-    pub fn each_line(&self, part: &Part, mut f: impl FnMut(usize, Option<Line>)) {
+    /// Calls `f(places, line)` for the lines of all planes in order; `None` where the map has no such line, or no tap reads
+    /// it. Between them and behind the last is nothing but the room for a last step. Lines that lie side by side in x and in
+    /// the plane are one.
+    pub fn each_line(&self, part: &Part, mut f: impl FnMut(Range<usize>, Option<Line>)) {
         let (rows, columns) = (&self.rows, &self.columns);
         let (least, across) = (columns.reach()[0], self.across());
-        let line = across * part.couples;
+        let (line, before) = (across * part.couples, (-least).max(0) as usize);
         for plane in 0..rows.planes() * columns.planes() {
             let (down, right) = (plane / columns.planes(), plane % columns.planes());
-            let first = (-least).max(0) as usize;
-            let count = columns.filled(right).min(across.saturating_sub(first));
-            for (i, place) in rows.places(&part.lines).enumerate() {
-                let from = Line {
-                    row: place * rows.stride + rows.phase(down),
-                    column: columns.phase(right),
-                    step: columns.stride,
-                    count,
-                    before: first.min(across),
-                };
-                let read = rows.is_read(down, place, &part.lines);
-                let there = read && place < rows.filled(down) && count > 0;
-                f(plane * self.plane(part) + i * line, there.then_some(from));
+            let count = columns.filled(right).min(across.saturating_sub(before));
+            let (filled, phase) = (rows.filled(down), rows.phase(down));
+            let from = |place: usize, lines: usize| Line {
+                row: place * rows.stride + phase,
+                column: columns.phase(right),
+                step: columns.stride,
+                count: count * lines,
+                before: before.min(across),
+            };
+            let first = plane * part.plane;
+            if rows.taps == 1
+                && rows.stride == 1
+                && columns.stride == 1
+                && across == columns.source
+                && count == across
+            {
+                f(first..first + part.down.len() * line, Some(from(part.down.start, part.down.len())));
+                continue;
+            }
+            for (i, place) in part.down.clone().enumerate() {
+                let there = count > 0 && place < filled && rows.is_read(down, place, &part.lines);
+                let first = first + i * line;
+                f(first..first + line, there.then(|| from(place, 1)));
             }
         }
     }
@@ -234,11 +250,10 @@ impl Places {
     /// row reads, of which [`Places::shift`] says the tap's. Returns how many.
     pub fn list(&self, part: &Part, row: usize, out: &mut [[u32; 2]]) -> usize {
         let (inside, steps) = (self.rows.inside(row), self.line_steps(part.couples));
-        let places = self.rows.places(&part.lines);
-        let base = row % self.rows.planes() * self.columns.planes() * self.plane(part);
+        let base = row % self.rows.planes() * self.columns.planes() * part.plane;
         let mut count = 0;
         for line in inside.start.max(part.lines.start)..inside.end.min(part.lines.end) {
-            let place = (line as isize + self.rows.ahead(row)) as usize - places.start;
+            let place = (line as isize + self.rows.ahead(row)) as usize - part.down.start;
             for step in 0..steps {
                 let of_dy = (line - part.lines.start) * steps + step;
                 let of_x = base + place * self.across() * part.couples + step * STEP;
@@ -253,7 +268,7 @@ impl Places {
     pub fn shift(&self, part: &Part, column: usize) -> usize {
         let [least, _] = self.columns.reach();
         let plane = column % self.columns.planes();
-        plane * self.plane(part) + (self.columns.ahead(column) - least) as usize * part.couples
+        plane * part.plane + (self.columns.ahead(column) - least) as usize * part.couples
     }
 }
 
@@ -293,22 +308,24 @@ mod tests {
     fn check(g: &Geometry, lines: usize, couples: usize) {
         let places = Places { lines, couples, ..Places::new(g, couples, 1) };
         for first in (0..g.output[0]).step_by(lines) {
-            let part = Part { lines: first..g.output[0].min(first + lines), couples };
+            let part = places.part(first..g.output[0].min(first + lines), couples);
             // What lies at each place: the position and couple, or zero; not a number where nothing was put.
             let size = places.size(&part);
             assert!(size <= places.most_size() && places.steps(&part) <= places.most_steps());
             let mut planes = vec![None; size];
             let mut end = 0;
             places.each_line(&part, |at, line| {
-                planes[end..at].fill(Some(None));
-                end = at + places.across() * couples;
-                planes[at..end].fill(Some(None));
+                planes[end..at.end].fill(Some(None));
+                end = at.end;
                 let Some(line) = line else { return };
                 for i in 0..line.count {
+                    // Lines may be one.
+                    let position = line.row * g.input[1] + line.column + i * line.step;
+                    let position = [position / g.input[1], position % g.input[1]];
+                    assert!(position[0] < g.input[0], "{g:?} {position:?}");
                     for couple in 0..couples {
-                        let position = [line.row, line.column + i * line.step];
-                        assert!(position[0] < g.input[0] && position[1] < g.input[1], "{g:?} {position:?}");
-                        planes[at + (line.before + i) * couples + couple] = Some(Some((position, couple)));
+                        let place = at.start + (line.before + i) * couples + couple;
+                        planes[place] = Some(Some((position, couple)));
                     }
                 }
             });

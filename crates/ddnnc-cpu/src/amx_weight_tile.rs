@@ -1,6 +1,6 @@
 //! Packing for the weight gradient by tiles of bf16, and its products.
 
-use crate::amx::{Registers, clear, load, multiply, store};
+use crate::amx::{LANES, Registers, clear, load, multiply, store};
 use crate::amx_weight_places::{STEP, TILE};
 use std::arch::x86_64::*;
 
@@ -9,9 +9,6 @@ pub const WIDE: usize = 16;
 
 /// Bytes from a row of a tile to the next.
 const ROW: usize = 64;
-
-/// f32 of a row of a tile.
-const LANES: usize = 16;
 
 /// Rows ahead that are asked for: rows of a few channels are too short for the processor to see them coming.
 const AHEAD: usize = 16;

@@ -1,7 +1,7 @@
 //! The weight gradient of a convolution of channels-last rows.
 //!
-//! Without groups and with vectors of AVX2 or AVX-512, it is made from packed operands (`packed_weight.rs`). Else
-//! dw[o, tap, c] is the sum over positions of dy[position, o] · x[position + tap, c]: tiles whose rows are output channels, straight from rows of
+//! Without groups and with vectors of AVX2 or AVX-512, it is made from packed operands (`packed_weight.rs`), in bf16 with
+//! AMX from tiles (`amx_weight.rs`). Else dw[o, tap, c] is the sum over positions of dy[position, o] · x[position + tap, c]: tiles whose rows are output channels, straight from rows of
 //! dy, whose columns are (tap, channel) and whose depth is the positions of a chunk. The
 //! batch is cut into pieces, and the input channels into blocks, by shape alone; the sums of the pieces are added in order.
 
