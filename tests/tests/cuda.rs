@@ -17,7 +17,17 @@ fn options() -> CudaOptions {
     CudaOptions { cache: Some(Cache::new(kernels)), ..CudaOptions::default() }
 }
 
+/// Whether the tests run on the machine's GPU instead of the emulator: `DDNNC_TEST_GPU=1`.
+fn on_gpu() -> bool {
+    std::env::var_os("DDNNC_TEST_GPU").is_some_and(|v| v == "1")
+}
+
+/// The emulated device, or the machine's own.
 fn device(options: CudaOptions) -> CudaDevice {
+    if on_gpu() {
+        let options = CudaOptions { poison: true, ..options };
+        return CudaDevice::open(options).expect("DDNNC_TEST_GPU=1 needs a GPU and NVRTC");
+    }
     ddnnc_emu::install().expect("the emulator's library is built with these tests");
     CudaDevice::open(options).expect("`.ci/nvrtc` installs NVRTC, and the emulator is the driver")
 }
@@ -180,6 +190,19 @@ fn tiles_of_much_shared_memory_train_as_on_the_cpu() {
     trains_on(&cuda, &model, 2, 1e-4);
 }
 
+/// Blocks whose dynamic shared memory alone is what a kernel may use without asking, and who have static shared memory
+/// besides.
+#[test]
+fn tiles_of_exactly_the_free_shared_memory_train_as_on_the_cpu() {
+    let mut model = small(Mode::Train);
+    model.recipe.precision = Precision::Bf16;
+    let cuda = device(CudaOptions { tile: Some([64, 32, 64]), ..options() });
+    let emitted = Emitted::new(&program(&model, Goal::Train), cuda.target()).expect("a legal tile");
+    let mut kernels = emitted.launches.iter().flat_map(|code| &code.kernels);
+    assert!(kernels.any(|k| k.dynamic_shared == 48 << 10 && k.source.matches("last_block(").count() > 1));
+    trains_on(&cuda, &model, 2, 2e-2);
+}
+
 /// Steps that nobody waits for, inputs given early and twice, a pause without new inputs: the same bits as calls one by
 /// one, each waited for, whose results are read after every step.
 #[test]
@@ -222,6 +245,34 @@ fn what_is_queued_ahead_comes_to_the_same_bits() {
     let ahead = read_all(run.as_ref());
     same(&plain(false), &ahead);
     same(&plain(true), &ahead);
+}
+
+/// Steps that are timed give the bits of steps that are not, whichever comes first, and every launch its time.
+#[test]
+fn timed_steps_come_to_the_same_bits() {
+    let model = small(Mode::Train);
+    let program = program(&model, Goal::Train);
+    let device = device(options());
+    let (mut plain, mut timed) = (loaded(&device, &program, &model), loaded(&device, &program, &model));
+    // What is there already is added to.
+    let mut seconds = vec![1.0; program.launches.len()];
+    for seed in 0..4 {
+        for run in [&mut plain, &mut timed] {
+            feed(run.as_mut(), &model, seed);
+        }
+        plain.run().expect("the step runs");
+        if seed == 2 {
+            timed.run().expect("the step runs");
+        } else {
+            let before = seconds.clone();
+            assert!(timed.run_timed(&mut seconds).expect("the step runs"));
+            let longer = before.iter().zip(&seconds).filter(|(before, after)| after > before).count();
+            assert_eq!(longer, seconds.len(), "every launch takes time: {seconds:?}");
+        }
+        same(&read_all(plain.as_ref()), &read_all(timed.as_ref()));
+    }
+    let products = timed.methods().expect("tiles are told").iter().filter(|m| !m.is_empty()).count();
+    assert!(products > 0 && products < seconds.len());
 }
 
 fn same(a: &Tensors, b: &Tensors) {
@@ -270,7 +321,7 @@ fn kernels_are_compiled_once() {
     let first = device(own());
     let report = *first.load_cuda(&program).expect("it loads").report();
     assert!(report.kernels > 1 && report.compiled == report.kernels && report.cached == 0, "{report:?}");
-    assert!(report.ptx, "the emulator executes no machine code");
+    assert_eq!(report.ptx, !on_gpu(), "the emulator executes no machine code");
     assert_eq!((report.launches, report.calls >= report.launches), (program.launches.len(), true));
     let again = *first.load_cuda(&program).expect("it loads").report();
     assert_eq!((again.kernels, again.compiled, again.cached), (report.kernels, 0, 0));
