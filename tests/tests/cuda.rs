@@ -8,7 +8,8 @@ use ddnnc_cuda::{CudaDevice, CudaOptions};
 use ddnnc_ir::{DType, Mode, Model, Precision};
 use ddnnc_passes::{Device, DeviceError, Executable, Goal, Program};
 use ddnnc_tests::harness::{
-    Tensors, bits, load, mismatches, model, program, random_batch, random_weights, read_all, spec,
+    Tensors, bits, load, mismatches, model, narrow, program, random_batch, random_weights, read_all, spec,
+    specs,
 };
 
 /// Compiled kernels of these tests are kept from run to run.
@@ -168,6 +169,38 @@ fn quickstart_trains_as_on_the_cpu_in_bf16() {
 #[test]
 fn resnet20_trains_as_on_the_cpu() {
     trains_as_the_cpu_does(&model(&spec("cifar10_resnet20_ekd"), Mode::Train, 2), 2, 1e-4);
+}
+
+/// Narrow networks of every spec, each step from where the CPU is. The emulator takes one of them, as it is slow.
+#[test]
+fn specs_train_as_on_the_cpu() {
+    let (names, steps) = if on_gpu() { (specs(), 3) } else { (vec!["branchynet_alexnet".to_owned()], 2) };
+    for name in names {
+        let model = narrow(&name, Mode::Train, 4);
+        let program = program(&model, Goal::Train);
+        let cpu = CpuDevice::new(Some(2)).expect("threads start");
+        let mut cpu = loaded(&cpu, &program, &model);
+        let mut cuda = loaded(&device(options()), &program, &model);
+        for step in 0..steps {
+            for run in [&mut cpu, &mut cuda] {
+                feed(run.as_mut(), &model, step);
+                run.run().expect("the step runs");
+            }
+            let (wanted, found) = (read_all(cpu.as_ref()), read_all(cuda.as_ref()));
+            let losses: Vec<&String> = wanted.keys().filter(|n| n.starts_with("loss.")).collect();
+            assert!(!losses.is_empty());
+            for loss in losses {
+                assert_eq!(
+                    mismatches(&found[loss], &wanted[loss], 1e-4),
+                    0,
+                    "{loss} of {name} at step {step}"
+                );
+            }
+            for state in program.persistent.keys() {
+                cuda.write_f32(state, &wanted[state]).expect("its length");
+            }
+        }
+    }
 }
 
 #[test]
