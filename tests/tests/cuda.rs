@@ -66,6 +66,10 @@ fn feed(run: &mut dyn Executable, model: &Model, seed: u64) {
     let (image, label) = random_batch(model, seed);
     run.write_f32(&model.input.0, &image).expect("the image's length");
     run.write_i64(&model.target.0, &label).expect("the label's length");
+    // Of dropout. What is not given again need not be there any more.
+    if run.program().inputs.contains_key("rng") {
+        run.write_i64("rng", &[7, seed as i64]).expect("two numbers");
+    }
 }
 
 fn loaded(device: &dyn Device, program: &Program, model: &Model) -> Box<dyn Executable> {
