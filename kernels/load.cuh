@@ -116,17 +116,18 @@ template <typename E, int COLUMNS, bool OUTER> __device__ __forceinline__ int pl
     return row * CHUNKS + (c ^ ((row * STEP / ROWS_OF_EIGHT) & MASK));
 }
 
+// N neighbouring elements of a tile, read in accesses of 16 bytes at most.
+template <typename T, int N> struct alignas(N * sizeof(T) < 16 ? N * sizeof(T) : 16) Lump { T v[N]; };
+
 // An operand that is read as it lies in memory.
 template <typename E> struct Direct {
     static constexpr int RAW_ELEMENT = 0;
-    static constexpr bool MAKES = false, IN_PLACE = true;
+    static constexpr bool MAKES = false;
     const E* p;
     template <int G> __device__ __forceinline__ void copy(char*, E* to, int, int, int at) const {
         copy_async<G * (int)sizeof(E)>(to, p + max(at, 0), at >= 0);
     }
     __device__ void fill(float*, int, int, int) const {}
-    template <int G>
-    __device__ void make(const char*, int, E*, int, int, const float*, int, int, int) const {}
 };
 
 // One operand of a block: ROWS x COLUMNS elements of E in each stage, copied by all THREADS threads. A thread copies the
@@ -166,45 +167,75 @@ struct Operand {
         }
     }
 
-    // Calls f(granule of the chunk, where it goes, its number among what this thread copies, u, v).
-    template <class F> __device__ __forceinline__ void each(E* tile, int k, F f) {
-        const int column = (int)threadIdx.x % ROW_CHUNKS, row0 = (int)threadIdx.x / ROW_CHUNKS;
-        #pragma unroll
-        for (int g = 0; g < GRANULES; g++) {
-            typename Index::V v;
-            if constexpr (OUTER) v = vs[g];
-            else v = index.v(k + column * VECTOR + g * G);
-            #pragma unroll
-            for (int i = 0; i < COUNT; i++) {
-                const int row = row0 + i * ROW_STEP;
-                typename Index::U u;
-                if constexpr (OUTER) u = index.u(k + row);
-                else u = us[i];
-                E* to = tile + place<E, COLUMNS, OUTER>(row, column) * VECTOR + g * G;
-                f(to, (i * THREADS + (int)threadIdx.x) * VECTOR + g * G, index.offset(u, v), v, column * VECTOR + g * G);
-            }
-        }
+    // The column of a granule of this thread's chunk, and the row of the i-th chunk, in the tile at depth k.
+    __device__ __forceinline__ typename Index::V column_of(int k, int column, int g) const {
+        if constexpr (OUTER) return vs[g];
+        else return index.v(k + column * VECTOR + g * G);
+    }
+    __device__ __forceinline__ typename Index::U row_of(int k, int row0, int i) const {
+        if constexpr (OUTER) return index.u(k + row0 + i * ROW_STEP);
+        else return us[i];
     }
 
     // Starts the copies of the tile at depth k.
     __device__ __forceinline__ void load(char* tile, char* raw, int k) {
-        each((E*)tile, k, [&](E* to, int slot, int at, typename Index::V, int) {
-            chain.template copy<G>(raw, to, slot, ELEMENTS, at);
-        });
+        const int column = (int)threadIdx.x % ROW_CHUNKS, row0 = (int)threadIdx.x / ROW_CHUNKS;
+        #pragma unroll
+        for (int g = 0; g < GRANULES; g++) {
+            const typename Index::V v = column_of(k, column, g);
+            #pragma unroll
+            for (int i = 0; i < COUNT; i++) {
+                const int row = row0 + i * ROW_STEP, at = index.offset(row_of(k, row0, i), v);
+                E* to = (E*)tile + place<E, COLUMNS, OUTER>(row, column) * VECTOR + g * G;
+                chain.template copy<G>(raw, to, (i * THREADS + (int)threadIdx.x) * VECTOR + g * G, ELEMENTS, at);
+            }
+        }
     }
 
-    // Makes the operand of what this thread copied.
+    // Makes the operand of what this thread copied. Of a few rows at a time everything is read before anything is written,
+    // so that they do not wait for one another; not where every row has to be decoded, which is slower so (on an H100).
     __device__ __forceinline__ void make(char* tile, const char* raw, const float* table, int k, int channel) {
         if constexpr (Chain::MAKES) {
-            each((E*)tile, k, [&](E* to, int slot, int at, typename Index::V v, int column) {
+            constexpr int BATCH = OUTER ? 1 : COUNT % 4 == 0 ? 4 : COUNT % 2 == 0 ? 2 : 1;
+            const int column = (int)threadIdx.x % ROW_CHUNKS, row0 = (int)threadIdx.x / ROW_CHUNKS;
+            #pragma unroll
+            for (int g = 0; g < GRANULES; g++) {
+                const typename Index::V v = column_of(k, column, g);
                 const int c = index.channel(v);
-                if (at >= 0) {
-                    chain.template make<G>(raw, slot, to, ELEMENTS, at, table, OUTER ? column : c, TABLE, channel + c);
-                } else if constexpr (!Chain::IN_PLACE) {
-                    const float zeros[G] = {};
-                    pack(to, zeros);
+                // Where there is no element, constants of the first entry, which is filled always.
+                const typename Chain::template Constants<G> constants(
+                    table, c < 0 ? 0 : OUTER ? column * VECTOR + g * G : c, TABLE);
+                #pragma unroll
+                for (int first = 0; first < COUNT; first += BATCH) {
+                    typename Chain::template Raw<G> raws[BATCH];
+                    E* to[BATCH];
+                    if constexpr (!OUTER) {
+                        #pragma unroll
+                        for (int b = 0; b < BATCH; b++) take(raws[b], to[b], tile, raw, row0, column, first + b, g);
+                    }
+                    #pragma unroll
+                    for (int b = 0; b < BATCH; b++) {
+                        const int at = index.offset(row_of(k, row0, first + b), v);
+                        float y[G] = {};
+                        if constexpr (OUTER) {
+                            take(raws[b], to[b], tile, raw, row0, column, first + b, g);
+                            if (at >= 0) chain.template make<G>(raws[b], at, constants, channel + c, y);
+                        } else {
+                            chain.template make<G>(raws[b], max(at, 0), constants, channel + max(c, 0), y);
+                            #pragma unroll
+                            for (int e = 0; e < G; e++) y[e] = at >= 0 ? y[e] : 0.0f;
+                        }
+                        pack(to[b], y);
+                    }
                 }
-            });
+            }
         }
+    }
+
+    // The i-th chunk's granule as it was copied, and its place in the tile.
+    template <class Raw>
+    __device__ __forceinline__ void take(Raw& r, E*& to, char* tile, const char* raw, int row0, int column, int i, int g) {
+        to = (E*)tile + place<E, COLUMNS, OUTER>(row0 + i * ROW_STEP, column) * VECTOR + g * G;
+        r.load(raw, (i * THREADS + (int)threadIdx.x) * VECTOR + g * G, to, ELEMENTS);
     }
 };

@@ -19,10 +19,15 @@ struct bf16 { unsigned short bits; };
 __device__ __forceinline__ float to_float(float x) { return x; }
 __device__ __forceinline__ float to_float(bf16 x) { return __uint_as_float((uint)x.bits << 16); }
 
-// Rounded to the nearest, ties to even; NaN stays NaN.
+// Rounded to the nearest, ties to even; NaN stays NaN. Of two at once: the instruction for one runs at a quarter of the rate.
+__device__ __forceinline__ uint pair_of(float low, float high) {
+    uint r;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+    return r;
+}
 __device__ __forceinline__ bf16 to_bf16(float x) {
     bf16 r;
-    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(r.bits) : "f"(x));
+    r.bits = (unsigned short)pair_of(x, 0.0f);
     return r;
 }
 template <typename T> __device__ __forceinline__ T from_float(float x);
@@ -107,9 +112,6 @@ template <int N> __device__ __forceinline__ void pack(float* p, const float (&x)
         #pragma unroll
         for (int i = 0; i < N; i += 4) *(float4*)(p + i) = make_float4(x[i], x[i + 1], x[i + 2], x[i + 3]);
     }
-}
-__device__ __forceinline__ uint pair_of(float low, float high) {
-    return (uint)to_bf16(low).bits | (uint)to_bf16(high).bits << 16;
 }
 template <int N> __device__ __forceinline__ void pack(bf16* p, const float (&x)[N]) {
     if constexpr (N == 1) *p = to_bf16(x[0]);

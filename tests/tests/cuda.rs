@@ -8,7 +8,8 @@ use ddnnc_cuda::{CudaDevice, CudaOptions};
 use ddnnc_ir::{DType, Mode, Model, Precision};
 use ddnnc_passes::{Device, DeviceError, Executable, Goal, Program};
 use ddnnc_tests::harness::{
-    Tensors, bits, load, mismatches, model, program, random_batch, random_weights, read_all, spec,
+    Tensors, bits, load, mismatches, model, narrow, program, random_batch, random_weights, read_all, spec,
+    specs,
 };
 
 /// Compiled kernels of these tests are kept from run to run.
@@ -17,7 +18,17 @@ fn options() -> CudaOptions {
     CudaOptions { cache: Some(Cache::new(kernels)), ..CudaOptions::default() }
 }
 
+/// Whether the tests run on the machine's GPU instead of the emulator: `DDNNC_TEST_GPU=1`.
+fn on_gpu() -> bool {
+    std::env::var_os("DDNNC_TEST_GPU").is_some_and(|v| v == "1")
+}
+
+/// The emulated device, or the machine's own.
 fn device(options: CudaOptions) -> CudaDevice {
+    if on_gpu() {
+        let options = CudaOptions { poison: true, ..options };
+        return CudaDevice::open(options).expect("DDNNC_TEST_GPU=1 needs a GPU and NVRTC");
+    }
     ddnnc_emu::install().expect("the emulator's library is built with these tests");
     CudaDevice::open(options).expect("`.ci/nvrtc` installs NVRTC, and the emulator is the driver")
 }
@@ -55,6 +66,10 @@ fn feed(run: &mut dyn Executable, model: &Model, seed: u64) {
     let (image, label) = random_batch(model, seed);
     run.write_f32(&model.input.0, &image).expect("the image's length");
     run.write_i64(&model.target.0, &label).expect("the label's length");
+    // Of dropout. What is not given again need not be there any more.
+    if run.program().inputs.contains_key("rng") {
+        run.write_i64("rng", &[7, seed as i64]).expect("two numbers");
+    }
 }
 
 fn loaded(device: &dyn Device, program: &Program, model: &Model) -> Box<dyn Executable> {
@@ -160,6 +175,38 @@ fn resnet20_trains_as_on_the_cpu() {
     trains_as_the_cpu_does(&model(&spec("cifar10_resnet20_ekd"), Mode::Train, 2), 2, 1e-4);
 }
 
+/// Narrow networks of every spec, each step from where the CPU is. The emulator takes one of them, as it is slow.
+#[test]
+fn specs_train_as_on_the_cpu() {
+    let (names, steps) = if on_gpu() { (specs(), 3) } else { (vec!["branchynet_alexnet".to_owned()], 2) };
+    for name in names {
+        let model = narrow(&name, Mode::Train, 4);
+        let program = program(&model, Goal::Train);
+        let cpu = CpuDevice::new(Some(2)).expect("threads start");
+        let mut cpu = loaded(&cpu, &program, &model);
+        let mut cuda = loaded(&device(options()), &program, &model);
+        for step in 0..steps {
+            for run in [&mut cpu, &mut cuda] {
+                feed(run.as_mut(), &model, step);
+                run.run().expect("the step runs");
+            }
+            let (wanted, found) = (read_all(cpu.as_ref()), read_all(cuda.as_ref()));
+            let losses: Vec<&String> = wanted.keys().filter(|n| n.starts_with("loss.")).collect();
+            assert!(!losses.is_empty());
+            for loss in losses {
+                assert_eq!(
+                    mismatches(&found[loss], &wanted[loss], 1e-4),
+                    0,
+                    "{loss} of {name} at step {step}"
+                );
+            }
+            for state in program.persistent.keys() {
+                cuda.write_f32(state, &wanted[state]).expect("its length");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_small_net_trains_as_on_the_cpu_in_bf16() {
     let mut model = small(Mode::Train);
@@ -178,6 +225,19 @@ fn tiles_of_much_shared_memory_train_as_on_the_cpu() {
     let shared = emitted.launches.iter().flat_map(|code| &code.kernels).map(|k| k.dynamic_shared).max();
     assert!(shared > Some(48 << 10), "{shared:?}");
     trains_on(&cuda, &model, 2, 1e-4);
+}
+
+/// Blocks whose dynamic shared memory alone is what a kernel may use without asking, and who have static shared memory
+/// besides.
+#[test]
+fn tiles_of_exactly_the_free_shared_memory_train_as_on_the_cpu() {
+    let mut model = small(Mode::Train);
+    model.recipe.precision = Precision::Bf16;
+    let cuda = device(CudaOptions { tile: Some([64, 32, 64]), ..options() });
+    let emitted = Emitted::new(&program(&model, Goal::Train), cuda.target()).expect("a legal tile");
+    let mut kernels = emitted.launches.iter().flat_map(|code| &code.kernels);
+    assert!(kernels.any(|k| k.dynamic_shared == 48 << 10 && k.source.matches("last_block(").count() > 1));
+    trains_on(&cuda, &model, 2, 2e-2);
 }
 
 /// Steps that nobody waits for, inputs given early and twice, a pause without new inputs: the same bits as calls one by
@@ -222,6 +282,34 @@ fn what_is_queued_ahead_comes_to_the_same_bits() {
     let ahead = read_all(run.as_ref());
     same(&plain(false), &ahead);
     same(&plain(true), &ahead);
+}
+
+/// Steps that are timed give the bits of steps that are not, whichever comes first, and every launch its time.
+#[test]
+fn timed_steps_come_to_the_same_bits() {
+    let model = small(Mode::Train);
+    let program = program(&model, Goal::Train);
+    let device = device(options());
+    let (mut plain, mut timed) = (loaded(&device, &program, &model), loaded(&device, &program, &model));
+    // What is there already is added to.
+    let mut seconds = vec![1.0; program.launches.len()];
+    for seed in 0..4 {
+        for run in [&mut plain, &mut timed] {
+            feed(run.as_mut(), &model, seed);
+        }
+        plain.run().expect("the step runs");
+        if seed == 2 {
+            timed.run().expect("the step runs");
+        } else {
+            let before = seconds.clone();
+            assert!(timed.run_timed(&mut seconds).expect("the step runs"));
+            let longer = before.iter().zip(&seconds).filter(|(before, after)| after > before).count();
+            assert_eq!(longer, seconds.len(), "every launch takes time: {seconds:?}");
+        }
+        same(&read_all(plain.as_ref()), &read_all(timed.as_ref()));
+    }
+    let products = timed.methods().expect("tiles are told").iter().filter(|m| !m.is_empty()).count();
+    assert!(products > 0 && products < seconds.len());
 }
 
 fn same(a: &Tensors, b: &Tensors) {
@@ -270,7 +358,7 @@ fn kernels_are_compiled_once() {
     let first = device(own());
     let report = *first.load_cuda(&program).expect("it loads").report();
     assert!(report.kernels > 1 && report.compiled == report.kernels && report.cached == 0, "{report:?}");
-    assert!(report.ptx, "the emulator executes no machine code");
+    assert_eq!(report.ptx, !on_gpu(), "the emulator executes no machine code");
     assert_eq!((report.launches, report.calls >= report.launches), (program.launches.len(), true));
     let again = *first.load_cuda(&program).expect("it loads").report();
     assert_eq!((again.kernels, again.compiled, again.cached), (report.kernels, 0, 0));

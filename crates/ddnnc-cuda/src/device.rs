@@ -7,10 +7,11 @@ use crate::driver::{self, Context, DeviceMemory};
 use crate::emitted::Emitted;
 use crate::executable::{Call, CudaExecutable, LoadReport, Parts};
 use crate::layout::{Addresses, MemoryPlan};
+use crate::limits;
 use crate::module::{Module, Refused};
 use crate::nvrtc::{self, NvrtcError, Output};
 use cudarc::driver::{result, sys};
-use ddnnc_passes::{Device, DeviceError, Executable, Program};
+use ddnnc_passes::{Device, DeviceError, Executable, Limits, Program};
 use rustc_hash::FxHashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -90,6 +91,8 @@ pub struct CudaOptions {
     pub threads: usize,
     /// Runs a step kernel by kernel and waits for each, so that a failure names its launch; slow.
     pub stepwise: bool,
+    /// Fills memory with NaN before the first step, so that what no kernel has written shows; for tests.
+    pub poison: bool,
     /// Who is told what loading does.
     pub watch: Arc<dyn Watch>,
 }
@@ -104,6 +107,7 @@ impl Default for CudaOptions {
             cache: Cache::default_folder().map(Cache::new),
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             stepwise: false,
+            poison: false,
             watch: Arc::new(Nobody),
         }
     }
@@ -229,8 +233,9 @@ impl CudaDevice {
         let calls = self.calls(program, &emitted, &modules, &addresses)?;
         report.calls = calls.len();
         report.milliseconds = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let stepwise = self.options.stepwise;
-        let parts = Parts { program: program.clone(), addresses, memory, modules, calls, stepwise, report };
+        let CudaOptions { stepwise, poison, .. } = self.options;
+        let program = program.clone();
+        let parts = Parts { program, addresses, memory, modules, calls, stepwise, poison, report };
         let executable = CudaExecutable::new(&self.context, parts)?;
         self.options.watch.loaded(executable.report());
         Ok(executable)
@@ -348,6 +353,7 @@ impl CudaDevice {
                     grid: kernel.grid,
                     block: kernel.block,
                     shared: kernel.dynamic_shared,
+                    choice: kernel.choice.clone(),
                     parameters: kernel.arguments.iter().map(address).collect::<Result<_, _>>()?,
                 });
             }
@@ -389,5 +395,21 @@ impl Device for CudaDevice {
 
     fn load(&self, program: &Program) -> Result<Box<dyn Executable>, DeviceError> {
         Ok(Box::new(self.load_cuda(program)?))
+    }
+
+    fn settings(&self) -> Vec<(&'static str, String)> {
+        let tf32 = (self.target.math == Math::Tf32).then(|| ("tf32", "on".to_owned()));
+        [("card", self.name.clone())].into_iter().chain(tf32).collect()
+    }
+
+    /// What the data sheet says of the newest card in the table of [`limits`](crate::limits) that is not newer than this.
+    fn limits(&self) -> Option<Limits> {
+        let card = limits::card_of(self.target.arch);
+        let f32_tflops = if self.target.math == Math::Tf32 { card.tf32_tflops } else { card.f32_tflops };
+        Some(Limits {
+            f32_flops: f32_tflops * 1e12,
+            bf16_flops: card.bf16_tflops * 1e12,
+            bytes: card.memory_gbs * 1e9,
+        })
     }
 }

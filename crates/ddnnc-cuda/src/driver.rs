@@ -195,9 +195,25 @@ unsafe impl Send for Event {}
 impl Event {
     /// One that counts as past until it is recorded.
     pub fn new(context: &Arc<Context>) -> Result<Event, DeviceError> {
+        Event::with(context, sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
+    }
+
+    /// The same, for [`Event::seconds_since`]; recording it takes the device longer.
+    pub fn timed(context: &Arc<Context>) -> Result<Event, DeviceError> {
+        Event::with(context, sys::CUevent_flags::CU_EVENT_DEFAULT)
+    }
+
+    fn with(context: &Arc<Context>, flags: sys::CUevent_flags) -> Result<Event, DeviceError> {
         context.bind()?;
-        let event = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING);
-        Ok(Event { event: check("making an event", event)?, context: Arc::clone(context) })
+        let event = check("making an event", result::event::create(flags))?;
+        Ok(Event { event, context: Arc::clone(context) })
+    }
+
+    /// Seconds from `earlier` to this one, which are both timed, recorded and past.
+    pub fn seconds_since(&self, earlier: &Event) -> Result<f64, DeviceError> {
+        // SAFETY: both live.
+        let milliseconds = unsafe { result::event::elapsed(earlier.event, self.event) };
+        Ok(f64::from(check("the time between two events", milliseconds)?) / 1e3)
     }
 
     /// Puts it behind what `stream` holds now.
@@ -253,17 +269,17 @@ impl Stream {
         check("ordering streams", unsafe { result::stream::wait_event(self.stream, event.event, flags) })
     }
 
-    /// Queues zeros.
+    /// Queues writing the same byte everywhere.
     ///
     /// # Safety
     ///
     /// Allocated memory, which stays until the work is done.
-    pub unsafe fn clear(&self, address: u64, bytes: usize) -> Result<(), DeviceError> {
+    pub unsafe fn fill(&self, address: u64, byte: u8, bytes: usize) -> Result<(), DeviceError> {
         if bytes == 0 {
             return Ok(());
         }
         // SAFETY: the caller's promise.
-        check("clearing memory", unsafe { result::memset_d8_async(address, 0, bytes, self.stream) })
+        check("filling memory", unsafe { result::memset_d8_async(address, byte, bytes, self.stream) })
     }
 
     /// Queues a copy to the device of `bytes` at `offset`.

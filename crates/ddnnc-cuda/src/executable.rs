@@ -25,6 +25,8 @@ pub struct Call {
     pub block: u32,
     /// Bytes of dynamic shared memory.
     pub shared: u32,
+    /// How the kernel's work is cut; may be empty.
+    pub choice: String,
     /// The addresses.
     pub parameters: Vec<u64>,
 }
@@ -61,14 +63,19 @@ const BOUNCE_BYTES: usize = 4 << 20;
 pub struct CudaExecutable {
     program: Program,
     report: LoadReport,
-    step: Step,
+    /// The step's calls.
+    calls: Vec<Call>,
+    /// The same, captured; `None` where a step makes them one by one and waits for each, so that a failure names its launch.
+    graph: Option<Graph>,
     staging: Staging,
-    /// Small outputs as the last step left them: name → offset in `small`.
-    small_outputs: IndexMap<String, usize>,
+    /// Outputs that come to `small` with every step, by name.
+    small_outputs: IndexMap<String, SmallOutput>,
     small: Pinned,
     bounce: RefCell<Pinned>,
     /// The last step has ended.
     done: Event,
+    /// Before the first call and behind every one, for steps that are timed; made when the first of them is.
+    moments: Vec<Event>,
     compute: Stream,
     addresses: Addresses,
     _memory: DeviceMemory,
@@ -77,13 +84,14 @@ pub struct CudaExecutable {
     context: Arc<Context>,
 }
 
-/// What a run does.
-#[derive(Debug)]
-enum Step {
-    /// Replays the captured calls.
-    Graph(Graph),
-    /// Makes the calls one by one and waits for each, so that a failure names its launch.
-    Calls(Vec<Call>),
+/// An output and its place in page-locked memory.
+#[derive(Clone, Copy, Debug)]
+struct SmallOutput {
+    /// Where it lies on the device.
+    address: u64,
+    bytes: usize,
+    /// Where it lies in the memory of small outputs.
+    offset: usize,
 }
 
 /// What makes an executable.
@@ -100,6 +108,8 @@ pub struct Parts {
     pub calls: Vec<Call>,
     /// Whether calls are made one by one.
     pub stepwise: bool,
+    /// Whether arena and workspace begin as NaN.
+    pub poison: bool,
     /// How it was loaded so far.
     pub report: LoadReport,
 }
@@ -107,51 +117,47 @@ pub struct Parts {
 impl CudaExecutable {
     /// Clears persistent buffers and counters, and captures the step.
     pub fn new(context: &Arc<Context>, parts: Parts) -> Result<CudaExecutable, DeviceError> {
-        let Parts { program, addresses, memory, modules, calls, stepwise, report } = parts;
+        let Parts { program, addresses, memory, modules, calls, stepwise, poison, report } = parts;
         let compute = Stream::new(context)?;
-        // SAFETY: both lie in `memory`, and the stream is waited for below.
+        // SAFETY: all lie in `memory`, and the stream is waited for below.
         unsafe {
-            compute.clear(addresses.persistent, report.memory.persistent)?;
-            compute.clear(addresses.counters, report.memory.counters)?;
+            compute.fill(addresses.persistent, 0, report.memory.persistent)?;
+            compute.fill(addresses.counters, 0, report.memory.counters)?;
+            if poison {
+                compute.fill(addresses.arena, 0xff, report.memory.arena)?;
+                compute.fill(addresses.workspace, 0xff, report.memory.workspace)?;
+            }
         }
         compute.wait()?;
         let (mut small_outputs, mut small_bytes) = (IndexMap::new(), 0);
-        let mut copies = Vec::new();
         for (name, &id) in &program.outputs {
             let buffer = program.buffer(id);
             let (bytes, in_arena) = (buffer.ty.bytes(), matches!(buffer.place, Place::Arena { .. }));
-            if in_arena && bytes <= SMALL_OUTPUT {
-                small_outputs.insert(name.clone(), small_bytes);
-                copies.push((small_bytes, addresses.buffer(&program, id), bytes));
+            // A step that is made call by call is for faults: what it gives is read when it is asked for.
+            if in_arena && bytes <= SMALL_OUTPUT && !stepwise {
+                let address = addresses.buffer(&program, id);
+                small_outputs.insert(name.clone(), SmallOutput { address, bytes, offset: small_bytes });
                 small_bytes += bytes.next_multiple_of(64);
             }
         }
         let small = Pinned::new(context, small_bytes)?;
-        let copy_out = || {
-            copies.iter().try_for_each(|&(offset, from, bytes)| {
-                // SAFETY: the executable owns both and waits for its stream before it lets go of them; a read waits
-                // for `done`, which comes after the copies.
-                unsafe { compute.copy_out(&small, offset, from, bytes) }
+        let mut calls = calls;
+        let mut capture = || {
+            compute.capture(|| {
+                calls.iter_mut().try_for_each(|call| queue(&compute, &program, call))?;
+                copy_small(&compute, &small, &small_outputs)
             })
         };
-        let mut calls = calls;
-        let step = if stepwise {
-            // Every output is asked for when it is needed.
-            small_outputs.clear();
-            Step::Calls(calls)
-        } else {
-            Step::Graph(compute.capture(|| {
-                calls.iter_mut().try_for_each(|call| queue(&compute, &program, call))?;
-                copy_out()
-            })?)
-        };
+        let graph = if stepwise { None } else { Some(capture()?) };
         Ok(CudaExecutable {
             staging: Staging::new(context, &program, &addresses)?,
             bounce: RefCell::new(Pinned::new(context, BOUNCE_BYTES)?),
             done: Event::new(context)?,
+            moments: Vec::new(),
             program,
             report,
-            step,
+            calls,
+            graph,
             small_outputs,
             small,
             compute,
@@ -210,9 +216,9 @@ impl CudaExecutable {
 
     fn read(&self, name: &str, id: BufferId, data: &mut [u8]) -> Result<(), DeviceError> {
         self.context.bind()?;
-        if let Some(&offset) = self.small_outputs.get(name) {
+        if let Some(output) = self.small_outputs.get(name) {
             self.done.wait()?;
-            self.small.read(offset, data);
+            self.small.read(output.offset, data);
             return Ok(());
         }
         let from = self.addresses.buffer(&self.program, id);
@@ -226,6 +232,19 @@ impl CudaExecutable {
         }
         Ok(())
     }
+}
+
+/// Queues the copies of small outputs behind the step that makes them.
+fn copy_small(
+    stream: &Stream,
+    small: &Pinned,
+    outputs: &IndexMap<String, SmallOutput>,
+) -> Result<(), DeviceError> {
+    outputs.values().try_for_each(|output| {
+        // SAFETY: the executable owns both and waits for its stream before it lets go of them; a read waits for `done`,
+        // which comes after the copies.
+        unsafe { stream.copy_out(small, output.offset, output.address, output.bytes) }
+    })
 }
 
 /// Queues a call on a stream.
@@ -286,19 +305,54 @@ impl Executable for CudaExecutable {
     fn run(&mut self) -> Result<(), DeviceError> {
         self.context.bind()?;
         self.staging.take(&self.compute)?;
-        match &mut self.step {
+        if let Some(graph) = &self.graph {
             // SAFETY: the executable owns what the graph was captured with, and waits before it lets go of it.
-            Step::Graph(graph) => unsafe { self.compute.replay(graph) }?,
-            Step::Calls(calls) => {
-                for call in calls {
-                    queue(&self.compute, &self.program, call)?;
-                    self.compute.wait().map_err(|error| {
-                        DeviceError::Failed(format!("{}: {error}", described(&self.program, call)))
-                    })?;
-                }
+            unsafe { self.compute.replay(graph) }?;
+        } else {
+            for call in &mut self.calls {
+                queue(&self.compute, &self.program, call)?;
+                self.compute.wait().map_err(|error| {
+                    DeviceError::Failed(format!("{}: {error}", described(&self.program, call)))
+                })?;
             }
         }
         self.done.record(&self.compute)
+    }
+
+    /// Makes the calls one after the other with a moment between launches, where `run` replays them as one graph. Where
+    /// kernels are shorter than the driver takes to start one, that time is in them.
+    fn run_timed(&mut self, seconds: &mut [f64]) -> Result<bool, DeviceError> {
+        self.context.bind()?;
+        while self.moments.len() <= self.report.launches {
+            self.moments.push(Event::timed(&self.context)?);
+        }
+        self.staging.take(&self.compute)?;
+        self.moments[0].record(&self.compute)?;
+        let mut calls = self.calls.iter_mut().peekable();
+        for launch in 0..self.report.launches {
+            while let Some(call) = calls.next_if(|call| call.launch == launch) {
+                queue(&self.compute, &self.program, call)?;
+            }
+            self.moments[launch + 1].record(&self.compute)?;
+        }
+        copy_small(&self.compute, &self.small, &self.small_outputs)?;
+        self.done.record(&self.compute)?;
+        self.done.wait()?;
+        for (pair, seconds) in self.moments.windows(2).zip(seconds) {
+            *seconds += pair[1].seconds_since(&pair[0])?;
+        }
+        Ok(true)
+    }
+
+    /// The tiles of matrix products: `128x64x32`.
+    fn methods(&self) -> Option<Vec<String>> {
+        let mut methods = vec![String::new(); self.report.launches];
+        for call in &self.calls {
+            if let Some(tile) = call.choice.strip_prefix("tile ") {
+                methods[call.launch] = tile.split(',').next().unwrap_or_default().to_owned();
+            }
+        }
+        Some(methods)
     }
 
     fn inputs_wait_apart(&self) -> bool {

@@ -77,21 +77,24 @@ impl Module {
 
     /// A kernel of it, allowed to use that many bytes of dynamic shared memory.
     pub fn function(&self, name: &str, dynamic_shared: u32) -> Result<Function, DeviceError> {
-        /// What every kernel may use without asking.
-        const FREE: u32 = 48 << 10;
         self.context.bind()?;
         let failed = |e: std::ffi::NulError| DeviceError::Failed(format!("kernel `{name}`: {e}"));
         let text = CString::new(name).map_err(failed)?;
         // SAFETY: the module is loaded.
         let found = unsafe { result::module::get_function(self.module, text) };
         let function = check(&format!("looking for kernel `{name}`"), found)?;
-        if dynamic_shared > FREE {
-            let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            // SAFETY: a kernel of a loaded module.
+        // 48 KiB, less what the kernel has of static shared memory, unless the driver is asked for more. Launches share
+        // kernels, so that what one of them has asked for stays.
+        let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        let doing = || format!("{dynamic_shared} bytes of shared memory for kernel `{name}`");
+        // SAFETY: a kernel of a loaded module.
+        let allowed = unsafe { result::function::get_function_attribute(function, attribute) };
+        if check(&doing(), allowed)? < dynamic_shared as i32 {
+            // SAFETY: as above.
             let set = unsafe {
                 result::function::set_function_attribute(function, attribute, dynamic_shared as i32)
             };
-            check(&format!("{dynamic_shared} bytes of shared memory for kernel `{name}`"), set)?;
+            check(&doing(), set)?;
         }
         // Asking anything of a kernel loads it. Else the driver would load it at its first launch, which is in a
         // capture, where what loading may need (waiting for the context) is not allowed.

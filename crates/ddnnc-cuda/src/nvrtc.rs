@@ -84,8 +84,11 @@ pub fn find() -> Result<(i32, i32), NvrtcError> {
         if let Some(dir) = std::env::var_os("DDNNC_NVRTC") {
             let dir = PathBuf::from(dir);
             looked.push(format!("{} ($DDNNC_NVRTC)", dir.display()));
-            if let Some(path) = library_in(&dir) {
-                open_globally(&path);
+            // NVRTC asks for its own headers' library by name, and is not always told to look beside itself.
+            for library in ["libnvrtc-builtins.so", "libnvrtc.so"] {
+                if let Some(path) = library_in(&dir, library) {
+                    open_globally(&path);
+                }
             }
         } else {
             looked.push("$DDNNC_NVRTC (not set)".to_owned());
@@ -105,13 +108,12 @@ pub fn find() -> Result<(i32, i32), NvrtcError> {
     found.clone()
 }
 
-fn library_in(dir: &Path) -> Option<PathBuf> {
+/// The last file in a folder whose name begins like this.
+fn library_in(dir: &Path, begin: &str) -> Option<PathBuf> {
     let mut found: Vec<PathBuf> = std::fs::read_dir(dir)
         .ok()?
         .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| {
-            path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with("libnvrtc.so"))
-        })
+        .filter(|path| path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(begin)))
         .collect();
     found.sort();
     found.pop()
@@ -181,13 +183,18 @@ pub fn options(arch: Arch, output: Output) -> Vec<String> {
 pub fn compile(name: &str, source: &str, arch: Arch, output: Output) -> Result<Binary, NvrtcError> {
     let options = options(arch, output);
     let first = compile_with(name, source, arch, output, &options)?;
-    let spills = |binary: &Binary| resources(&binary.log).map_or(0, |r| r.spills);
-    if output == Output::Ptx || spills(&first) == 0 {
+    let spills = |binary: &Binary| resources(&binary.log).map(|r| r.spills);
+    if output == Output::Ptx || spills(&first) == Some(0) {
         return Ok(first);
     }
+    // Some releases of NVRTC 13.0 leave ptxas' part out of a log now and then: what is not known to be better is not taken.
     let options = [options, vec!["--define-macro=ROOMY".to_owned()]].concat();
     let roomy = compile_with(name, source, arch, output, &options)?;
-    Ok(if spills(&roomy) < spills(&first) { roomy } else { first })
+    let better = match (spills(&roomy), spills(&first)) {
+        (Some(roomy), Some(first)) => roomy < first,
+        (roomy, _) => roomy == Some(0),
+    };
+    Ok(if better { roomy } else { first })
 }
 
 fn compile_with(

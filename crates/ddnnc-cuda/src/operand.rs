@@ -91,19 +91,19 @@ impl Source {
 
 /// Where the inputs of a chain lie in a stage: in the operand's own tile, or that many bytes per element on.
 struct Places {
-    in_place: Option<usize>,
+    in_place: bool,
     raw: Vec<Option<usize>>,
     bytes: usize,
 }
 
 fn places(chain: &Chain, inputs: &[(String, ValueType)], element: usize) -> Places {
-    let mut made = Places { in_place: None, raw: Vec::new(), bytes: 0 };
+    let mut made = Places { in_place: false, raw: Vec::new(), bytes: 0 };
     for (i, input) in chain.inputs.iter().enumerate() {
         let size = inputs[i].1.dtype.size();
         let mut raw = None;
         if input.access == Access::Element {
-            if made.in_place.is_none() && size == element {
-                made.in_place = Some(i);
+            if !made.in_place && size == element {
+                made.in_place = true;
             } else {
                 raw = Some(made.bytes);
                 made.bytes += size;
@@ -124,7 +124,7 @@ impl Operand {
         let entries = (!self.outer).then_some(*group_channels);
         let fits = self.outer || 4 * values * group_channels <= TABLE_BYTES;
         let table = (values > 0 && fits).then_some((values, entries));
-        Beside { raw: places(chain, inputs, element).bytes, table }
+        Beside { raw: places(chain, inputs, element).bytes, table, made: true }
     }
 
     /// Entries of its table, and floats of the whole table (a multiple of 4), for a tile of that many columns.
@@ -172,6 +172,7 @@ fn declare_chain(
     let places = places(chain, inputs, element);
     let (mut members, mut copies, mut constants, mut taken, mut of_element) =
         (String::new(), String::new(), String::new(), String::new(), String::new());
+    let (mut lumps, mut loads) = (String::new(), String::new());
     for (i, input) in chain.inputs.iter().enumerate() {
         let ctype = c_type(inputs[i].1.dtype);
         let _ = writeln!(members, "    const {ctype}* p{i};");
@@ -186,7 +187,9 @@ fn declare_chain(
                     ),
                 };
                 let _ = writeln!(copies, "        copy_async<G * {size}>({to}, p{i} + max(at, 0), at >= 0);");
-                let _ = writeln!(taken, "        float x{i}[G];\n        unpack({from}, x{i});");
+                let _ = writeln!(lumps, "        Lump<{ctype}, G> r{i};");
+                let _ = writeln!(loads, "            r{i} = *(const Lump<{ctype}, G>*)({from});");
+                let _ = writeln!(taken, "        float x{i}[G];\n        unpack(raws.r{i}.v, x{i});");
                 let _ = writeln!(of_element, "            const float i{i} = x{i}[e];");
             }
             Access::Channel => {
@@ -209,38 +212,49 @@ fn declare_chain(
     }
     let code = &chain.channel_code;
     let (mut fill, mut values) = (String::new(), String::new());
+    let (mut kept, mut read) = (String::new(), String::new());
     if table {
         let _ = writeln!(fill, "{constants}        {code}");
         for v in 0..chain.channel_values {
             let _ = writeln!(fill, "        table[{v} * stride + j] = k{v};");
-            let _ = writeln!(values, "            const float k{v} = table[{v} * stride + j + e];");
+            let _ = writeln!(kept, "        float k{v}[G];");
+            let _ = writeln!(read, "            unpack(table + {v} * stride + j, k{v});");
+            let _ = writeln!(values, "            const float k{v} = constants.k{v}[e];");
         }
     } else {
         let _ = writeln!(values, "{constants}            {code}");
     }
-    let (raw, in_place) = (places.bytes, places.in_place.is_some());
+    let raw = places.bytes;
     let _ = write!(
         text,
         "struct {name} {{
     static constexpr int RAW_ELEMENT = {raw};
-    static constexpr bool MAKES = true, IN_PLACE = {in_place};
+    static constexpr bool MAKES = true;
 {members}    template <int G>
     __device__ __forceinline__ void copy(char* raw, E* to, int slot, int elements, int at) const {{
 {copies}    }}
     __device__ __forceinline__ void fill(float* table, int j, int stride, int c) const {{
 {fill}    }}
+    // Of G channels from the table's entry j on.
+    template <int G> struct Constants {{
+{kept}        __device__ __forceinline__ Constants(const float* table, int j, int stride) {{
+{read}        }}
+    }};
+    // G elements of every input as they lie in a stage.
+    template <int G> struct Raw {{
+{lumps}        __device__ __forceinline__ void load(const char* raw, int slot, const E* to, int elements) {{
+{loads}        }}
+    }};
     template <int G>
-    __device__ __forceinline__ void make(const char* raw, int slot, E* to, int elements, int at, const float* table, int j,
-                                         int stride, int channel) const {{
-{taken}        float y[G];
-        const int row = at / {channels};
+    __device__ __forceinline__ void make(const Raw<G>& raws, int at, const Constants<G>& constants, int channel,
+                                         float (&y)[G]) const {{
+{taken}        const int row = at / {channels};
         #pragma unroll
         for (int e = 0; e < G; e++) {{
             const int c = channel + e;
 {of_element}{values}            {chain_code}
             y[e] = o0;
         }}
-        pack(to, y);
     }}
 }};
 ",

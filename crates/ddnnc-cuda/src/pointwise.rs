@@ -264,10 +264,12 @@ fn cut<'a>(group: &'a Group, work: &Work, parts: usize, multiprocessors: usize) 
     let tile_channels = channels.min(most * vector);
     let groups = (THREADS / tile_channels.div_ceil(vector)).max(1);
     let channel_tiles = channels.div_ceil(tile_channels);
-    let rounds: usize = if work.sums { 32 } else { 8 };
+    // What is constant along the rows is computed by every block, so many rows are better than few.
     let least = if work.sums { 4 } else { 1 };
-    let mut rounds = rounds.min(rows.div_ceil(groups).next_power_of_two());
-    while rounds > least && rows.div_ceil(groups * rounds) * channel_tiles * parts < 4 * multiprocessors {
+    let wanted = if work.sums { 4 } else { 8 };
+    let mut rounds = 32.min(rows.div_ceil(groups).next_power_of_two());
+    while rounds > least && rows.div_ceil(groups * rounds) * channel_tiles * parts < wanted * multiprocessors
+    {
         rounds /= 2;
     }
     let tile_rows = groups * rounds.max(1);

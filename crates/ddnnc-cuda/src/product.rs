@@ -125,7 +125,7 @@ impl Products<'_> {
             self.classes.iter().map(|c| operand(c).beside(element)).fold(Beside::default(), |most, b| {
                 let size = |t: Option<(usize, Option<usize>)>| t.map_or(0, |(v, e)| v * e.unwrap_or(128));
                 let table = if size(b.table) > size(most.table) { b.table } else { most.table };
-                Beside { raw: most.raw.max(b.raw), table }
+                Beside { raw: most.raw.max(b.raw), table, made: most.made || b.made }
             })
         };
         let sides = [beside(|c| &c.a), beside(|c| &c.b)];

@@ -52,7 +52,7 @@ impl Staging {
         }
         let stream = Stream::new(context)?;
         // SAFETY: the staging area is part of the program's memory, which outlives this value.
-        unsafe { stream.clear(addresses.staging, offset) }?;
+        unsafe { stream.fill(addresses.staging, 0, offset) }?;
         stream.wait()?;
         Ok(Staging {
             inputs,

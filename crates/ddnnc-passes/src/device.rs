@@ -40,7 +40,7 @@ pub enum DeviceError {
     Failed(String),
 }
 
-/// What a device can do at most, measured: rates of all its threads together.
+/// What a device can do at most, measured or as its maker says: rates of all its threads together.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// f32 multiplications and additions in a second, in vectors that stay in registers.
@@ -64,7 +64,7 @@ pub trait Device: Send + Sync {
         Vec::new()
     }
 
-    /// What it can do at most, measured now; `None` where it does not tell.
+    /// What it can do at most, measured now where that can be done; `None` where it does not tell.
     fn limits(&self) -> Option<Limits> {
         None
     }

@@ -185,7 +185,7 @@ impl<'a> Facts<'a> {
         for (card, floor) in CARDS.iter().zip(self.all_floors()) {
             let _ = writeln!(
                 text,
-                "  at least {:>9.3} ms on {}, at its peaks (no GPU has run it)",
+                "  at least {:>9.3} ms on {}, at its peaks (counted, not measured)",
                 floor / 1e3,
                 card.card
             );

@@ -8,6 +8,7 @@ use ddnnc_cuda::arch::{Arch, Target};
 use ddnnc_cuda::code::{Argument, LaunchCode};
 use ddnnc_cuda::emit::emit_launch;
 use ddnnc_cuda::nvrtc::{self, Output};
+use ddnnc_cuda::{CudaDevice, CudaOptions};
 use ddnnc_emu::{Machine, ModuleId, Options, Order, Properties};
 use ddnnc_passes::{Buffer, BufferId, Device, DeviceError, Executable, Place, Program};
 use std::collections::HashMap;
@@ -29,8 +30,11 @@ impl EmulatedDevice {
         }
     }
 
-    /// Forward, reverse and three random orders.
+    /// Forward, reverse and three random orders; twice the same where a card has its own.
     pub fn orders() -> Vec<EmulatedDevice> {
+        if on_gpu() {
+            return [Order::Forward, Order::Forward].map(EmulatedDevice::new).into();
+        }
         [Order::Forward, Order::Reverse, Order::Random(1), Order::Random(2), Order::Random(3)]
             .map(EmulatedDevice::new)
             .into()
@@ -52,12 +56,30 @@ pub fn ptx(name: &str, source: &str, arch: Arch) -> String {
     text
 }
 
+/// Whether cases run on the machine's GPU instead of the emulator: `DDNNC_TEST_GPU=1`.
+pub fn on_gpu() -> bool {
+    std::env::var_os("DDNNC_TEST_GPU").is_some_and(|v| v == "1")
+}
+
+/// The machine's GPU. One device is kept to the end of the process, so that the driver makes its context once.
+fn gpu(options: CudaOptions) -> CudaDevice {
+    static FIRST: OnceLock<CudaDevice> = OnceLock::new();
+    let open = |options| CudaDevice::open(options).expect("DDNNC_TEST_GPU=1 needs a GPU and NVRTC");
+    FIRST.get_or_init(|| open(CudaOptions::default()));
+    open(CudaOptions { poison: true, threads: 1, ..options })
+}
+
 impl Device for EmulatedDevice {
     fn name(&self) -> &str {
-        "emulated"
+        if on_gpu() { "cuda" } else { "emulated" }
     }
 
+    /// What no kernel has written is NaN, here as there.
     fn load(&self, program: &Program) -> Result<Box<dyn Executable>, DeviceError> {
+        if on_gpu() {
+            let Target { math, tile, .. } = self.target;
+            return gpu(CudaOptions { math, tile, ..CudaOptions::default() }).load(program);
+        }
         Ok(Box::new(self.load_emulated(program)?))
     }
 }

@@ -52,6 +52,6 @@ fn a_tile_read_before_it_is_filled() {
 
 #[test]
 fn bf16_cut_instead_of_rounded() {
-    let plant = Plant::Text("cvt.rn.bf16.f32", "cvt.rz.bf16.f32");
+    let plant = Plant::Text("cvt.rn.bf16x2.f32", "cvt.rz.bf16x2.f32");
     site(case(Op::Cast { dtype: DType::Bf16 }, &[&[4, 64]])).catches(plant, &[Seen::Wrong]);
 }

@@ -111,7 +111,7 @@ pub fn run(args: &BenchArgs, ui: Ui) -> Result<(), Failure> {
 
 fn no_profile(device: &str) -> Failure {
     Failure::usage(format!("the {device} device does not tell what each launch of a step takes"))
-        .hint("`--profile` and `--profile-svg` need `--device cpu`")
+        .hint("`--profile` and `--profile-svg` need `--device cpu` or `--device cuda`")
 }
 
 /// Fills every input of the step: noise for the image, labels in turn, and small numbers for the rest.
