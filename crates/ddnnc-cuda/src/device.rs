@@ -402,7 +402,7 @@ impl Device for CudaDevice {
         [("card", self.name.clone())].into_iter().chain(tf32).collect()
     }
 
-    /// What the data sheet says of the newest card in the table of [`limits`](crate::limits) that is not newer than this.
+    /// What the data sheet says of the newest card in the table of [`limits`] that is not newer than this.
     fn limits(&self) -> Option<Limits> {
         let card = limits::card_of(self.target.arch);
         let f32_tflops = if self.target.math == Math::Tf32 { card.tf32_tflops } else { card.f32_tflops };
