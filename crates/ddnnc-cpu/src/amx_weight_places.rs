@@ -7,6 +7,7 @@
 //! so each tap of a line is a run of places as long as that of dy. Lines outside the map are left out.
 
 use crate::convolution::Geometry;
+use crate::plan::gcd;
 use std::ops::Range;
 
 /// Pairs of a step.
@@ -42,11 +43,7 @@ impl Axis {
 
     /// Planes that taps read: their phases come again after so many taps.
     pub fn planes(&self) -> usize {
-        let (mut a, mut b) = (self.stride, self.dilation);
-        while b > 0 {
-            (a, b) = (b, a % b);
-        }
-        self.taps.min(self.stride / a)
+        self.taps.min(self.stride / gcd(self.stride, self.dilation))
     }
 
     /// The line of x that a tap reads for line 0 of y, which may be outside.

@@ -340,8 +340,8 @@ fn blocks_of(e: &Extent, tile: Tile) -> usize {
     e.rows.div_ceil(tile.rows) * e.columns.div_ceil(tile.columns) * e.count
 }
 
-/// What ranks ways to cut the depth, and narrow products, and all of tf32 and f32: the longer of arithmetic and copies, and constants for what
-/// comes before and behind.
+/// What ranks ways to cut the depth, and narrow products, and all of tf32 and f32: the longer of arithmetic and copies, and
+/// constants for what comes before and behind.
 fn cycles(
     target: &Target,
     unit: Unit,
