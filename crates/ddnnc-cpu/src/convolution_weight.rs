@@ -179,7 +179,8 @@ pub fn grad_weight_need(method: Method, g: &Geometry, images: &[usize]) -> Need 
         return winograd_weight::need(g, images);
     }
     if method == Method::Bf16 {
-        let mut need = packed_weight::need::<u16>(g, images);
+        let mut need = Need::default();
+        need.include(packed_weight::need::<u16>(g, images));
         #[cfg(target_arch = "x86_64")]
         need.include(amx_weight::need(g, images));
         return need;
