@@ -228,6 +228,23 @@ impl Warp<'_> {
                     thread_name(scene.launch.block, thread)
                 ),
             ),
+            Conflict::Unfenced { thread, pc } => (
+                FaultKind::ProxyFence,
+                format!(
+                    "{place}, which {} wrote at PTX line {}; that thread must execute fence.proxy.async behind it, \
+                     before the barrier",
+                    thread_name(scene.launch.block, thread),
+                    line(pc),
+                ),
+            ),
+            Conflict::Overwritten { thread, pc } => (
+                FaultKind::AsyncProduct,
+                format!(
+                    "{place}, which {} writes at PTX line {} before the product has been waited for",
+                    thread_name(scene.launch.block, thread),
+                    line(pc),
+                ),
+            ),
             Conflict::Race { thread, pc, read } => (
                 FaultKind::Race,
                 format!(

@@ -17,6 +17,8 @@ pub(crate) struct Clocks {
     time: [u32; WARPS],
     know: [[u32; WARPS]; WARPS],
     pairs: Vec<Option<Box<Pairs>>>,
+    /// Of each warp the proxy fences, in the order of time: when, and of which lanes.
+    fences: Vec<Vec<(u32, u32)>>,
 }
 
 /// What the arrivals at a barrier have taught it so far.
@@ -28,7 +30,12 @@ pub(crate) struct Lesson {
 impl Clocks {
     /// The clocks of a block that begins.
     pub fn new() -> Clocks {
-        Clocks { time: [1; WARPS], know: [[0; WARPS]; WARPS], pairs: vec![None; WARPS] }
+        Clocks {
+            time: [1; WARPS],
+            know: [[0; WARPS]; WARPS],
+            pairs: vec![None; WARPS],
+            fences: vec![Vec::new(); WARPS],
+        }
     }
 
     /// Begins a new block.
@@ -36,6 +43,7 @@ impl Clocks {
         self.time = [1; WARPS];
         self.know = [[0; WARPS]; WARPS];
         self.pairs.fill(None);
+        self.fences.iter_mut().for_each(Vec::clear);
     }
 
     /// The time of a warp, from 1.
@@ -73,6 +81,29 @@ impl Clocks {
         for (k, l) in self.know[warp as usize].iter_mut().zip(&lesson.know) {
             *k = (*k).max(*l);
         }
+    }
+
+    /// Parts what a warp did so far from what it does from now on.
+    pub fn tick(&mut self, warp: u32) {
+        self.time[warp as usize] += 1;
+    }
+
+    /// `fence.proxy.async` of some lanes of a warp.
+    pub fn proxy_fence(&mut self, warp: u32, lanes: u32) {
+        let time = self.time(warp);
+        self.fences[warp as usize].push((time, lanes));
+        self.tick(warp);
+    }
+
+    /// Whether a thread has executed a proxy fence not before `time` that is known to whoever knows of its warp's times
+    /// up to `known`.
+    pub fn proxy_fenced(&self, thread: u32, time: u32, known: u32) -> bool {
+        let fences = &self.fences[thread as usize / LANES];
+        let first = fences.partition_point(|(at, _)| *at < time);
+        fences[first..]
+            .iter()
+            .take_while(|(at, _)| *at < known)
+            .any(|(_, lanes)| lanes >> (thread % 32) & 1 != 0)
     }
 
     /// `bar.warp.sync` of some lanes of a warp of which `live` have not exited.

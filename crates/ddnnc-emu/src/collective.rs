@@ -17,7 +17,16 @@ impl Warp<'_> {
     /// Executes such an instruction for the lanes that have all their companions here; the others wait.
     pub fn collective(&mut self, scene: &mut Scene<'_>, mask: u32, op: &Op) -> Result<(), Box<Problem>> {
         let mask = self.gather(mask);
-        let whole = matches!(op, Op::LdMatrix { .. } | Op::StMatrix { .. } | Op::Mma { .. });
+        let whole = matches!(
+            op,
+            Op::LdMatrix { .. }
+                | Op::StMatrix { .. }
+                | Op::Mma { .. }
+                | Op::Wgmma(_)
+                | Op::WgmmaFence
+                | Op::WgmmaCommit
+                | Op::WgmmaWait { .. }
+        );
         let members = match op {
             Op::BarWarp { mask: m }
             | Op::Shfl { mask: m, .. }
@@ -84,6 +93,10 @@ impl Warp<'_> {
                     scene.report.matrix_instructions += 1;
                     matrix::mma(*shape, &mut self.registers, d, a, b, c);
                 }
+                Op::Wgmma(product) => self.issue(scene, product)?,
+                Op::WgmmaFence => self.in_warpgroup(scene)?,
+                Op::WgmmaCommit => self.products.commit(),
+                Op::WgmmaWait { pending } => self.products_wait(scene, *pending)?,
                 _ => {}
             }
         }
@@ -187,7 +200,7 @@ impl Warp<'_> {
     }
 
     /// An operand that must be the same in all lanes.
-    fn uniform(&self, src: &Src, mask: u32, what: &str) -> Result<u32, Box<Problem>> {
+    pub fn uniform(&self, src: &Src, mask: u32, what: &str) -> Result<u32, Box<Problem>> {
         let values = self.registers.source32(src, &self.context);
         let first = values[mask.trailing_zeros() as usize & 31];
         match lanes(mask).find(|l| values[*l as usize] != first) {

@@ -4,6 +4,7 @@ use crate::inst::{Float, Op, Round, Type};
 use crate::instruction::{Instruction, WITHOUT_EFFECT};
 use crate::{
     decode_arithmetic as arithmetic, decode_memory as memory, decode_moves as moves, decode_warp as warp,
+    decode_warpgroup as warpgroup,
 };
 use Type::{
     B8, B16, B32, B64, B128, Bf16, Bf16x2, F16, F16x2, F32, F64, Pred, S8, S16, S32, S64, U8, U16, U32, U64,
@@ -119,6 +120,7 @@ pub(crate) const OPCODES: &[Opcode] = opcodes! {
     "tanh" SMALL, arithmetic::unary;
     "trap" &[], warp::end;
     "vote" &[], warp::vote;
+    "wgmma" &[], warpgroup::wgmma;
     "xor" BITS, arithmetic::binary;
 };
 
@@ -140,7 +142,7 @@ pub(crate) fn decode(instruction: &mut Instruction) -> Result<Op, String> {
 fn unknown(opcode: &str, root: &str) -> String {
     let hint = match root {
         "call" => "; device functions must be `__forceinline__`",
-        "wmma" | "wgmma" | "tcgen05" => "; of the matrix products `mma.sync` is",
+        "wmma" | "tcgen05" => "; of the matrix products `mma.sync` and `wgmma` are",
         "mbarrier" => "; of asynchronous copies `cp.async` with commit and wait groups is",
         _ => "",
     };

@@ -89,6 +89,12 @@ pub(crate) fn atom(i: &mut Instruction, _: Type) -> Result<Op, String> {
 
 pub(crate) fn fence(i: &mut Instruction, _: Type) -> Result<Op, String> {
     i.expect(0..=0)?;
+    if i.take("proxy") {
+        i.require("async")?;
+        // Of another space than shared memory it would order nothing here.
+        i.choice(&[("shared::cta", ()), ("shared::cluster", ())]);
+        return Ok(Op::ProxyFence);
+    }
     Ok(Op::Fence)
 }
 

@@ -33,6 +33,12 @@ pub enum FaultKind {
     Race,
     /// A place that an asynchronous copy (`cp.async`) may still write, because its thread has not waited for it.
     AsyncCopy,
+    /// A place that was written by threads as usual and is read by `wgmma`, with no `fence.proxy.async` between.
+    ProxyFence,
+    /// Registers of a `wgmma` that was not waited for, or no `wgmma.fence` between them and one.
+    AsyncProduct,
+    /// A matrix descriptor that is none.
+    Descriptor,
     /// A barrier that some threads never reach.
     Deadlock,
     /// Lanes that should take part in an instruction of the whole warp and do not.
@@ -51,6 +57,9 @@ impl std::fmt::Display for FaultKind {
             FaultKind::Uninitialised => "uninitialised read",
             FaultKind::Race => "race on shared memory",
             FaultKind::AsyncCopy => "asynchronous copy still under way",
+            FaultKind::ProxyFence => "missing proxy fence",
+            FaultKind::AsyncProduct => "asynchronous product still under way",
+            FaultKind::Descriptor => "wrong matrix descriptor",
             FaultKind::Deadlock => "deadlock",
             FaultKind::Divergence => "divergent warp instruction",
             FaultKind::Trap => "trap",

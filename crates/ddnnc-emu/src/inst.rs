@@ -415,6 +415,47 @@ pub enum Mma {
     M16N8K4Tf32,
 }
 
+/// Elements of the factors of a warpgroup's product; sums are f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum Factor {
+    Bf16,
+    F16,
+    Tf32,
+}
+
+/// Where a warpgroup's product has its first factor.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum FirstFactor {
+    /// In shared memory, as a matrix descriptor says.
+    Descriptor(Src),
+    /// Each warp's 16 rows in its registers, as `mma` has them.
+    Registers([Reg; 4]),
+}
+
+/// `wgmma.mma_async`: 64 × `columns` sums of 16 products (8 of tf32).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Wgmma {
+    /// Elements of both factors.
+    pub factor: Factor,
+    /// Columns of the result: a multiple of 8, at most 256.
+    pub columns: u32,
+    /// The accumulator, `columns / 2` registers.
+    pub d: Vec<Reg>,
+    /// The first factor.
+    pub a: FirstFactor,
+    /// Descriptor of the second factor.
+    pub b: Src,
+    /// `scale-d`, and whether it is negated: where it does not hold, sums begin at 0.
+    pub scale_d: (Src, bool),
+    /// Whether the products are negated: one of the factors' scales is −1.
+    pub negate: bool,
+    /// Whether the rows of A lie next to each other, not its columns.
+    pub trans_a: bool,
+    /// Whether the columns of B lie next to each other, not its rows.
+    pub trans_b: bool,
+}
+
 /// One operation.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
@@ -566,6 +607,9 @@ pub enum Op {
     },
     /// `membar`, `fence`: order only.
     Fence,
+    /// `fence.proxy.async`: what its threads have written is there for the asynchronous proxy, which reads the factors
+    /// of [`Wgmma`].
+    ProxyFence,
     /// Jump to an instruction's index.
     Bra {
         target: u32,
@@ -662,6 +706,14 @@ pub enum Op {
         b: SmallVec<[Src; 2]>,
         c: [Src; 4],
     },
+    /// Boxed, as it is much larger than the others.
+    Wgmma(Box<Wgmma>),
+    WgmmaFence,
+    WgmmaCommit,
+    /// At most that many of the newest groups may still be under way.
+    WgmmaWait {
+        pending: u32,
+    },
     /// `prefetch`, `discard`, `applypriority`, `createpolicy`-free hints: no effect on values. `pragma` too.
     Nop,
     Ret,
@@ -729,8 +781,22 @@ pub struct Kernel {
 pub struct Module {
     /// `.target sm_80` gives 80.
     pub target: u32,
+    /// `.target sm_90a`: it runs on devices of exactly that target, and may use what only they have.
+    pub exact_target: bool,
     /// `.global`, `.const` and module-level `.shared` variables.
     pub variables: Vec<Variable>,
     /// Its kernels.
     pub kernels: Vec<Kernel>,
+}
+
+impl Module {
+    /// Whether a device can run it: one of its target or, unless the target is exact, a newer one.
+    pub fn runs_on(&self, arch: u32) -> bool {
+        if self.exact_target { arch == self.target } else { arch >= self.target }
+    }
+
+    /// `sm_90` or `sm_90a`.
+    pub fn target_name(&self) -> String {
+        format!("sm_{}{}", self.target, if self.exact_target { "a" } else { "" })
+    }
 }

@@ -128,6 +128,14 @@ impl<'a, 'n> Instruction<'a, 'n> {
         Some(ty)
     }
 
+    /// Takes a modifier that begins so, and gives the rest of it.
+    pub fn take_shape(&mut self, prefix: &str) -> Option<&'a str> {
+        let rest = |m: &&'a str| m.strip_prefix(prefix);
+        let (at, rest) = self.modifiers.iter().enumerate().find_map(|(at, m)| Some((at, rest(m)?)))?;
+        self.modifiers.remove(at);
+        Some(rest)
+    }
+
     /// Takes the next type among the modifiers, which must be one of some.
     pub fn type_of(&mut self, allowed: &[Type]) -> Result<Type, String> {
         match self.take_type() {

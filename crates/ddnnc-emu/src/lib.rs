@@ -18,6 +18,8 @@ mod decode_arithmetic;
 mod decode_memory;
 mod decode_moves;
 mod decode_warp;
+mod decode_warpgroup;
+mod descriptor;
 mod driver;
 mod fault;
 mod fragments;
@@ -38,7 +40,9 @@ mod program;
 mod registers;
 mod shared;
 mod stub;
+mod tile;
 mod warp;
+mod warpgroup;
 
 pub use decode::{instructions, modifiers_without_effect};
 pub use driver::Report;

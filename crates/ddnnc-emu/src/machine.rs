@@ -181,9 +181,9 @@ impl Machine {
     ///
     /// A sentence where memory lacks, where the module is for a newer device, or where a kernel cannot run.
     pub fn load(&mut self, module: Module) -> Result<ModuleId, String> {
-        if module.target > self.properties.arch {
+        if !module.runs_on(self.properties.arch) {
             let arch = self.properties.arch;
-            return Err(format!("a module for sm_{} on a device of sm_{arch}", module.target));
+            return Err(format!("a module for {} on a device of sm_{arch}", module.target_name()));
         }
         let mut addresses = Vec::with_capacity(module.variables.len());
         let made = self.make_variables(&module, &mut addresses).and_then(|()| {

@@ -18,7 +18,7 @@ const K: usize = 16;
 
 /// How a factor's element is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Element {
+pub enum Element {
     Bf16,
     F16,
     /// The low 13 bits of the register are not looked at.
@@ -27,7 +27,7 @@ enum Element {
 
 impl Element {
     /// Elements in a register.
-    fn per_register(self) -> usize {
+    pub fn per_register(self) -> usize {
         match self {
             Element::Bf16 | Element::F16 => 2,
             Element::Tf32 => 1,
@@ -48,7 +48,7 @@ fn shape_of(shape: Mma) -> (Element, usize) {
 
 /// (row, k) of an element of A: registers go down the rows first, then along k by half of what the elements of a quad
 /// of lanes leave out.
-fn place_a(element: Element, lane: usize, register: usize, half: usize) -> (usize, usize) {
+pub fn place_a(element: Element, lane: usize, register: usize, half: usize) -> (usize, usize) {
     let per = element.per_register();
     (lane / 4 + 8 * (register % 2), per * (lane % 4) + half + 4 * per * (register / 2))
 }
@@ -66,7 +66,7 @@ fn place_c(lane: usize, register: usize) -> (usize, usize) {
 
 /// The value of an element of a register.
 #[inline(always)]
-fn value(element: Element, bits: u32, half: usize) -> f32 {
+pub fn value(element: Element, bits: u32, half: usize) -> f32 {
     match element {
         Element::Bf16 => f32::from_bits(if half == 0 { bits << 16 } else { bits & 0xffff_0000 }),
         Element::F16 => half_value(bits >> (16 * half) & 0xffff),

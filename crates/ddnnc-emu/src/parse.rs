@@ -3,7 +3,7 @@
 
 use crate::body;
 use crate::declaration::{parameter, variables};
-use crate::inst::{Kernel, Module, Space};
+use crate::inst::{Kernel, Module, Op, Space};
 use crate::lexer::{Kind, Token, tokens};
 use crate::names::{Names, Symbol};
 use crate::number;
@@ -124,7 +124,7 @@ impl<'a> Parser<'a> {
 }
 
 fn module<'a>(p: &mut Parser<'a>) -> Result<Module, Wrong> {
-    let mut module = Module { target: 0, variables: Vec::new(), kernels: Vec::new() };
+    let mut module = Module { target: 0, exact_target: false, variables: Vec::new(), kernels: Vec::new() };
     let mut globals = FxHashMap::default();
     while let Some(token) = p.peek() {
         match token.text {
@@ -134,7 +134,7 @@ fn module<'a>(p: &mut Parser<'a>) -> Result<Module, Wrong> {
             }
             ".target" => {
                 p.at += 1;
-                module.target = target(p)?;
+                (module.target, module.exact_target) = target(p)?;
             }
             ".address_size" => {
                 p.at += 1;
@@ -157,8 +157,8 @@ fn module<'a>(p: &mut Parser<'a>) -> Result<Module, Wrong> {
     Ok(module)
 }
 
-/// `sm_90a, texmode_independent`: 90.
-fn target(p: &mut Parser) -> Result<u32, Wrong> {
+/// `sm_90a, texmode_independent`: 90, and that it is for exactly that.
+fn target(p: &mut Parser) -> Result<(u32, bool), Wrong> {
     let line = p.line();
     let name = p.word("a target such as sm_90")?;
     let digits = name.strip_prefix("sm_").unwrap_or_default().trim_end_matches(['a', 'f']);
@@ -168,7 +168,30 @@ fn target(p: &mut Parser) -> Result<u32, Wrong> {
     while p.take(",") {
         p.word("a target")?;
     }
-    Ok(target)
+    Ok((target, name.ends_with('a')))
+}
+
+/// Refuses what a kernel's target does not have.
+fn check_target(kernel: &Kernel, module: &Module) -> Result<(), Wrong> {
+    let target = module.target_name();
+    for inst in &kernel.code {
+        match inst.op {
+            Op::Wgmma(_) | Op::WgmmaFence | Op::WgmmaCommit | Op::WgmmaWait { .. } if target != "sm_90a" => {
+                return Err((
+                    inst.line,
+                    format!("`wgmma` exists on the target sm_90a only, not on {target}"),
+                ));
+            }
+            Op::ProxyFence if module.target < 90 => {
+                return Err((
+                    inst.line,
+                    format!("`fence.proxy.async` exists from sm_90 on, not on {target}"),
+                ));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// `.section .debug_info { … }` is skipped.
@@ -205,6 +228,7 @@ fn declaration<'a>(
                 if module.kernels.iter().any(|other| other.name == kernel.name) {
                     return Err((line, format!("kernel `{}` is declared twice", kernel.name)));
                 }
+                check_target(&kernel, module)?;
                 module.kernels.push(kernel);
                 return Ok(());
             }

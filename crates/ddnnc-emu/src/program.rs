@@ -1,6 +1,6 @@
 //! Kernels prepared for running: variables placed, symbols replaced by addresses, what cannot run refused.
 
-use crate::inst::{Address, Atomic, File, Inst, Kernel, Op, Space, Src, Type, Variable};
+use crate::inst::{Address, Atomic, File, FirstFactor, Inst, Kernel, Op, Space, Src, Type, Variable};
 
 /// Windows of the state spaces within generic addresses; global memory has no window.
 pub(crate) const SHARED_WINDOW: u64 = 0x0100_0000_0000;
@@ -264,8 +264,18 @@ fn sources(op: &mut Op, f: &mut dyn FnMut(&mut Src)) {
             b.iter_mut().for_each(&mut *f);
             c.iter_mut().for_each(f);
         }
+        Op::Wgmma(product) => {
+            if let FirstFactor::Descriptor(a) = &mut product.a {
+                f(a);
+            }
+            [&mut product.b, &mut product.scale_d.0].into_iter().for_each(f);
+        }
         Op::Activemask { .. }
         | Op::Fence
+        | Op::ProxyFence
+        | Op::WgmmaFence
+        | Op::WgmmaCommit
+        | Op::WgmmaWait { .. }
         | Op::Bra { .. }
         | Op::CpAsyncCommit
         | Op::CpAsyncWait { .. }

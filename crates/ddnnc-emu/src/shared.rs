@@ -8,7 +8,8 @@
 
 use std::ops::Range;
 
-use crate::clocks::Clocks;
+use crate::clocks::{Clocks, WARPS};
+use crate::descriptor::UNIT;
 use crate::memory::POISON;
 use crate::registers::LANES;
 
@@ -19,6 +20,8 @@ pub(crate) struct Stamp(u64);
 
 const COPYING: u64 = 1 << 63;
 const ATOMIC: u64 = 1 << 62;
+/// Of a read: by a matrix product, of a whole warp that has waited for it.
+const PRODUCT: u64 = ATOMIC;
 const TIME: u64 = (1 << 26) - 1;
 
 impl Stamp {
@@ -78,6 +81,16 @@ pub(crate) enum Conflict {
         thread: u32,
         pc: u32,
     },
+    /// Of a matrix product, with a write that no `fence.proxy.async` follows.
+    Unfenced {
+        thread: u32,
+        pc: u32,
+    },
+    /// Of a matrix product, with a write after its issue and before the wait for it.
+    Overwritten {
+        thread: u32,
+        pc: u32,
+    },
     /// With an unordered write, or (`read`) an unordered read.
     Race {
         thread: u32,
@@ -98,6 +111,8 @@ pub(crate) struct Shared {
     granule: u32,
     /// Whether races are looked for.
     races: bool,
+    /// How many writes there were.
+    seen: u64,
 }
 
 impl Shared {
@@ -112,6 +127,7 @@ impl Shared {
             reads: vec![[Stamp::NONE; 2]; granules],
             granule,
             races,
+            seen: 0,
         }
     }
 
@@ -198,6 +214,7 @@ impl Shared {
     #[inline]
     pub fn write(&mut self, offset: u32, bytes: u32, me: Stamp, clocks: &Clocks) -> Result<(), Conflict> {
         let know = clocks.know(me.warp());
+        self.seen += 1;
         for granule in self.granules(offset, bytes) {
             let write = self.writes[granule];
             if write.flagged_time() > u64::from(know[write.warp() as usize]) {
@@ -208,6 +225,7 @@ impl Shared {
                     if read.flagged_time() > u64::from(know[read.warp() as usize])
                         && read.thread() != me.thread()
                         && !ordered_lanes(read, me, clocks)
+                        && !ordered_product(read, me, know)
                     {
                         return Err(Conflict::Race { thread: read.thread(), pc: read.pc(), read: true });
                     }
@@ -223,8 +241,88 @@ impl Shared {
         self.writes[self.granules(offset, bytes)].iter().all(|w| *w != Stamp::NONE)
     }
 
+    /// How many writes there were: where the number is the same, nothing was written meanwhile.
+    pub fn writes_seen(&self) -> u64 {
+        self.seen
+    }
+
+    /// The 16 bytes at a place, which is a multiple of 16.
+    pub fn unit(&self, at: u32) -> [u64; 2] {
+        let at = at as usize / 8;
+        [self.data[at], self.data[at + 1]]
+    }
+
+    /// Checks that what a matrix product reads was written, ordered before the product's issue, and fenced: `know` is
+    /// what the warp knew then. The error names the unit.
+    pub fn matrix_units(
+        &self,
+        units: &[u32],
+        know: &[u32; WARPS],
+        clocks: &Clocks,
+    ) -> Result<(), (u32, Conflict)> {
+        let mut good = Stamp::NONE;
+        for &at in units {
+            for &write in &self.writes[self.granules(at, UNIT)] {
+                if write == good && write != Stamp::NONE {
+                    continue;
+                }
+                self.matrix_write(write, know, clocks).map_err(|conflict| (at, conflict))?;
+                good = write;
+            }
+        }
+        Ok(())
+    }
+
+    fn matrix_write(&self, write: Stamp, know: &[u32; WARPS], clocks: &Clocks) -> Result<(), Conflict> {
+        let (thread, pc) = (write.thread(), write.pc());
+        let known = know[write.warp() as usize];
+        if write == Stamp::NONE {
+            return Err(Conflict::Uninitialised);
+        }
+        if write.has(COPYING) {
+            return Err(Conflict::Copying { thread, pc });
+        }
+        if !self.races {
+            return Ok(());
+        }
+        if write.time() > known {
+            return Err(Conflict::Race { thread, pc, read: false });
+        }
+        if !clocks.proxy_fenced(thread, write.time(), known) {
+            return Err(Conflict::Unfenced { thread, pc });
+        }
+        Ok(())
+    }
+
+    /// Notes a matrix product's reads, once it has been waited for; `me` is the stamp of lane 0.
+    pub fn matrix_read(&mut self, units: &[u32], me: Stamp, clocks: &Clocks) {
+        if !self.races {
+            return;
+        }
+        let know = clocks.know(me.warp());
+        let product = Stamp(me.0 | PRODUCT);
+        for &at in units {
+            let range = self.granules(at, UNIT);
+            for reads in &mut self.reads[range] {
+                // Beside the product one reader is kept: of another warp where there is one, else a lane of this one.
+                let unordered = |read: &&Stamp| {
+                    !read.has(PRODUCT) && read.time() > know[read.warp() as usize]
+                        || read.has(PRODUCT) && !ordered_product(**read, me, know)
+                };
+                let (first, second) = (reads.iter().find(unordered), reads.iter().rev().find(unordered));
+                let other = match (first, second) {
+                    (Some(first), Some(second)) if first.warp() == me.warp() => *second,
+                    (Some(first), _) => *first,
+                    _ => Stamp::NONE,
+                };
+                *reads = [product, other];
+            }
+        }
+    }
+
     /// A copy stamped `issued` has arrived: from now on it is a write of its thread, as `arrived` says.
     pub fn arrived(&mut self, offset: u32, bytes: u32, issued: Stamp, arrived: Stamp) {
+        self.seen += 1;
         let range = self.granules(offset, bytes);
         for write in self.writes[range].iter_mut().filter(|w| **w == issued) {
             *write = arrived;
@@ -263,6 +361,11 @@ fn unordered_write(
 fn ordered_lanes(before: Stamp, me: Stamp, clocks: &Clocks) -> bool {
     before.warp() == me.warp()
         && clocks.lane_knows(me.warp(), me.thread() & 31, before.thread() & 31, before.time())
+}
+
+/// Whether a read by a matrix product is ordered before an access: that of the own warp is, as all its lanes have waited.
+fn ordered_product(read: Stamp, me: Stamp, know: &[u32; WARPS]) -> bool {
+    read.has(PRODUCT) && (read.warp() == me.warp() || read.time() <= know[read.warp() as usize])
 }
 
 /// Remembers a reader beside one that nothing orders before it.

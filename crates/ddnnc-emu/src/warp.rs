@@ -12,6 +12,7 @@ use crate::fault::{FaultKind, Problem, problem};
 use crate::inst::{Inst, Op};
 use crate::program::Program;
 use crate::registers::{Context, LANES, Registers};
+use crate::warpgroup::Products;
 
 /// Lanes at one place.
 #[derive(Clone, Copy)]
@@ -55,6 +56,7 @@ pub(crate) struct Warp<'a> {
     /// The allocation that was accessed last.
     pub hint: usize,
     pub copies: Copies,
+    pub products: Products,
     /// Local memory, one stretch per lane.
     pub local: Vec<u64>,
 }
@@ -77,6 +79,7 @@ impl<'a> Warp<'a> {
             existing,
             hint: 0,
             copies: Copies::default(),
+            products: Products::default(),
             local: vec![crate::memory::POISON; (program.local_bytes / 8) as usize * LANES],
         }
     }
@@ -95,6 +98,7 @@ impl<'a> Warp<'a> {
         self.parked.clear();
         self.parks = 0;
         self.copies.reset();
+        self.products.reset();
         self.local.fill(crate::memory::POISON);
     }
 
@@ -175,6 +179,7 @@ impl<'a> Warp<'a> {
                 Op::CpAsyncWait { pending } => self.copies_wait(scene, mask, Some(*pending)),
                 Op::CpAsyncWaitAll => self.copies_wait(scene, mask, None),
                 Op::Fence | Op::Nop => {}
+                Op::ProxyFence => scene.clocks.proxy_fence(self.index, mask),
                 Op::Activemask { dst } => {
                     self.registers.put32(*dst, &[mask; LANES], mask);
                 }
@@ -191,7 +196,11 @@ impl<'a> Warp<'a> {
                 | Op::Redux { .. }
                 | Op::LdMatrix { .. }
                 | Op::StMatrix { .. }
-                | Op::Mma { .. } => {
+                | Op::Mma { .. }
+                | Op::Wgmma(_)
+                | Op::WgmmaFence
+                | Op::WgmmaCommit
+                | Op::WgmmaWait { .. } => {
                     self.collective(scene, mask, &inst.op)?;
                     continue;
                 }

@@ -70,10 +70,7 @@ fn instructions() {
         ("{ M: ret; } bra M;", "label `M` is not declared"),
         (".calltargets x;", "directive `.calltargets` in a kernel is not executed"),
         ("vadd4.u32.u32.u32 %r1, %r2, %r3, %r4;", "opcode `vadd4.u32.u32.u32` is not executed"),
-        (
-            "wgmma.fence.sync.aligned;",
-            "opcode `wgmma.fence.sync.aligned` is not executed; of the matrix products `mma.sync` is",
-        ),
+        ("wgmma.fence.sync.aligned;", "`wgmma` exists on the target sm_90a only, not on sm_90"),
         (
             "mbarrier.init.shared.b64 [%r1], 1;",
             "opcode `mbarrier.init.shared.b64` is not executed; of asynchronous copies `cp.async` with commit and wait \
@@ -177,7 +174,8 @@ fn instructions() {
         ),
         ("atom.global.add.s64 %rd1, [%rd2], %rd3;", "type `.s64` of `atom.global.add.s64` is not executed"),
         ("red.global.exch.b32 [%rd2], %r3;", "`red.global.exch.b32` is not PTX"),
-        ("fence.proxy.async;", "modifier `.proxy` of `fence.proxy.async` is not executed"),
+        ("fence.proxy.alias;", "`fence.proxy.alias` is executed only with the modifier `.async`"),
+        ("fence.proxy.async.global;", "modifier `.global` of `fence.proxy.async.global` is not executed"),
         ("bar.sync 16;", "barrier 16 of `bar.sync` is not one of 0 to 15"),
         ("bar.red.popc.u32 %r1, 0, 64, %p1;", "a number of threads of `bar.red.popc.u32` is not executed"),
         ("barrier.cluster.arrive;", "modifier `.cluster` of `barrier.cluster.arrive` is not executed"),
@@ -217,6 +215,111 @@ fn instructions() {
              .reg .b64 %rd<8>;\n\n{text}\nret;\n}}"
         );
         assert_eq!(refusal(&body), format!("PTX line 10: {expected}\n    {text}"));
+    }
+}
+
+/// What a target does not have, as `ptxas` refuses it.
+#[test]
+fn targets() {
+    let on = |target: &str, text: &str| {
+        parse(&format!(".version 8.0\n.target {target}\n.entry k() {{\n{text}\nret;\n}}"))
+            .err()
+            .map(|e| e.to_string().lines().next().unwrap_or_default().to_owned())
+    };
+    for text in [
+        "wgmma.fence.sync.aligned;",
+        "wgmma.commit_group.sync.aligned;",
+        "wgmma.wait_group.sync.aligned 0;",
+        ".reg .b32 %r<4>; wgmma.mma_async.sync.aligned.m64n8k8.f32.tf32.tf32 {%r0,%r1,%r2,%r3}, 0, 0, 1, 1, 1;",
+    ] {
+        assert_eq!(on("sm_90a", text), None);
+        for target in ["sm_80", "sm_90", "sm_100a", "sm_120"] {
+            let expected = format!("PTX line 4: `wgmma` exists on the target sm_90a only, not on {target}");
+            assert_eq!(on(target, text), Some(expected));
+        }
+    }
+    assert_eq!(on("sm_90", "fence.proxy.async;"), None);
+    let expected = "PTX line 4: `fence.proxy.async` exists from sm_90 on, not on sm_89";
+    assert_eq!(on("sm_89", "fence.proxy.async;").as_deref(), Some(expected));
+}
+
+/// Instructions in a kernel for sm_90a.
+#[test]
+fn warpgroups() {
+    const PRODUCT: &str = "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16";
+    let d = "{%r1, %r2, %r3, %r4}";
+    let cases = [
+        ("wgmma.fence.aligned;", "`wgmma.fence.aligned` is executed only with the modifier `.sync`"),
+        ("wgmma.fence.sync;", "`wgmma.fence.sync` is executed only with the modifier `.aligned`"),
+        (
+            "wgmma.fence.sync.aligned.cta;",
+            "modifier `.cta` of `wgmma.fence.sync.aligned.cta` is not executed",
+        ),
+        ("wgmma.fence.sync.aligned 0;", "`wgmma.fence.sync.aligned` takes 0 operands, not 1"),
+        ("wgmma.wait_group.sync.aligned;", "`wgmma.wait_group.sync.aligned` takes 1 operands, not 0"),
+        (
+            "wgmma.wait_group.sync.aligned %r1;",
+            "operand 1 of `wgmma.wait_group.sync.aligned` must be a constant",
+        ),
+        (
+            "wgmma.load.sync.aligned;",
+            "`wgmma.load.sync.aligned` is executed only with one of the modifiers `.fence`, `.commit_group`, \
+             `.wait_group`, `.mma_async`",
+        ),
+    ];
+    let mut cases: Vec<(String, String)> =
+        cases.iter().map(|(text, expected)| ((*text).to_owned(), (*expected).to_owned())).collect();
+    // What no product of the ISA is, or none that is executed.
+    for opcode in [
+        "m64n8k16.f16.f16.f16",
+        "m64n8k32.f32.e4m3.e4m3",
+        "m64n8k32.s32.s8.s8",
+        "m64n8k16.f32.bf16.f16",
+        "m64n8k8.f32.bf16.bf16",
+        "m64n8k16.f32.tf32.tf32",
+        "m64n12k16.f32.bf16.bf16",
+        "m64n264k16.f32.bf16.bf16",
+        "m64n0k16.f32.bf16.bf16",
+        "m64n08k16.f32.bf16.bf16",
+        "m128n8k16.f32.bf16.bf16",
+        "f32.bf16.bf16",
+    ] {
+        let opcode = format!("wgmma.mma_async.sync.aligned.{opcode}");
+        let text = format!("{opcode} {d}, %rd1, %rd2, %p1, 1, 1, 0, 0;");
+        cases.push((text, format!("matrix product `{opcode}` is not executed")));
+    }
+    let sparse = PRODUCT.replace("mma_async", "mma_async.sp");
+    cases.push((
+        format!("{sparse} {d}, %rd1, %rd2, %p1, 1, 1, 0, 0;"),
+        format!("modifier `.sp` of `{sparse}` is not executed"),
+    ));
+    for (operands, expected) in [
+        ("%rd1, %rd2, %p1, 1, 1, 0", "`P` takes 8 operands, not 7"),
+        ("{%r5, %r6, %r7, %r8}, %rd2, %p1, 1, 1, 0, 0", "`P` takes 7 operands, not 8"),
+        ("%rd1, %rd2, %p1, 0, 1, 0, 0", "operand 5 of `P` must be 1 or -1"),
+        ("%rd1, %rd2, %p1, 1, 2, 0, 0", "operand 6 of `P` must be 1 or -1"),
+        ("%rd1, %rd2, %p1, 1, 1, 2, 0", "operand 7 of `P` must be 0 or 1"),
+        ("%rd1, %rd2, %p1, 1, 1, 0, -1", "operand 8 of `P` must be 0 or 1"),
+        ("%rd1, %rd2, %p1, 1, 1, 0, %r9", "operand 8 of `P` must be a constant"),
+        ("%rd1, %rd2, %r9, 1, 1, 0, 0", "register `%r9` is 32 bits wide; type `.pred` of `P` is a predicate"),
+        ("%rd1, %r9, %p1, 1, 1, 0, 0", "register `%r9` is 32 bits wide; type `.b64` of `P` is 64 bits wide"),
+        ("{%r5, %r6}, %rd2, %p1, 1, 1, 0", "operand 2 of `P` must be 4 registers, not 2"),
+    ] {
+        cases.push((format!("{PRODUCT} {d}, {operands};"), expected.replace('P', PRODUCT)));
+    }
+    for (d, expected) in [
+        ("{%r1, %r2, %r3}", "operand 1 of `P` must be 4 registers, not 3"),
+        ("{%r1, %r2, %r3, %r1}", "a register stands twice in the result of `P`"),
+    ] {
+        cases.push((format!("{PRODUCT} {d}, %rd1, %rd2, %p1, 1, 1, 0, 0;"), expected.replace('P', PRODUCT)));
+    }
+    for (text, expected) in &cases {
+        let module = format!(
+            ".version 8.0\n.target sm_90a\n.entry k() {{\n.reg .pred %p<4>;\n.reg .b32 %r<16>;\n\
+             .reg .b64 %rd<8>; {text}\nret;\n}}"
+        );
+        let found = parse(&module).expect_err(text).to_string();
+        assert!(found.starts_with(&format!("PTX line 6: {expected}\n")), "{text}\n{found}");
     }
 }
 

@@ -27,8 +27,8 @@ impl Driver {
             .map_err(|_| (Code::INVALID_IMAGE, "the image is neither PTX nor machine code".to_owned()))?;
         let module = parse(text).map_err(|e| (Code::INVALID_PTX, e.to_string()))?;
         let machine = self.machine(context).map_err(|code| (code, String::new()))?;
-        if module.target > machine.properties().arch {
-            let message = format!("PTX for sm_{} on sm_{}", module.target, machine.properties().arch);
+        if !module.runs_on(machine.properties().arch) {
+            let message = format!("PTX for {} on sm_{}", module.target_name(), machine.properties().arch);
             return Err((Code::NO_BINARY_FOR_GPU, message));
         }
         let bytes: u64 = module.variables.iter().filter(|v| v.space != Space::Shared).map(|v| v.bytes).sum();

@@ -22,7 +22,7 @@ macro_rules! parts {
     };
 }
 
-parts! { integers bits floats halves approximations comparisons conversions memory warp matrices }
+parts! { integers bits floats halves approximations comparisons conversions memory warp matrices warpgroup }
 
 /// What the decoder takes and no part checks.
 #[test]

@@ -1,0 +1,233 @@
+//! `wgmma`: matrix products of four warps, made while the warps go on.
+//!
+//! The rows of a product belong to the warps one by one, so each warp makes its own 16 of the 64. It makes them as late as
+//! it may: factors are read, and sums written, when the warp waits for the product's group. What the kernel forgot to wait
+//! for is then not there, and what it overwrote too early is gone, in every run.
+//!
+//! A product reads shared memory at some time between its issue and its end. What it reads must have been written, and be
+//! ordered, before its issue; accesses of others must be ordered behind its end.
+
+use std::collections::VecDeque;
+
+use crate::block::Scene;
+use crate::clocks::WARPS;
+use crate::descriptor::{Descriptor, UNIT};
+use crate::fault::{FaultKind, Problem, problem};
+use crate::inst::{FirstFactor, Op, Src, Wgmma};
+use crate::registers::LANES;
+use crate::shared::{Conflict, Stamp};
+use crate::tile::{Tile, depth, unit_elements};
+use crate::warp::Warp;
+
+/// Warps of a warpgroup.
+const GROUP: u32 = 4;
+
+/// A product under way.
+struct Product {
+    /// Its instruction.
+    pc: u32,
+    /// The number of its group.
+    group: u32,
+    a: Option<Descriptor>,
+    b: Descriptor,
+    /// Whether sums begin with what the accumulator holds.
+    adds: bool,
+    /// What the warp knew of others when it issued the product.
+    know: [u32; WARPS],
+    /// How many writes shared memory had seen.
+    writes: u64,
+}
+
+/// A warp's products under way.
+#[derive(Default)]
+pub(crate) struct Products {
+    under_way: VecDeque<Product>,
+    /// How many groups have been committed: the number of the group that is open.
+    committed: u32,
+    tile: Option<Box<Tile>>,
+    /// Where the units of a product's factors lie.
+    units: Vec<u32>,
+}
+
+impl Products {
+    /// Forgets everything.
+    pub fn reset(&mut self) {
+        self.under_way.clear();
+        self.committed = 0;
+    }
+
+    /// `wgmma.commit_group`
+    pub fn commit(&mut self) {
+        self.committed += 1;
+    }
+}
+
+impl Warp<'_> {
+    /// Checks that the warp's warpgroup exists.
+    pub fn in_warpgroup(&self, scene: &Scene<'_>) -> Result<(), Box<Problem>> {
+        let (first, threads) = (self.index / GROUP * GROUP, scene.launch.threads());
+        if threads >= (first + GROUP) * LANES as u32 {
+            return Ok(());
+        }
+        let message = format!(
+            "an instruction of four whole warps, {first} to {}, in a thread block of {threads} threads",
+            first + GROUP - 1
+        );
+        problem(FaultKind::Divergence, 0, message)
+    }
+
+    fn descriptor(&self, src: &Src, name: &str) -> Result<Descriptor, Box<Problem>> {
+        let values = self.registers.source64(src, &self.context);
+        if let Some(lane) = (1..LANES).find(|lane| values[*lane] != values[0]) {
+            let message = format!(
+                "lanes of one warp give the descriptors {:#x} and {:#x} of {name}",
+                values[0], values[lane]
+            );
+            return problem(FaultKind::Divergence, lane as u32, message);
+        }
+        Descriptor::new(values[0]).or_else(|why| {
+            problem(FaultKind::Descriptor, 0, format!("the descriptor {:#x} of {name} {why}", values[0]))
+        })
+    }
+
+    /// `wgmma.mma_async`
+    pub fn issue(&mut self, scene: &mut Scene<'_>, product: &Wgmma) -> Result<(), Box<Problem>> {
+        self.in_warpgroup(scene)?;
+        scene.report.matrix_instructions += 1;
+        let a = match &product.a {
+            FirstFactor::Descriptor(src) => Some(self.descriptor(src, "A")?),
+            FirstFactor::Registers(_) => None,
+        };
+        let b = self.descriptor(&product.b, "B")?;
+        let adds = self.registers.condition(&product.scale_d.0, product.scale_d.1);
+        if adds != 0 && adds != u32::MAX {
+            let message = format!("scale-d holds in lanes {adds:#010x} only");
+            return problem(FaultKind::Divergence, adds.trailing_ones(), message);
+        }
+        let under_way = Product {
+            pc: self.pc,
+            group: self.products.committed,
+            a,
+            b,
+            adds: adds != 0,
+            know: *scene.clocks.know(self.index),
+            writes: scene.shared.writes_seen(),
+        };
+        self.place_units(product, &under_way);
+        self.check_units(scene, &under_way, false)?;
+        // Own writes from now on are behind the issue.
+        scene.clocks.tick(self.index);
+        self.products.under_way.push_back(under_way);
+        Ok(())
+    }
+
+    /// `wgmma.wait_group`
+    pub fn products_wait(&mut self, scene: &mut Scene<'_>, pending: u32) -> Result<(), Box<Problem>> {
+        let below = self.products.committed.saturating_sub(pending);
+        while self.products.under_way.front().is_some_and(|p| p.group < below) {
+            if let Some(product) = self.products.under_way.pop_front() {
+                self.finish(scene, &product)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lists where the factors' units lie: those of the warp's rows of A, then those of B.
+    fn place_units(&mut self, product: &Wgmma, under_way: &Product) {
+        let units = &mut self.products.units;
+        units.clear();
+        let (k, per) = (depth(product.factor) as u32, unit_elements(product.factor) as u32);
+        let mut place = |descriptor: &Descriptor, trans: bool, first: u32, rows: u32| {
+            if trans {
+                let numbers = first / per..(first + rows) / per;
+                numbers.for_each(|u| units.extend((0..k).map(|k| descriptor.along_rows(u, k))));
+            } else {
+                let rows = first..first + rows;
+                rows.for_each(|row| units.extend((0..k / per).map(|u| descriptor.along_k(row, u))));
+            }
+        };
+        if let Some(a) = &under_way.a {
+            place(a, product.trans_a, 16 * (self.index % GROUP), 16);
+        }
+        place(&under_way.b, product.trans_b, 0, product.columns);
+    }
+
+    /// Checks the units that were listed; `issued` says whether the product was issued before.
+    fn check_units(&self, scene: &Scene<'_>, product: &Product, issued: bool) -> Result<(), Box<Problem>> {
+        let size = scene.shared.bytes();
+        let outside = |at: &&u32| **at > size || size - **at < UNIT;
+        if let Some(at) = self.products.units.iter().find(outside) {
+            let message = format!("wgmma reads {UNIT} bytes at {at:#x} of {size} bytes of shared memory");
+            return problem(FaultKind::OutOfBounds, 0, message);
+        }
+        let found = scene.shared.matrix_units(&self.products.units, &product.know, scene.clocks);
+        found.map_err(|(at, conflict)| {
+            let at = u64::from(at);
+            match conflict {
+                // All was well when it was issued.
+                Conflict::Copying { thread, pc }
+                | Conflict::Unfenced { thread, pc }
+                | Conflict::Race { thread, pc, .. }
+                    if issued =>
+                {
+                    let line = scene.launch.program.code[product.pc as usize].line;
+                    let what = format!("the wgmma of PTX line {line} reads");
+                    self.conflict(scene, &what, at, UNIT, 0, Conflict::Overwritten { thread, pc })
+                }
+                conflict => self.conflict(scene, "wgmma reads", at, UNIT, 0, conflict),
+            }
+        })
+    }
+
+    /// Makes a product.
+    fn finish(&mut self, scene: &mut Scene<'_>, under_way: &Product) -> Result<(), Box<Problem>> {
+        let launch = scene.launch;
+        let Op::Wgmma(product) = &launch.program.code[under_way.pc as usize].op else { return Ok(()) };
+        self.place_units(product, under_way);
+        if scene.shared.writes_seen() != under_way.writes {
+            self.check_units(scene, under_way, true)?;
+        }
+        let me = Stamp::new(scene.clocks.time(self.index), self.thread(0), under_way.pc);
+        scene.shared.matrix_read(&self.products.units, me, scene.clocks);
+
+        let products = &mut self.products;
+        let tile = products.tile.get_or_insert_with(Tile::new);
+        let (factor, per) = (product.factor, unit_elements(product.factor));
+        let k = depth(factor);
+        let mut units = products.units.iter().map(|at| scene.shared.unit(*at));
+        match &product.a {
+            FirstFactor::Registers(a) => tile.left_registers(factor, &self.registers, a),
+            FirstFactor::Descriptor(_) => {
+                for (first, second, unit) in places(16, k, per, product.trans_a, &mut units) {
+                    tile.put_left(factor, product.trans_a, first, second, unit);
+                }
+            }
+        }
+        for (column, k, unit) in places(product.columns as usize, k, per, product.trans_b, &mut units) {
+            tile.put_right(factor, product.trans_b, k, column, unit);
+        }
+        if product.negate {
+            tile.negate();
+        }
+        tile.begin(under_way.adds.then_some(&self.registers), &product.d);
+        tile.multiply(factor, product.columns as usize);
+        tile.end(&mut self.registers, &product.d);
+        Ok(())
+    }
+}
+
+/// The next units of a factor of so many rows, each with the row and k that it begins at.
+fn places<'u>(
+    rows: usize,
+    depth: usize,
+    per: usize,
+    trans: bool,
+    units: &'u mut impl Iterator<Item = [u64; 2]>,
+) -> impl Iterator<Item = (usize, usize, [u64; 2])> + 'u {
+    let inner = if trans { depth } else { depth / per };
+    let count = rows * depth / per;
+    units.take(count).enumerate().map(move |(i, unit)| {
+        let (outer, inner) = (i / inner, i % inner);
+        if trans { (outer * per, inner, unit) } else { (outer, inner * per, unit) }
+    })
+}
