@@ -7,6 +7,7 @@
 use std::sync::atomic::AtomicU64;
 
 use crate::access::{thread_at, thread_name};
+use crate::agreement::Agreement;
 use crate::clocks::{Clocks, Lesson};
 use crate::fault::{Fault, FaultKind, Problem};
 use crate::inst::{BarReduce, Reg};
@@ -50,6 +51,8 @@ pub(crate) struct Scene<'a> {
     pub launch: &'a Launch<'a>,
     pub shared: &'a mut Shared,
     pub clocks: &'a mut Clocks,
+    /// Of each warpgroup.
+    pub agreements: &'a mut [Agreement],
     pub report: &'a mut LaunchReport,
 }
 
@@ -106,6 +109,7 @@ pub(crate) struct Block<'a> {
     barriers: [Barrier; 16],
     shared: Shared,
     clocks: Clocks,
+    agreements: Vec<Agreement>,
     pub report: LaunchReport,
 }
 
@@ -138,6 +142,7 @@ impl<'a> Block<'a> {
             barriers: Default::default(),
             shared: Shared::new(shared_bytes, launch.program.granule, launch.options.races),
             clocks: Clocks::new(),
+            agreements: Vec::new(),
             report: LaunchReport::default(),
         }
     }
@@ -147,7 +152,10 @@ impl<'a> Block<'a> {
         let [gx, gy, _] = self.launch.grid.map(u64::from);
         let ctaid = [number % gx, number / gx % gy, number / (gx * gy)].map(|n| n as u32);
         let sm = (number % u64::from(self.launch.multiprocessors.max(1))) as u32;
-        self.warps.iter_mut().for_each(|w| w.reset(ctaid, sm));
+        let watched = self.launch.program.watched.count;
+        self.warps.iter_mut().for_each(|w| w.reset(ctaid, sm, watched));
+        self.agreements.clear();
+        self.agreements.resize_with(self.warps.len().div_ceil(4), Agreement::default);
         self.states.clear();
         self.states.resize_with(self.warps.len(), || State::Ready);
         self.barriers = Default::default();
@@ -159,6 +167,7 @@ impl<'a> Block<'a> {
                 launch: self.launch,
                 shared: &mut self.shared,
                 clocks: &mut self.clocks,
+                agreements: &mut self.agreements,
                 report: &mut self.report,
             };
             match self.warps[w].run(&mut scene, turns.quota()) {
@@ -176,7 +185,23 @@ impl<'a> Block<'a> {
                 Err(p) => return Err(self.fault(w, self.warps[w].pc, &p)),
             }
         }
-        self.stuck()
+        self.stuck()?;
+        self.agreed()
+    }
+
+    /// At the end every warp of a warpgroup has executed the same `wgmma` instructions.
+    fn agreed(&self) -> Result<(), Fault> {
+        for (group, agreement) in self.agreements.iter().enumerate() {
+            let Some((warp, step)) = agreement.missing() else { continue };
+            let warp = 4 * group + warp as usize;
+            let message = format!("warp {warp} has exited without it; all four warps must execute it");
+            return Err(self.fault(
+                warp,
+                step.pc,
+                &Problem { kind: FaultKind::Divergence, lane: 0, message },
+            ));
+        }
+        Ok(())
     }
 
     fn fault(&self, warp: usize, pc: u32, problem: &Problem) -> Fault {

@@ -94,9 +94,18 @@ impl Warp<'_> {
                     matrix::mma(*shape, &mut self.registers, d, a, b, c);
                 }
                 Op::Wgmma(product) => self.issue(scene, product)?,
-                Op::WgmmaFence => self.in_warpgroup(scene)?,
-                Op::WgmmaCommit => self.products.commit(),
-                Op::WgmmaWait { pending } => self.products_wait(scene, *pending)?,
+                Op::WgmmaFence => {
+                    self.in_warpgroup(scene, 0, 0)?;
+                    self.accumulators.fence();
+                }
+                Op::WgmmaCommit => {
+                    self.in_warpgroup(scene, 0, 0)?;
+                    self.products.commit();
+                }
+                Op::WgmmaWait { pending } => {
+                    self.in_warpgroup(scene, 0, 0)?;
+                    self.products_wait(scene, *pending)?;
+                }
                 _ => {}
             }
         }

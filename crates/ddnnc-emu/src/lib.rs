@@ -5,6 +5,8 @@
 //! `docs/emulator.md` describes it as a tool of its own.
 
 mod access;
+mod accumulators;
+mod agreement;
 mod alu;
 mod atomics;
 mod block;
@@ -43,6 +45,7 @@ mod stub;
 mod tile;
 mod warp;
 mod warpgroup;
+mod watched;
 
 pub use decode::{instructions, modifiers_without_effect};
 pub use driver::Report;

@@ -1,6 +1,7 @@
 //! Kernels prepared for running: variables placed, symbols replaced by addresses, what cannot run refused.
 
 use crate::inst::{Address, Atomic, File, FirstFactor, Inst, Kernel, Op, Space, Src, Type, Variable};
+use crate::watched::Watched;
 
 /// Windows of the state spaces within generic addresses; global memory has no window.
 pub(crate) const SHARED_WINDOW: u64 = 0x0100_0000_0000;
@@ -30,6 +31,8 @@ pub(crate) struct Program {
     pub local_bytes: u64,
     /// Bytes of the smallest access to shared memory, a power of two.
     pub granule: u32,
+    /// Registers of `wgmma`.
+    pub watched: Watched,
 }
 
 /// Prepares a kernel of a module whose variables lie at `module_addresses` (those of shared memory: anything).
@@ -122,6 +125,7 @@ pub(crate) fn prepare(
         }
     }
     Ok(Program {
+        watched: Watched::new(&code, kernel.registers[File::B32 as usize]),
         name: kernel.name.clone(),
         code,
         registers: kernel.registers,
@@ -205,7 +209,7 @@ fn refuse(op: &Op) -> Option<String> {
 }
 
 /// Calls `f` for each source operand, addresses included.
-fn sources(op: &mut Op, f: &mut dyn FnMut(&mut Src)) {
+pub(crate) fn sources(op: &mut Op, f: &mut dyn FnMut(&mut Src)) {
     fn at(address: &mut Address, f: &mut dyn FnMut(&mut Src)) {
         f(&mut address.base);
     }

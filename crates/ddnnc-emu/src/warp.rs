@@ -5,6 +5,7 @@
 //! several lanes (a shuffle, a matrix product, a barrier) needs all lanes that it names at that very instruction: those
 //! that come first are parked there until the others arrive.
 
+use crate::accumulators::Accumulators;
 use crate::alu;
 use crate::block::{Arrival, Scene};
 use crate::copies::Copies;
@@ -57,6 +58,7 @@ pub(crate) struct Warp<'a> {
     pub hint: usize,
     pub copies: Copies,
     pub products: Products,
+    pub accumulators: Accumulators,
     /// Local memory, one stretch per lane.
     pub local: Vec<u64>,
 }
@@ -80,12 +82,13 @@ impl<'a> Warp<'a> {
             hint: 0,
             copies: Copies::default(),
             products: Products::default(),
+            accumulators: Accumulators::default(),
             local: vec![crate::memory::POISON; (program.local_bytes / 8) as usize * LANES],
         }
     }
 
     /// Begins a block.
-    pub fn reset(&mut self, ctaid: [u32; 3], sm: u32) {
+    pub fn reset(&mut self, ctaid: [u32; 3], sm: u32, watched: usize) {
         self.registers.reset();
         self.context.ctaid = ctaid;
         self.context.sm[0] = sm;
@@ -99,6 +102,7 @@ impl<'a> Warp<'a> {
         self.parks = 0;
         self.copies.reset();
         self.products.reset();
+        self.accumulators.reset(watched);
         self.local.fill(crate::memory::POISON);
     }
 
@@ -143,6 +147,10 @@ impl<'a> Warp<'a> {
             if mask == 0 {
                 self.pc += 1;
                 continue;
+            }
+            let watched = launch.program.watched.accessed(self.pc);
+            if !watched.is_empty() {
+                self.touch(scene, mask, watched)?;
             }
             match &inst.op {
                 Op::Bra { target } => {

@@ -9,6 +9,7 @@
 
 use std::collections::VecDeque;
 
+use crate::agreement::Step;
 use crate::block::Scene;
 use crate::clocks::WARPS;
 use crate::descriptor::{Descriptor, UNIT};
@@ -63,20 +64,32 @@ impl Products {
 }
 
 impl Warp<'_> {
-    /// Checks that the warp's warpgroup exists.
-    pub fn in_warpgroup(&self, scene: &Scene<'_>) -> Result<(), Box<Problem>> {
+    /// Checks that the warp's warpgroup exists and that its warps do the same, with the same descriptors.
+    pub fn in_warpgroup(&self, scene: &mut Scene<'_>, a: u64, b: u64) -> Result<(), Box<Problem>> {
         let (first, threads) = (self.index / GROUP * GROUP, scene.launch.threads());
-        if threads >= (first + GROUP) * LANES as u32 {
-            return Ok(());
+        if threads < (first + GROUP) * LANES as u32 {
+            let message = format!(
+                "an instruction of four whole warps, {first} to {}, in a thread block of {threads} threads",
+                first + GROUP - 1
+            );
+            return problem(FaultKind::Divergence, 0, message);
         }
-        let message = format!(
-            "an instruction of four whole warps, {first} to {}, in a thread block of {threads} threads",
-            first + GROUP - 1
-        );
+        let agreement = &mut scene.agreements[(self.index / GROUP) as usize];
+        let Err(other) = agreement.step(self.index, Step { pc: self.pc, a, b }) else { return Ok(()) };
+        let message = if other.pc == self.pc {
+            format!(
+                "warps of one warpgroup give the descriptors {:#x}, {:#x} and {a:#x}, {b:#x} of A and B",
+                other.a, other.b
+            )
+        } else {
+            let line = scene.launch.program.code[other.pc as usize].line;
+            format!("another warp of its warpgroup executes the wgmma instruction of PTX line {line} instead")
+        };
         problem(FaultKind::Divergence, 0, message)
     }
 
-    fn descriptor(&self, src: &Src, name: &str) -> Result<Descriptor, Box<Problem>> {
+    /// The descriptor that all lanes give, as it is and taken apart.
+    fn descriptor(&self, src: &Src, name: &str) -> Result<(u64, Descriptor), Box<Problem>> {
         let values = self.registers.source64(src, &self.context);
         if let Some(lane) = (1..LANES).find(|lane| values[*lane] != values[0]) {
             let message = format!(
@@ -85,20 +98,24 @@ impl Warp<'_> {
             );
             return problem(FaultKind::Divergence, lane as u32, message);
         }
-        Descriptor::new(values[0]).or_else(|why| {
-            problem(FaultKind::Descriptor, 0, format!("the descriptor {:#x} of {name} {why}", values[0]))
-        })
+        match Descriptor::new(values[0]) {
+            Ok(descriptor) => Ok((values[0], descriptor)),
+            Err(why) => {
+                problem(FaultKind::Descriptor, 0, format!("the descriptor {:#x} of {name} {why}", values[0]))
+            }
+        }
     }
 
     /// `wgmma.mma_async`
     pub fn issue(&mut self, scene: &mut Scene<'_>, product: &Wgmma) -> Result<(), Box<Problem>> {
-        self.in_warpgroup(scene)?;
         scene.report.matrix_instructions += 1;
         let a = match &product.a {
             FirstFactor::Descriptor(src) => Some(self.descriptor(src, "A")?),
             FirstFactor::Registers(_) => None,
         };
         let b = self.descriptor(&product.b, "B")?;
+        self.in_warpgroup(scene, a.map_or(0, |(bits, _)| bits), b.0)?;
+        self.take_registers(scene, product)?;
         let adds = self.registers.condition(&product.scale_d.0, product.scale_d.1);
         if adds != 0 && adds != u32::MAX {
             let message = format!("scale-d holds in lanes {adds:#010x} only");
@@ -107,8 +124,8 @@ impl Warp<'_> {
         let under_way = Product {
             pc: self.pc,
             group: self.products.committed,
-            a,
-            b,
+            a: a.map(|(_, descriptor)| descriptor),
+            b: b.1,
             adds: adds != 0,
             know: *scene.clocks.know(self.index),
             writes: scene.shared.writes_seen(),
@@ -212,6 +229,7 @@ impl Warp<'_> {
         tile.begin(under_way.adds.then_some(&self.registers), &product.d);
         tile.multiply(factor, product.columns as usize);
         tile.end(&mut self.registers, &product.d);
+        self.give_registers(scene, product);
         Ok(())
     }
 }

@@ -10,3 +10,4 @@ mod divergence;
 mod launch;
 mod orders;
 mod races;
+mod warpgroup;
