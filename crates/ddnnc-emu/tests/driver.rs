@@ -269,19 +269,25 @@ fn a_context_goes_with_what_it_had() {
     std::mem::forget((stream, primary));
 }
 
-/// A function that NVRTC calls at its start, which needs no device.
-#[test]
-fn nvrtc_lives_with_this_driver() {
+/// Compiles a text with NVRTC, beside this driver.
+fn nvrtc(source: &str, arch: &'static str) -> cudarc::nvrtc::Ptx {
+    use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
     ddnnc_emu::install().expect("the shared library");
     let folder = std::env::var_os("DDNNC_NVRTC").expect("`.ci/nvrtc` installs NVRTC");
     let path = std::path::Path::new(&folder).join("libnvrtc.so.13");
-    use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
     // SAFETY: NVRTC's initialisers; the library stays loaded.
     let nvrtc = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_GLOBAL) }.expect("NVRTC");
-    let source = r#"extern "C" __global__ void twice(float *p) { p[threadIdx.x] *= 2.0f; }"#;
-    let options = cudarc::nvrtc::CompileOptions { arch: Some("sm_90"), ..Default::default() };
+    let options = cudarc::nvrtc::CompileOptions { arch: Some(arch), ..Default::default() };
     let ptx = cudarc::nvrtc::compile_ptx_with_opts(source, options).expect("it compiles");
     std::mem::forget(nvrtc);
+    ptx
+}
+
+/// A function that NVRTC calls at its start, which needs no device.
+#[test]
+fn nvrtc_lives_with_this_driver() {
+    let source = r#"extern "C" __global__ void twice(float *p) { p[threadIdx.x] *= 2.0f; }"#;
+    let ptx = nvrtc(source, "sm_90");
     let d = device();
     let stream = d.stream();
     let twice = d.context.load_module(ptx).expect("a module").load_function("twice").expect("a kernel");
@@ -294,4 +300,28 @@ fn nvrtc_lives_with_this_driver() {
     }
     .expect("a launch");
     assert_eq!(stream.clone_dtoh(&x).expect("numbers"), vec![6.0; 32]);
+}
+
+/// Products of a warpgroup, as NVRTC prints them now: one block of 128 x 64, with 96 KiB of shared memory.
+#[test]
+fn products_of_warpgroups_run() {
+    let ptx = nvrtc(include_str!("machine/ptx/warpgroup.cu"), "compute_90a");
+    let d = device();
+    let stream = d.stream();
+    let gemm = d.context.load_module(ptx).expect("a module").load_function("gemm").expect("a kernel");
+    const SHARED: u32 = 96 << 10;
+    let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+    gemm.set_attribute(attribute, SHARED as i32).expect("as much shared memory");
+    let (m, n, k) = (128, 64, 128);
+    let one = 0x3f80u16;
+    let a = stream.clone_htod(&vec![one; m * k]).expect("a copy");
+    let b = stream.clone_htod(&vec![one; k * n]).expect("a copy");
+    let mut c = stream.alloc_zeros::<f32>(m * n).expect("memory");
+    let (columns, depth) = (n as i32, k as i32);
+    let mut launch = stream.launch_builder(&gemm);
+    launch.arg(&a).arg(&b).arg(&mut c).arg(&columns).arg(&depth);
+    let config = LaunchConfig { grid_dim: (1, 1, 1), block_dim: (256, 1, 1), shared_mem_bytes: SHARED };
+    // SAFETY: the arguments are those of the kernel.
+    unsafe { launch.launch(config) }.expect("a launch");
+    assert_eq!(stream.clone_dtoh(&c).expect("numbers"), vec![128.0; m * n]);
 }

@@ -7,6 +7,7 @@ use crate::bench::{Bench, ORDERS, strict};
 const TILED: &str = include_str!("ptx/tiled.ptx");
 const LAST_BLOCK: &str = include_str!("ptx/last_block.ptx");
 const GEMM: &str = include_str!("ptx/gemm.ptx");
+const WARPGROUPS: &str = include_str!("ptx/warpgroup.ptx");
 
 /// Small whole numbers, so that every product and sum is exact in f32 and bf16.
 fn numbers(n: usize, seed: u32) -> Vec<f32> {
@@ -130,5 +131,58 @@ fn each_wait_of_the_pipeline_is_needed() {
     let wrong = GEMM.replace("cp.async.commit_group;", "");
     for order in ORDERS {
         assert_eq!(gemm(&wrong, order).unwrap_err().kind, FaultKind::AsyncCopy);
+    }
+}
+
+/// One block of 128 × 64, six steps of 64.
+fn warpgroups(text: &str, order: Order) -> Result<(Vec<f32>, LaunchReport), ddnnc_emu::Fault> {
+    let (m, n, k) = (128, 64, 384);
+    let bf16 = |v: Vec<f32>| -> Vec<u32> {
+        v.chunks_exact(2).map(|p| p[0].to_bits() >> 16 | p[1].to_bits() & 0xffff_0000).collect()
+    };
+    let mut bench = Bench::new(text, strict(order));
+    let (a, b) = (bench.words(&bf16(numbers(m * k, 6))), bench.words(&bf16(numbers(k * n, 7))));
+    let c = bench.raw(m * n);
+    let mut params: Vec<u8> = [a, b, c].iter().flat_map(|p| p.to_le_bytes()).collect();
+    params.extend([n, k].iter().flat_map(|p| (*p as u32).to_le_bytes()));
+    let report = bench.launch_shaped([1, 1, 1], [256, 1, 1], 4 * 24576, &params)?;
+    Ok((bench.read_floats(c, m * n), report))
+}
+
+#[test]
+fn a_pipelined_product_on_warpgroups() {
+    let (m, n, k) = (128, 64, 384);
+    let expected = product(&numbers(m * k, 6), &numbers(k * n, 7), m, n, k);
+    for order in ORDERS {
+        let (found, report) =
+            warpgroups(WARPGROUPS, order).unwrap_or_else(|fault| panic!("{order:?}: {fault}"));
+        assert_eq!(found, expected, "{order:?}");
+        assert_eq!(report.matrix_instructions, (8 * (k / 16)) as u64);
+    }
+}
+
+#[test]
+fn each_part_of_the_protocol_of_warpgroups_is_needed() {
+    use FaultKind::{AsyncCopy, AsyncProduct, ProxyFence, Race, Uninitialised};
+    for (part, instead, kinds) in [
+        ("cp.async.wait_group 1;", "cp.async.wait_group 2;", &[AsyncCopy][..]),
+        ("cp.async.commit_group;", "", &[AsyncCopy]),
+        ("fence.proxy.async.shared::cta;", "", &[ProxyFence]),
+        ("bar.sync \t0;", "", &[Race, Uninitialised, AsyncCopy]),
+        ("wgmma.fence.sync.aligned;", "", &[AsyncProduct]),
+        ("wgmma.commit_group.sync.aligned;", "", &[AsyncProduct, Race]),
+        // A stage is filled again while it may be read.
+        ("wgmma.wait_group.sync.aligned 1;", "wgmma.wait_group.sync.aligned 2;", &[AsyncProduct, Race]),
+        // Results are looked at too early.
+        ("wgmma.wait_group.sync.aligned 0;", "wgmma.wait_group.sync.aligned 1;", &[AsyncProduct]),
+    ] {
+        let wrong = WARPGROUPS.replace(part, instead);
+        assert_ne!(wrong, WARPGROUPS, "{part}");
+        for order in ORDERS {
+            match warpgroups(&wrong, order) {
+                Ok(_) => panic!("{order:?}: no fault without {part}"),
+                Err(fault) => assert!(kinds.contains(&fault.kind), "{part}, {order:?}: {fault}"),
+            }
+        }
     }
 }
