@@ -1,7 +1,12 @@
 //! Decoded PTX: what the parser gives and the machine executes. One variant per behaviour, with every modifier that
 //! changes a result as a field; what no variant can say is refused when the text is read.
 
+mod module;
+mod wgmma;
+
+pub use module::{Kernel, Module, Variable};
 use smallvec::SmallVec;
+pub use wgmma::{Factor, FirstFactor, Wgmma};
 
 /// Which register file a register lies in. 8-bit and 16-bit registers share the 16-bit file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -415,47 +420,6 @@ pub enum Mma {
     M16N8K4Tf32,
 }
 
-/// Elements of the factors of a warpgroup's product; sums are f32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[allow(missing_docs)]
-pub enum Factor {
-    Bf16,
-    F16,
-    Tf32,
-}
-
-/// Where a warpgroup's product has its first factor.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum FirstFactor {
-    /// In shared memory, as a matrix descriptor says.
-    Descriptor(Src),
-    /// Each warp's 16 rows in its registers, as `mma` has them.
-    Registers([Reg; 4]),
-}
-
-/// `wgmma.mma_async`: 64 × `columns` sums of 16 products (8 of tf32).
-#[derive(Clone, Debug, PartialEq)]
-pub struct Wgmma {
-    /// Elements of both factors.
-    pub factor: Factor,
-    /// Columns of the result: a multiple of 8, at most 256.
-    pub columns: u32,
-    /// The accumulator, `columns / 2` registers.
-    pub d: Vec<Reg>,
-    /// The first factor.
-    pub a: FirstFactor,
-    /// Descriptor of the second factor.
-    pub b: Src,
-    /// `scale-d`, and whether it is negated: where it does not hold, sums begin at 0.
-    pub scale_d: (Src, bool),
-    /// Whether the products are negated: one of the factors' scales is −1.
-    pub negate: bool,
-    /// Whether the rows of A lie next to each other, not its columns.
-    pub trans_a: bool,
-    /// Whether the columns of B lie next to each other, not its rows.
-    pub trans_b: bool,
-}
-
 /// One operation.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
@@ -739,64 +703,4 @@ pub struct Inst {
     pub op: Op,
     /// Line of the PTX text, from 1.
     pub line: u32,
-}
-
-/// A variable of a module or kernel. [`Src::Variable`] numbers the module's variables first, then the kernel's own
-/// (parameters, `.shared`, `.local`), in order of declaration.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Variable {
-    /// Its name.
-    pub name: String,
-    /// `Global`, `Const`, `Shared`, `Local` or `Param`.
-    pub space: Space,
-    /// Bytes; 0 for `extern .shared` without extent.
-    pub bytes: u64,
-    /// Bytes.
-    pub align: u64,
-    /// `.extern .shared .align 16 .b8 x[]`: it begins where static shared memory ends.
-    pub dynamic: bool,
-    /// Initial content of module variables (empty: zeros).
-    pub init: Vec<u8>,
-}
-
-/// A kernel (`.entry`). Device functions are refused: NVRTC inlines them; the message says `__forceinline__`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Kernel {
-    /// Its name.
-    pub name: String,
-    /// Its variables: `Param` first, then the others.
-    pub variables: Vec<Variable>,
-    /// How many registers of each file it declares: Pred, B16, B32, B64, B128.
-    pub registers: [u32; 5],
-    /// The body.
-    pub code: Vec<Inst>,
-    /// `.maxntid`, as a product.
-    pub max_threads: Option<u32>,
-    /// `.reqntid`: the one block size it may be launched with.
-    pub required_threads: Option<[u32; 3]>,
-}
-
-/// A module.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Module {
-    /// `.target sm_80` gives 80.
-    pub target: u32,
-    /// `.target sm_90a`: it runs on devices of exactly that target, and may use what only they have.
-    pub exact_target: bool,
-    /// `.global`, `.const` and module-level `.shared` variables.
-    pub variables: Vec<Variable>,
-    /// Its kernels.
-    pub kernels: Vec<Kernel>,
-}
-
-impl Module {
-    /// Whether a device can run it: one of its target or, unless the target is exact, a newer one.
-    pub fn runs_on(&self, arch: u32) -> bool {
-        if self.exact_target { arch == self.target } else { arch >= self.target }
-    }
-
-    /// `sm_90` or `sm_90a`.
-    pub fn target_name(&self) -> String {
-        format!("sm_{}{}", self.target, if self.exact_target { "a" } else { "" })
-    }
 }

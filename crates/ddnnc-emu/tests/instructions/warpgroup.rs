@@ -69,9 +69,9 @@ impl Place {
         let (along, across) = if turned { (row, k) } else { (k, row) };
         let (unit, line) = (along / self.unit + skip, across % 8);
         let exchanged = match width {
-            8 => unit % 8 ^ line,
-            4 => unit % 4 ^ line / 2,
-            2 => unit % 2 ^ line / 4,
+            8 => (unit % 8) ^ line,
+            4 => (unit % 4) ^ (line / 2),
+            2 => (unit % 2) ^ (line / 4),
             _ => 0,
         };
         let atom = match (turned, width) {
@@ -109,6 +109,7 @@ struct Case {
     /// The operand `scale-d`, and whether it means that sums go on.
     scale: (&'static str, bool),
     signs: (i32, i32),
+    values: Values,
 }
 
 /// Small whole numbers, of which every sum is exact in f32.
@@ -117,11 +118,69 @@ fn small(seed: usize, row: usize, column: usize) -> i32 {
     (mixed % 31) as i32 - 15
 }
 
-fn bits(kind: Kind, value: i32) -> u64 {
-    let single = u64::from((value as f32).to_bits());
-    let bits = kind.format.write(&F32.read(single), Mode::Nearest).expect("a number");
-    // The low bits of a tf32 must not matter.
-    if kind.bytes == 4 { bits | 0x1555 } else { bits }
+/// What the factors and sums are made of.
+#[derive(Clone, Copy, PartialEq)]
+enum Values {
+    Small,
+    /// Numbers of which hardly a sum is exact.
+    Rough,
+    /// Zeros, denormals, the largest numbers, infinities, NaN among small ones.
+    Edges,
+}
+
+/// The bits of a number, as the elements of a kind have them.
+fn bits(kind: Kind, value: f32) -> u64 {
+    kind.format.write(&F32.read(u64::from(value.to_bits())), Mode::Nearest).unwrap_or(0)
+}
+
+impl Values {
+    /// Element (row, column) of a factor.
+    fn element(self, kind: Kind, seed: usize, row: usize, column: usize) -> u64 {
+        let number = small(seed, row, column);
+        let edge = (row * 5 + column * 3 + seed) % 97;
+        let bits = match self {
+            Values::Rough => bits(kind, number as f32 * 1.017 + 0.3),
+            Values::Edges if edge < 9 => {
+                let edges = match kind.types {
+                    "bf16.bf16" => [0x8000, 1, 0x7f, 0x807f, 0x7f7f, 0xff7f, 0x7f80, 0xff80, 0x7fc0],
+                    "f16.f16" => [0x8000, 1, 0x3ff, 0x83ff, 0x7bff, 0xfbff, 0x7c00, 0xfc00, 0x7e00],
+                    _ => [
+                        0x8000_0000,
+                        0x2000,
+                        0x7f_e000,
+                        0x807f_e000,
+                        0x7f7f_e000,
+                        0xff7f_e000,
+                        0x7f80_0000,
+                        0xff80_0000,
+                        0x7fc0_0000,
+                    ],
+                };
+                edges[edge]
+            }
+            Values::Small | Values::Edges => bits(kind, number as f32),
+        };
+        // The low bits of a tf32 must not matter.
+        if kind.bytes == 4 { bits & !0x1fff | 0x1555 } else { bits }
+    }
+
+    /// Element (row, column) of the accumulator.
+    fn sum(self, row: usize, column: usize) -> f32 {
+        let number = small(3, row, column) as f32;
+        match self {
+            Values::Small => number,
+            Values::Rough => number * 1234.567,
+            Values::Edges if (row + column) % 23 == 0 => f32::MIN_POSITIVE / 3.0,
+            Values::Edges if (row + column) % 29 == 0 => f32::MAX,
+            Values::Edges => number,
+        }
+    }
+}
+
+/// The value of an element.
+fn number(kind: Kind, bits: u64) -> f32 {
+    let bits = if kind.bytes == 4 { bits & !0x1fff } else { bits };
+    F32.write(&kind.format.read(bits), Mode::Nearest).map_or(f32::NAN, |bits| f32::from_bits(bits as u32))
 }
 
 /// Element `i` of a lane's part of A in registers: as `mma.m16n8k16` and `mma.m16n8k8` of tf32 have it.
@@ -154,14 +213,16 @@ fn run(suite: &mut Suite, case: Case) {
 
     // What no element lies in is NaN.
     let mut image = vec![0xffu8; (b_start + b_place.bytes).next_multiple_of(1024)];
-    let mut put = |at: usize, value: i32| {
-        image[at..at + kind.bytes].copy_from_slice(&bits(kind, value).to_le_bytes()[..kind.bytes]);
+    let mut put = |at: usize, bits: u64| {
+        image[at..at + kind.bytes].copy_from_slice(&bits.to_le_bytes()[..kind.bytes]);
     };
+    let left = |row: usize, k: usize| case.values.element(kind, 1, row, k);
+    let right = |k: usize, column: usize| case.values.element(kind, 2, k, column);
     for k in 0..kind.k {
         if let Some(a) = &a_place {
-            (0..64).for_each(|row| put(a.offset(kind.bytes, row, k), small(1, row, k)));
+            (0..64).for_each(|row| put(a.offset(kind.bytes, row, k), left(row, k)));
         }
-        (0..columns).for_each(|column| put(b_start + b_place.offset(kind.bytes, column, k), small(2, k, column)));
+        (0..columns).for_each(|column| put(b_start + b_place.offset(kind.bytes, column, k), right(k, column)));
     }
 
     let mine = image.len() / 8 / THREADS;
@@ -173,13 +234,13 @@ fn run(suite: &mut Suite, case: Case) {
         for register in 0..4 {
             let part = |half: usize| {
                 let (row, k) = fragment(kind, thread % 32, register * per + half);
-                bits(kind, small(1, thread / 32 * 16 + row, k)) << (16 * half)
+                left(thread / 32 * 16 + row, k) << (16 * half)
             };
             data.push((0..per).map(part).sum());
         }
         for i in 0..results {
             let (row, column) = result(thread, i);
-            data.push(u64::from((small(3, row, column) as f32).to_bits()));
+            data.push(u64::from(case.values.sum(row, column).to_bits()));
         }
     }
 
@@ -232,13 +293,17 @@ fn run(suite: &mut Suite, case: Case) {
     for thread in 0..THREADS {
         for i in 0..results {
             let (row, column) = result(thread, i);
-            let sum: i32 = (0..kind.k).map(|k| small(1, row, k) * small(2, k, column)).sum();
-            let before = if case.scale.1 { small(3, row, column) } else { 0 };
-            let expected = (case.signs.0 * case.signs.1 * sum + before) as f32;
+            let mut expected = if case.scale.1 { case.values.sum(row, column) } else { 0.0 };
+            for k in 0..kind.k {
+                let a = number(kind, left(row, k)) * case.signs.0 as f32;
+                let b = number(kind, right(k, column)) * case.signs.1 as f32;
+                expected = a.mul_add(b, expected);
+            }
+            let expected = if expected.is_nan() { 0x7fff_ffff } else { expected.to_bits() };
             let bits = found[thread * each + mine + 4 + i];
             assert_eq!(
-                f32::from_bits(bits as u32),
-                expected,
+                bits,
+                u64::from(expected),
                 "({row}, {column}) of {columns} columns of {}, A {:?}, B {b:?}",
                 kind.types,
                 case.a
@@ -277,6 +342,7 @@ pub fn cases(suite: &mut Suite) {
         b: plain,
         scale: ("%s", true),
         signs: (1, 1),
+        values: Values::Small,
     };
     let layouts = |turned: bool| WIDTHS.map(|width| Layout { turned, width, skip: 0 });
     let all: Vec<Layout> = layouts(false).into_iter().chain(layouts(true)).collect();
@@ -311,6 +377,14 @@ pub fn cases(suite: &mut Suite) {
     }
     for scale in [("!%s", false), ("1", true), ("0", false)] {
         run(suite, Case { scale, ..base });
+    }
+    for values in [Values::Rough, Values::Edges] {
+        for kind in [BF, HALF, TF] {
+            for a in [Some(plain), None] {
+                run(suite, Case { kind, a, columns: 64, values, ..base });
+            }
+        }
+        run(suite, Case { signs: (-1, 1), values, ..base });
     }
     for signs in [(1, -1), (-1, 1), (-1, -1)] {
         run(suite, Case { signs, ..base });
