@@ -95,15 +95,19 @@ impl Clocks {
         self.tick(warp);
     }
 
-    /// Whether a thread has executed a proxy fence not before `time` that is known to whoever knows of its warp's times
-    /// up to `known`.
-    pub fn proxy_fenced(&self, thread: u32, time: u32, known: u32) -> bool {
-        let fences = &self.fences[thread as usize / LANES];
+    /// The lanes of a warp that have executed a proxy fence not before `time`, as far as it is known to whoever knows of
+    /// the warp's times up to `known`.
+    pub fn proxy_fenced(&self, warp: u32, time: u32, known: u32) -> u32 {
+        let fences = &self.fences[warp as usize];
         let first = fences.partition_point(|(at, _)| *at < time);
-        fences[first..]
-            .iter()
-            .take_while(|(at, _)| *at < known)
-            .any(|(_, lanes)| lanes >> (thread % 32) & 1 != 0)
+        let mut fenced = 0;
+        for (at, lanes) in &fences[first..] {
+            if *at >= known || fenced == u32::MAX {
+                break;
+            }
+            fenced |= lanes;
+        }
+        fenced
     }
 
     /// `bar.warp.sync` of some lanes of a warp of which `live` have not exited.

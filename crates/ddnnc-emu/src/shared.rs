@@ -59,6 +59,11 @@ impl Stamp {
         (self.0 >> 31 & 31) as u32
     }
 
+    /// Flags, time and warp.
+    fn moment(self) -> u64 {
+        self.0 >> 31
+    }
+
     pub fn thread(self) -> u32 {
         (self.0 >> 26 & 1023) as u32
     }
@@ -247,9 +252,10 @@ impl Shared {
     }
 
     /// The 16 bytes at a place, which is a multiple of 16.
-    pub fn unit(&self, at: u32) -> [u64; 2] {
+    pub fn unit(&self, at: u32) -> [u32; 4] {
         let at = at as usize / 8;
-        [self.data[at], self.data[at + 1]]
+        let [low, high] = [self.data[at], self.data[at + 1]];
+        [low as u32, (low >> 32) as u32, high as u32, (high >> 32) as u32]
     }
 
     /// Checks that what a matrix product reads was written, ordered before the product's issue, and fenced: `know` is
@@ -260,20 +266,22 @@ impl Shared {
         know: &[u32; WARPS],
         clocks: &Clocks,
     ) -> Result<(), (u32, Conflict)> {
-        let mut good = Stamp::NONE;
+        // Warp and time of the last write that was looked at, and the lanes whose writes then are well.
+        let (mut moment, mut well) = (u64::MAX, 0);
         for &at in units {
             for &write in &self.writes[self.granules(at, UNIT)] {
-                if write == good && write != Stamp::NONE {
+                if write.moment() == moment && well >> (write.thread() % 32) & 1 != 0 {
                     continue;
                 }
-                self.matrix_write(write, know, clocks).map_err(|conflict| (at, conflict))?;
-                good = write;
+                well = self.matrix_write(write, know, clocks).map_err(|conflict| (at, conflict))?;
+                moment = write.moment();
             }
         }
         Ok(())
     }
 
-    fn matrix_write(&self, write: Stamp, know: &[u32; WARPS], clocks: &Clocks) -> Result<(), Conflict> {
+    /// Checks a write, and gives the lanes whose writes at that time are as well ordered.
+    fn matrix_write(&self, write: Stamp, know: &[u32; WARPS], clocks: &Clocks) -> Result<u32, Conflict> {
         let (thread, pc) = (write.thread(), write.pc());
         let known = know[write.warp() as usize];
         if write == Stamp::NONE {
@@ -283,15 +291,16 @@ impl Shared {
             return Err(Conflict::Copying { thread, pc });
         }
         if !self.races {
-            return Ok(());
+            return Ok(u32::MAX);
         }
         if write.time() > known {
             return Err(Conflict::Race { thread, pc, read: false });
         }
-        if !clocks.proxy_fenced(thread, write.time(), known) {
+        let fenced = clocks.proxy_fenced(write.warp(), write.time(), known);
+        if fenced >> (thread % 32) & 1 == 0 {
             return Err(Conflict::Unfenced { thread, pc });
         }
-        Ok(())
+        Ok(fenced)
     }
 
     /// Notes a matrix product's reads, once it has been waited for; `me` is the stamp of lane 0.
@@ -304,6 +313,11 @@ impl Shared {
         for &at in units {
             let range = self.granules(at, UNIT);
             for reads in &mut self.reads[range] {
+                let known = |read: Stamp| read.time() <= know[read.warp() as usize];
+                if known(reads[0]) && known(reads[1]) {
+                    *reads = [product, Stamp::NONE];
+                    continue;
+                }
                 // Beside the product one reader is kept: of another warp where there is one, else a lane of this one.
                 let unordered = |read: &&Stamp| {
                     !read.has(PRODUCT) && read.time() > know[read.warp() as usize]

@@ -17,7 +17,7 @@ use crate::fault::{FaultKind, Problem, problem};
 use crate::inst::{FirstFactor, Op, Src, Wgmma};
 use crate::registers::LANES;
 use crate::shared::{Conflict, Stamp};
-use crate::tile::{Tile, depth, unit_elements};
+use crate::tile::{Tile, Unit, depth, unit_elements};
 use crate::warp::Warp;
 
 /// Warps of a warpgroup.
@@ -48,6 +48,8 @@ pub(crate) struct Products {
     tile: Option<Box<Tile>>,
     /// Where the units of a product's factors lie.
     units: Vec<u32>,
+    /// What they hold.
+    words: Vec<Unit>,
 }
 
 impl Products {
@@ -209,43 +211,31 @@ impl Warp<'_> {
 
         let products = &mut self.products;
         let tile = products.tile.get_or_insert_with(Tile::new);
-        let (factor, per) = (product.factor, unit_elements(product.factor));
-        let k = depth(factor);
-        let mut units = products.units.iter().map(|at| scene.shared.unit(*at));
+        let factor = product.factor;
+        products.words.clear();
+        products.words.extend(products.units.iter().map(|at| scene.shared.unit(*at)));
         match &product.a {
-            FirstFactor::Registers(a) => tile.left_registers(factor, &self.registers, a),
-            FirstFactor::Descriptor(_) => {
-                for (first, second, unit) in places(16, k, per, product.trans_a, &mut units) {
-                    tile.put_left(factor, product.trans_a, first, second, unit);
-                }
+            FirstFactor::Registers(a) => {
+                tile.left_registers(factor, &self.registers, a);
+                tile.right(factor, product.trans_b, &products.words);
             }
-        }
-        for (column, k, unit) in places(product.columns as usize, k, per, product.trans_b, &mut units) {
-            tile.put_right(factor, product.trans_b, k, column, unit);
+            FirstFactor::Descriptor(_) => {
+                let (left, right) = products.words.split_at(16 * depth(factor) / unit_elements(factor));
+                tile.left(factor, product.trans_a, left);
+                tile.right(factor, product.trans_b, right);
+            }
         }
         if product.negate {
             tile.negate();
         }
-        tile.begin(under_way.adds.then_some(&self.registers), &product.d);
+        if under_way.adds {
+            tile.begin(&self.registers, &product.d);
+        } else {
+            tile.clear();
+        }
         tile.multiply(factor, product.columns as usize);
         tile.end(&mut self.registers, &product.d);
         self.give_registers(scene, product);
         Ok(())
     }
-}
-
-/// The next units of a factor of so many rows, each with the row and k that it begins at.
-fn places<'u>(
-    rows: usize,
-    depth: usize,
-    per: usize,
-    trans: bool,
-    units: &'u mut impl Iterator<Item = [u64; 2]>,
-) -> impl Iterator<Item = (usize, usize, [u64; 2])> + 'u {
-    let inner = if trans { depth } else { depth / per };
-    let count = rows * depth / per;
-    units.take(count).enumerate().map(move |(i, unit)| {
-        let (outer, inner) = (i / inner, i % inner);
-        if trans { (outer * per, inner, unit) } else { (outer, inner * per, unit) }
-    })
 }
