@@ -83,16 +83,11 @@ impl Clocks {
         }
     }
 
-    /// Parts what a warp did so far from what it does from now on.
-    pub fn tick(&mut self, warp: u32) {
-        self.time[warp as usize] += 1;
-    }
-
-    /// `fence.proxy.async` of some lanes of a warp.
+    /// `fence.proxy.async` of some lanes of a warp: parts what was written so far from what is written from now on.
     pub fn proxy_fence(&mut self, warp: u32, lanes: u32) {
         let time = self.time(warp);
         self.fences[warp as usize].push((time, lanes));
-        self.tick(warp);
+        self.time[warp as usize] += 1;
     }
 
     /// The lanes of a warp that have executed a proxy fence not before `time`, as far as it is known to whoever knows of

@@ -93,7 +93,14 @@ pub(crate) fn fence(i: &mut Instruction, _: Type) -> Result<Op, String> {
         i.require("async")?;
         // Of another space than shared memory it would order nothing here.
         i.choice(&[("shared::cta", ()), ("shared::cluster", ())]);
-        return Ok(Op::ProxyFence);
+        i.finish()?;
+        // Modifiers that are without effect on other fences do not belong to this one.
+        return match i.opcode {
+            "fence.proxy.async" | "fence.proxy.async.shared::cta" | "fence.proxy.async.shared::cluster" => {
+                Ok(Op::ProxyFence)
+            }
+            opcode => Err(format!("`{opcode}` is not PTX")),
+        };
     }
     Ok(Op::Fence)
 }

@@ -134,8 +134,6 @@ impl Warp<'_> {
         };
         self.place_units(product, &under_way);
         self.check_units(scene, &under_way, false)?;
-        // Own writes from now on are behind the issue.
-        scene.clocks.tick(self.index);
         self.products.under_way.push_back(under_way);
         Ok(())
     }

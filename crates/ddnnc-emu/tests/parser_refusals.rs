@@ -174,6 +174,7 @@ fn instructions() {
         ),
         ("atom.global.add.s64 %rd1, [%rd2], %rd3;", "type `.s64` of `atom.global.add.s64` is not executed"),
         ("red.global.exch.b32 [%rd2], %r3;", "`red.global.exch.b32` is not PTX"),
+        ("fence.proxy.async.cta;", "`fence.proxy.async.cta` is not PTX"),
         ("fence.proxy.alias;", "`fence.proxy.alias` is executed only with the modifier `.async`"),
         ("fence.proxy.async.global;", "modifier `.global` of `fence.proxy.async.global` is not executed"),
         ("bar.sync 16;", "barrier 16 of `bar.sync` is not one of 0 to 15"),

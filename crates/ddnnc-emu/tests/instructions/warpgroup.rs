@@ -170,8 +170,8 @@ impl Values {
         match self {
             Values::Small => number,
             Values::Rough => number * 1234.567,
-            Values::Edges if (row + column) % 23 == 0 => f32::MIN_POSITIVE / 3.0,
-            Values::Edges if (row + column) % 29 == 0 => f32::MAX,
+            Values::Edges if (row + column).is_multiple_of(23) => f32::MIN_POSITIVE / 3.0,
+            Values::Edges if (row + column).is_multiple_of(29) => f32::MAX,
             Values::Edges => number,
         }
     }

@@ -265,6 +265,8 @@ fn registers_need_a_fence_before_a_product() {
         with(&[("// meanwhile", &format!("{product} // next\nwgmma.commit_group.sync.aligned;"))])
     };
     expect_all(&next(product), 32.0);
+    // One that begins anew.
+    expect_all(&next(&product.replace("%rd3, 1, 1, 1", "%rd3, 0, 1, 1")), 16.0);
     let half = product.replace("bf16.bf16", "f16.f16");
     let fault = expect_one_of(&next(&half), 128, &[FaultKind::AsyncProduct]);
     assert!(fault.message.contains("is a result of another shape at PTX line"), "{fault}");
