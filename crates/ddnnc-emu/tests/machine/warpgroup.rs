@@ -132,6 +132,8 @@ fn writes_need_a_proxy_fence_of_their_thread() {
     for proxy in ["@%p1 fence.proxy.async;", "@!%p1 fence.proxy.async;"] {
         expect_fault(&line("proxy", proxy), FaultKind::ProxyFence, "// product", rest);
     }
+    let half = "mov.u32 %r7, %laneid; setp.lt.u32 %p5, %r7, 16; @%p5 fence.proxy.async;";
+    expect_fault(&line("proxy", half), FaultKind::ProxyFence, "// product", "thread (16, 0, 0) wrote");
     let early = without("proxy").replace("mov.u32 %r5", "fence.proxy.async; mov.u32 %r5");
     expect_fault(&early, FaultKind::ProxyFence, "// product", rest);
     let late = without("proxy").replace("// before", "// before\nfence.proxy.async;");
