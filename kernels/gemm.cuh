@@ -1,8 +1,11 @@
 // Matrix products: C[m][n] = sum over k of A[m][k] B[k][n] for one tile of BM x BN by one block, BK deep at a time.
 //
-// Given by the emitter: BM, BN, BK, STAGES, THREADS, MATH (0 exact f32, 1 tf32, 2 bf16), A_OUTER, B_OUTER (whether the
-// depth is the operand's row), ROW_UNITS, COLUMN_UNITS (how warps, or threads where MATH is 0, lie over the tile), and
-// the type E of the operands.
+// Given by the emitter: BM, BN, BK, STAGES, THREADS, MATH (0 exact f32, 1 tf32, 2 bf16, 3 bf16 by warpgroups), A_OUTER,
+// B_OUTER (whether the depth is the operand's row), ROW_UNITS, COLUMN_UNITS (how warps lie over the tile, or threads where
+// MATH is 0, or warpgroups where it is 3), and the type E of the operands.
+//
+// An accumulator multiplies a stage between publish(), before the barrier behind which the stage is read, and end(). IN_FLIGHT
+// products may then still run: those stages are not written again yet.
 
 // Elements of a row of the finished tile in shared memory. 8 more than BN: the float2 stores of a half warp (four rows
 // of four pairs) then touch each bank once.
@@ -14,6 +17,12 @@ constexpr int TILE_PITCH = BN + 8;
 struct Accumulator {
     static constexpr int ROWS = BM / ROW_UNITS, COLUMNS = BN / COLUMN_UNITS, COUNT = ROWS * COLUMNS;
     float c[COUNT];
+
+    static constexpr int IN_FLIGHT = 0;
+    __device__ __forceinline__ void publish() {}
+    __device__ __forceinline__ void begin(const float*, const float*) {}
+    __device__ __forceinline__ void end(const float* a, const float* b) { multiply(a, b); }
+    __device__ __forceinline__ void finish() {}
 
     __device__ __forceinline__ void clear() {
         #pragma unroll
@@ -74,6 +83,64 @@ struct Accumulator {
     __device__ __forceinline__ float& at(int i) { return c[i]; }
 };
 
+#elif MATH == 3
+
+// On matrix units, by warpgroups of four warps, from both operands in shared memory: each warpgroup has a tile of its own,
+// made of products of 64 rows, of which each warp holds 16.
+struct Accumulator {
+    static constexpr int GROUP_ROWS = BM / ROW_UNITS, GROUP_COLUMNS = BN / COLUMN_UNITS;
+    static constexpr int ROWS = GROUP_ROWS / 64, EACH = GROUP_COLUMNS / 2, COUNT = ROWS * EACH;
+    static constexpr int IN_FLIGHT = 1;
+    float c[ROWS][EACH];
+
+    __device__ __forceinline__ void clear() {
+        #pragma unroll
+        for (int i = 0; i < COUNT; i++) at(i) = 0.0f;
+    }
+    static __device__ __forceinline__ int first_row() { return threadIdx.x / 128 / COLUMN_UNITS * GROUP_ROWS; }
+    static __device__ __forceinline__ int first_column() { return threadIdx.x / 128 % COLUMN_UNITS * GROUP_COLUMNS; }
+
+    // What this thread has written to shared memory can be seen by the matrix units behind the next barrier.
+    __device__ __forceinline__ void publish() { publish_to_matrix_units(); }
+    __device__ __forceinline__ void begin(const E* a, const E* b) {
+        const ulong rows = descriptor<A_OUTER>(a, first_row()), columns = descriptor<B_OUTER>(b, first_column());
+        settle();
+        warpgroup_fence();
+        #pragma unroll
+        for (int k = 0; k < BK / 16; k++) {
+            #pragma unroll
+            for (int i = 0; i < ROWS; i++)
+                multiply_warpgroup(c[i], rows + step<A_OUTER>(64 * i, k), columns + step<B_OUTER>(0, k));
+        }
+        warpgroup_commit();
+    }
+    __device__ __forceinline__ void end(const E*, const E*) { warpgroup_wait<1>(); }
+    __device__ __forceinline__ void finish() {
+        warpgroup_wait<0>();
+        settle();
+    }
+    // What the compiler does to the sums it does before this, or behind it: not between a fence and a product, nor before a
+    // wait that it follows.
+    __device__ __forceinline__ void settle() {
+        #pragma unroll
+        for (int i = 0; i < COUNT; i++) asm volatile("" : "+f"(at(i)) :: "memory");
+    }
+
+    __device__ __forceinline__ void store(float* tile) const {
+        const int lane = threadIdx.x % 32, row = first_row() + threadIdx.x / 32 % 4 * 16 + lane / 4;
+        #pragma unroll
+        for (int i = 0; i < ROWS; i++) {
+            #pragma unroll
+            for (int j = 0; j < EACH; j += 4) {
+                float* to = tile + (row + i * 64) * TILE_PITCH + first_column() + j * 2 + lane % 4 * 2;
+                *(float2*)to = make_float2(c[i][j], c[i][j + 1]);
+                *(float2*)(to + 8 * TILE_PITCH) = make_float2(c[i][j + 2], c[i][j + 3]);
+            }
+        }
+    }
+    __device__ __forceinline__ float& at(int i) { return c[i / EACH][i % EACH]; }
+};
+
 #else
 
 // On matrix units: each warp has a tile of its own, made of 16x8 products.
@@ -82,6 +149,12 @@ struct Accumulator {
     static constexpr int ROWS = WARP_ROWS / 16, COLUMNS = WARP_COLUMNS / 8, COUNT = ROWS * COLUMNS * 4;
     static constexpr int CHUNK = 16 / (int)sizeof(E);
     float c[ROWS][COLUMNS][4];
+
+    static constexpr int IN_FLIGHT = 0;
+    __device__ __forceinline__ void publish() {}
+    __device__ __forceinline__ void begin(const E*, const E*) {}
+    __device__ __forceinline__ void end(const E* a, const E* b) { multiply(a, b); }
+    __device__ __forceinline__ void finish() {}
 
     __device__ __forceinline__ void clear() {
         #pragma unroll
@@ -172,9 +245,11 @@ template <int TABLE_A, int TABLE_B, class A, class B>
 __device__ __forceinline__ void add_products(A& a, B& b, char* shared, int row, int column, int first, int tiles,
                                              int channel_a, int channel_b, Accumulator& sums) {
     constexpr int STAGE = A::TILE_BYTES + B::TILE_BYTES + A::RAW_BYTES + B::RAW_BYTES;
+    // Copies are that many stages ahead of the products.
+    constexpr int AHEAD = STAGES - 1 - Accumulator::IN_FLIGHT;
     float* table_a = (float*)shared;
     float* table_b = table_a + TABLE_A;
-    char* stages = shared + 4 * (TABLE_A + TABLE_B);
+    char* stages = shared + (4 * (TABLE_A + TABLE_B) + TILE_ALIGN - 1) / TILE_ALIGN * TILE_ALIGN;
     a.start(row);
     b.start(column);
     auto load = [&](int t) {
@@ -183,7 +258,7 @@ __device__ __forceinline__ void add_products(A& a, B& b, char* shared, int row, 
         b.load(stage + A::TILE_BYTES, stage + A::TILE_BYTES + B::TILE_BYTES + A::RAW_BYTES, (first + t) * BK);
     };
     #pragma unroll
-    for (int t = 0; t < STAGES - 1; t++) {
+    for (int t = 0; t < AHEAD; t++) {
         if (t < tiles) load(t);
         copy_commit();
     }
@@ -193,16 +268,19 @@ __device__ __forceinline__ void add_products(A& a, B& b, char* shared, int row, 
     #pragma unroll 1
     for (int t = 0; t < tiles; t++) {
         char* stage = stages + t % STAGES * STAGE;
-        copy_wait<STAGES - 2>();
+        copy_wait<AHEAD - 1>();
         a.make(stage, stage + A::TILE_BYTES + B::TILE_BYTES, table_a, (first + t) * BK, channel_a);
         b.make(stage + A::TILE_BYTES, stage + A::TILE_BYTES + B::TILE_BYTES + A::RAW_BYTES, table_b, (first + t) * BK,
                channel_b);
-        // Everybody's copies of this stage are there, and nobody reads the stage before it any more.
+        sums.publish();
+        // Everybody's copies of this stage are there, and nobody reads the stage that is written next any more.
         __syncthreads();
-        if (t + STAGES - 1 < tiles) load(t + STAGES - 1);
+        sums.begin((const E*)stage, (const E*)(stage + A::TILE_BYTES));
+        if (t + AHEAD < tiles) load(t + AHEAD);
         copy_commit();
-        sums.multiply((const E*)stage, (const E*)(stage + A::TILE_BYTES));
+        sums.end((const E*)stage, (const E*)(stage + A::TILE_BYTES));
     }
+    sums.finish();
     copy_wait<0>();
     __syncthreads();
 }

@@ -113,6 +113,11 @@ template <typename E, int COLUMNS, bool OUTER> __device__ __forceinline__ int pl
     constexpr int CHUNKS = COLUMNS * (int)sizeof(E) / 16;
     constexpr int ROWS_OF_EIGHT = CHUNKS >= 8 ? 1 : 8 / CHUNKS, MASK = CHUNKS >= 8 ? 7 : CHUNKS - 1;
     constexpr int STEP = OUTER && sizeof(E) == 4 ? 2 : 1;
+#if MATH == 3
+    // Panels of 128 bytes a row (wgmma.cuh).
+    if constexpr (OUTER) return c / 8 * (BK * 8) + row * 8 + ((c % 8) ^ (row % 8));
+    static_assert(OUTER || CHUNKS == 8, "rows of 128 bytes");
+#endif
     return row * CHUNKS + (c ^ ((row * STEP / ROWS_OF_EIGHT) & MASK));
 }
 

@@ -53,31 +53,48 @@ template <typename T, int V, typename G> __device__ void max_pool_maps(const T* 
     }
 }
 
-// Each position asks of every window that holds it whether it is the first of the largest there.
-template <typename T, int V, typename G>
-__device__ void max_pool_grad_maps(const T* x, const T* dy, T* dx, uint t, uint n) {
+// Which position of each window is the first of its largest, counted in row order from the window's corner, padding included.
+template <typename T, int V, typename G, typename I>
+__device__ void max_pool_places(const T* x, I* places, uint t, uint n) {
+    for (uint e = t; e < G::N * G::HO * G::WO * (G::C / V); e += n) {
+        PLACE(e, G::HO, G::WO)
+        float best[V];
+        int place[V];
+        #pragma unroll
+        for (int v = 0; v < V; v++) { best[v] = -INFINITY_F; place[v] = -1; }
+        EACH_IN_WINDOW(row, column) {
+            const Channels<T, V> p = *(const Channels<T, V>*)(x + AT(image, h, w, G::H, G::W));
+            const int here = (h - row * G::SH + G::PH) * G::KW + w - column * G::SW + G::PW;
+            #pragma unroll
+            for (int v = 0; v < V; v++) {
+                const float a = to_float(p.v[v]);
+                const bool first = larger(a, best[v]) || place[v] < 0;
+                best[v] = first ? a : best[v];
+                place[v] = first ? here : place[v];
+            }
+        }
+        Channels<I, V> r;
+        #pragma unroll
+        for (int v = 0; v < V; v++) r.v[v] = (I)place[v];
+        *(Channels<I, V>*)(places + (ulong)e * V) = r;
+    }
+}
+
+// The gradients of the windows that chose a position.
+template <typename T, int V, typename G, typename I>
+__device__ void max_pool_grad_maps(const I* places, const T* dy, T* dx, uint t, uint n) {
     for (uint e = t; e < G::N * G::H * G::W * (G::C / V); e += n) {
         PLACE(e, G::H, G::W)
-        const Channels<T, V> mine = *(const Channels<T, V>*)(x + (ulong)e * V);
         float sum[V];
         #pragma unroll
         for (int v = 0; v < V; v++) sum[v] = 0.f;
         EACH_OUTPUT(row, column) {
-            bool first[V];
+            const uint at = AT(image, ho, wo, G::HO, G::WO);
+            const Channels<I, V> chosen = *(const Channels<I, V>*)(places + at);
+            const Channels<T, V> d = *(const Channels<T, V>*)(dy + at);
+            const int here = (row - ho * G::SH + G::PH) * G::KW + column - wo * G::SW + G::PW;
             #pragma unroll
-            for (int v = 0; v < V; v++) first[v] = true;
-            EACH_IN_WINDOW(ho, wo) {
-                const bool before = h < row || (h == row && w < column);
-                const Channels<T, V> p = *(const Channels<T, V>*)(x + AT(image, h, w, G::H, G::W));
-                #pragma unroll
-                for (int v = 0; v < V; v++) {
-                    const float a = to_float(p.v[v]), b = to_float(mine.v[v]);
-                    first[v] = first[v] && (before ? larger(b, a) : !larger(a, b));
-                }
-            }
-            const Channels<T, V> d = *(const Channels<T, V>*)(dy + AT(image, ho, wo, G::HO, G::WO));
-            #pragma unroll
-            for (int v = 0; v < V; v++) sum[v] += first[v] ? to_float(d.v[v]) : 0.f;
+            for (int v = 0; v < V; v++) sum[v] += (int)chosen.v[v] == here ? to_float(d.v[v]) : 0.f;
         }
         Channels<T, V> r;
         #pragma unroll

@@ -5,7 +5,7 @@ use ddnnc_cpu::CpuDevice;
 use ddnnc_cuda::cache::Cache;
 use ddnnc_cuda::emitted::Emitted;
 use ddnnc_cuda::{CudaDevice, CudaOptions};
-use ddnnc_ir::{DType, Mode, Model, Precision};
+use ddnnc_ir::{DType, Mode, Model, Precision, ValueType};
 use ddnnc_passes::{Device, DeviceError, Executable, Goal, Program};
 use ddnnc_tests::harness::{
     Tensors, bits, load, mismatches, model, narrow, program, random_batch, random_weights, read_all, spec,
@@ -62,13 +62,22 @@ train {
 /// Gives a batch. Steps are small: at the kinks of a ReLU two correct programs take different sides now and then, and
 /// large steps make that difference grow.
 fn feed(run: &mut dyn Executable, model: &Model, seed: u64) {
-    run.write_f32("lr", &[0.002]).expect("one number");
     let (image, label) = random_batch(model, seed);
-    run.write_f32(&model.input.0, &image).expect("the image's length");
-    run.write_i64(&model.target.0, &label).expect("the label's length");
-    // Of dropout. What is not given again need not be there any more.
-    if run.program().inputs.contains_key("rng") {
-        run.write_i64("rng", &[7, seed as i64]).expect("two numbers");
+    let inputs: Vec<(String, ValueType)> = {
+        let program = run.program();
+        program.inputs.iter().map(|(n, &id)| (n.clone(), program.buffer(id).ty.clone())).collect()
+    };
+    // All of them, those of dropout and of weights that follow a schedule too: what is not given again need not be there
+    // any more.
+    for (name, ty) in inputs {
+        match name.as_str() {
+            n if n == model.input.0 => run.write_f32(n, &image),
+            n if n == model.target.0 => run.write_i64(n, &label),
+            "lr" => run.write_f32("lr", &[0.002]),
+            "rng" => run.write_i64("rng", &[7, seed as i64]),
+            n => run.write_f32(n, &vec![0.5; ty.elements()]),
+        }
+        .expect("an input of its length");
     }
 }
 
@@ -178,7 +187,11 @@ fn resnet20_trains_as_on_the_cpu() {
 /// Narrow networks of every spec, each step from where the CPU is. The emulator takes one of them, as it is slow.
 #[test]
 fn specs_train_as_on_the_cpu() {
-    let (names, steps) = if on_gpu() { (specs(), 3) } else { (vec!["branchynet_alexnet".to_owned()], 2) };
+    let (names, steps) = if on_gpu() {
+        (specs(), 3)
+    } else {
+        (["branchynet_alexnet", "kd_two_networks"].map(str::to_owned).into(), 2)
+    };
     for name in names {
         let model = narrow(&name, Mode::Train, 4);
         let program = program(&model, Goal::Train);

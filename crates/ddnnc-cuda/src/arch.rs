@@ -12,6 +12,13 @@ impl Arch {
     pub const GATED: [Arch; 4] = [Arch(80), Arch(90), Arch(100), Arch(120)];
 }
 
+impl Arch {
+    /// As compilers are told: for Hopper with the instructions that no later card has.
+    pub(crate) fn for_compiler(self) -> String {
+        format!("{self}{}", if self.0 == 90 { "a" } else { "" })
+    }
+}
+
 impl fmt::Display for Arch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "sm_{}", self.0)
@@ -42,7 +49,7 @@ pub enum Math {
 }
 
 /// What emission needs to know.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Target {
     /// The architecture.
     pub arch: Arch,
@@ -52,7 +59,14 @@ pub struct Target {
     pub multiprocessors: u32,
     /// Forces the tile of matrix kernels: rows, columns, depth; `None` lets the cost model choose.
     pub tile: Option<[usize; 3]>,
+    /// Whether bf16 products may use the instructions of warpgroups (`wgmma`), where the architecture has them.
+    pub warpgroups: bool,
+    /// What a kernel of its own costs, in microseconds, where the alternative is to do its work in another.
+    pub launch_us: f64,
 }
+
+/// A kernel in a graph of kernels, on an H100.
+pub(crate) const LAUNCH_US: f64 = 2.5;
 
 impl Target {
     /// For an architecture, exact, with as many multiprocessors as its data-centre card has.
@@ -63,6 +77,18 @@ impl Target {
             100 => 148,
             _ => 128,
         };
-        Target { arch, math: Math::Exact, multiprocessors, tile: None }
+        Target {
+            arch,
+            math: Math::Exact,
+            multiprocessors,
+            tile: None,
+            warpgroups: true,
+            launch_us: LAUNCH_US,
+        }
+    }
+
+    /// Whether bf16 products use the instructions of warpgroups: those of compute capability 9.0 alone.
+    pub(crate) fn has_warpgroups(&self) -> bool {
+        self.warpgroups && self.arch.0 == 90
     }
 }

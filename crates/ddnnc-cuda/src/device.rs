@@ -85,6 +85,8 @@ pub struct CudaOptions {
     pub math: Math,
     /// See [`Target::tile`].
     pub tile: Option<[usize; 3]>,
+    /// See [`Target::warpgroups`].
+    pub warpgroups: bool,
     /// Where compiled kernels are kept; without, every process compiles its own.
     pub cache: Option<Cache>,
     /// Threads that compile.
@@ -104,6 +106,7 @@ impl Default for CudaOptions {
             ordinal: 0,
             math: Math::Exact,
             tile: None,
+            warpgroups: true,
             cache: Cache::default_folder().map(Cache::new),
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             stepwise: false,
@@ -177,7 +180,8 @@ impl CudaDevice {
         let (compiled_for, own) = code_architecture(Arch(arch))?;
         let multiprocessors = number(Of::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
         let shared_per_block = number(Of::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)? as usize;
-        let target = Target { arch: compiled_for, math: options.math, multiprocessors, tile: options.tile };
+        let CudaOptions { math, tile, warpgroups, .. } = options;
+        let target = Target { math, multiprocessors, tile, warpgroups, ..Target::new(compiled_for) };
         Ok(CudaDevice {
             context,
             name,
@@ -367,7 +371,8 @@ impl CudaDevice {
 /// driver brings up to date), and whether it is its own.
 fn code_architecture(arch: Arch) -> Result<(Arch, bool), NvrtcError> {
     let known = nvrtc::architectures()?;
-    match known.iter().rev().find(|&&k| k <= arch) {
+    // Code for Hopper runs on Hopper alone.
+    match known.iter().rev().find(|&&k| k <= arch && (k == arch || k != Arch(90))) {
         Some(&found) => Ok((found, found == arch)),
         None => nvrtc::knows(arch).map(|()| (arch, true)),
     }

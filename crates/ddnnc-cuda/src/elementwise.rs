@@ -43,17 +43,15 @@ pub fn phases(w: &mut Writer<'_>, s: usize) -> Result<Vec<Phase>, String> {
     if let Op::Constant { value } = step.op {
         w.costs(0, ty.bytes(), 0);
         let value = float(value);
-        return Ok(vec![Phase {
-            text: each(&format!("{result}[e] = from_float<{ctype}>({value});")),
-            threads: count,
-        }]);
+        let text = each(&format!("{result}[e] = from_float<{ctype}>({value});"));
+        return Ok(vec![Phase::new(text, count)]);
     }
     if let Op::Ema { momentum, scale } = step.op {
         let (state, x) = (w.operand(step, 0), w.operand(step, 1));
         w.costs(2 * ty.bytes(), ty.bytes(), 3 * count);
         let (keep, take) = (float(1.0 - momentum), float(momentum * scale));
         let text = each(&format!("{result}[e] = {keep} * {state}[e] + {take} * {x}[e];"));
-        return Ok(vec![Phase { text, threads: count }]);
+        return Ok(vec![Phase::new(text, count)]);
     }
     let (one, operands, _) = subgroup(group, GroupKind::Sequence, &[s]);
     let made = chain(&one, &[Local::Step { step: 0, result: 0 }], &[])?;
@@ -87,5 +85,5 @@ pub fn phases(w: &mut Writer<'_>, s: usize) -> Result<Vec<Phase>, String> {
         made.channel_code,
         made.code
     );
-    Ok(vec![Phase { text, threads: count }])
+    Ok(vec![Phase::new(text, count)])
 }

@@ -39,7 +39,7 @@ fn cut(group: &Group, times: &Times, target: &Target) -> Option<Result<LaunchCod
 }
 
 fn weights(group: &Group, target: &Target) -> Result<LaunchCode, String> {
-    match cut(group, &regroup::times_of_weights(group), target) {
+    match cut(group, &regroup::times_of_weights(group, target), target) {
         Some(code) => code,
         None if depthwise::suits(group) => {
             depthwise::emit(group, target).or_else(|message| bare(group, target).unwrap_or(Err(message)))
@@ -51,7 +51,7 @@ fn weights(group: &Group, target: &Target) -> Result<LaunchCode, String> {
 
 fn rows(group: &Group, target: &Target) -> Result<LaunchCode, String> {
     let merged = regroup::merge_sums(group);
-    if let Some(code) = cut(&merged, &regroup::times_of_rows(&merged)?, target) {
+    if let Some(code) = cut(&merged, &regroup::times_of_rows(&merged, target)?, target) {
         return code;
     }
     let apart = regroup::apart(&merged, &merged.results);

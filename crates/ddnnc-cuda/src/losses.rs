@@ -31,11 +31,11 @@ pub fn phases(w: &mut Writer<'_>, s: usize) -> Vec<Phase> {
     let head = format!("<{team}, {count}, {len}>");
     let tail = "t, n, (float*)shared);\n";
     let threads = count * team;
-    let one = |text: String| vec![Phase { text: format!("        {text}"), threads }];
+    let one = |text: String| vec![Phase::new(format!("        {text}"), threads)];
     let both = |w: &mut Writer<'_>, text: String, terms: String, factor: f64| {
         w.costs(4 * count, 4 * count + 4, 10 * count);
         let sum = format!("        sum_slices({terms}, {result}, 1, {count}, {}, t, n);\n", float(factor));
-        vec![Phase { text: format!("        {text}"), threads }, Phase { text: sum, threads: 32 }]
+        vec![Phase::new(format!("        {text}"), threads), Phase::new(sum, 32)]
     };
     match &step.op {
         Op::CrossEntropy { smoothing } => {
@@ -75,7 +75,7 @@ fn nothing(w: &mut Writer<'_>, s: usize) -> Vec<Phase> {
     }
     let result = w.result(s, 0);
     w.costs(0, 4, 0);
-    vec![Phase { text: format!("        if (t == 0) *{result} = NAN_F;\n"), threads: 32 }]
+    vec![Phase::new(format!("        if (t == 0) *{result} = NAN_F;\n"), 32)]
 }
 
 /// Mean (a − b)².
@@ -94,7 +94,7 @@ fn squared_error(w: &mut Writer<'_>, s: usize, ty: &ValueType) -> Vec<Phase> {
     let text = format!("        squared_error_terms<{count}, {SLICE}>({a}, {b}, {terms}, t, n);\n");
     let sum =
         format!("        sum_slices({terms}, {result}, 1, {slices}, {}, t, n);\n", float(1.0 / count as f64));
-    vec![Phase { text, threads: 32 * slices }, Phase { text: sum, threads: 32 }]
+    vec![Phase::new(text, 32 * slices), Phase::new(sum, 32)]
 }
 
 /// dl · 2(a − b)/n
@@ -112,5 +112,5 @@ fn squared_error_grad(w: &mut Writer<'_>, s: usize, ty: &ValueType) -> Vec<Phase
          ({a}[e] - {b}[e]);\n",
         float(2.0 / count as f64)
     );
-    vec![Phase { text, threads: count }]
+    vec![Phase::new(text, count)]
 }

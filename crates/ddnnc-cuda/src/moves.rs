@@ -33,7 +33,7 @@ pub fn copy(w: &mut Writer<'_>, s: usize) -> Vec<Phase> {
     w.needs(Library::Moves);
     w.costs(ty.bytes(), ty.bytes(), 0);
     let text = format!("        copy_all<{unit}, {count}>((const {unit}*){from}, ({unit}*){to}, t, n);\n");
-    vec![Phase { text, threads: count }]
+    vec![Phase::new(text, count)]
 }
 
 /// Concat, slice and pad.
@@ -77,7 +77,7 @@ pub fn spans(w: &mut Writer<'_>, s: usize) -> Vec<Phase> {
     if text.is_empty() {
         return Vec::new();
     }
-    vec![Phase { text, threads }]
+    vec![Phase::new(text, threads)]
 }
 
 /// A smaller value repeated.
@@ -102,7 +102,7 @@ pub fn broadcast(w: &mut Writer<'_>, s: usize) -> Vec<Phase> {
     w.costs(from.bytes(), result.bytes(), 0);
     let count = result.elements();
     let text = format!("        for (uint e = t; e < {count}; e += n) {y}[e] = {x}[{place}];\n");
-    vec![Phase { text, threads: count }]
+    vec![Phase::new(text, count)]
 }
 
 /// Another layout: the matrices of channels and positions transposed.
@@ -129,7 +129,7 @@ pub fn transpose(w: &mut Writer<'_>, s: usize) -> Vec<Phase> {
         "        transpose_all<{ctype}, {}, {}, {rows}, {columns}, {r}, {c}>({x}, {y}, t, n, shared);\n",
         w.threads, d[0]
     );
-    vec![Phase { text, threads: d[0] * rows.div_ceil(r) * columns.div_ceil(c) * w.threads }]
+    vec![Phase::new(text, d[0] * rows.div_ceil(r) * columns.div_ceil(c) * w.threads)]
 }
 
 /// Rows and columns of a tile: square, or long where the matrix is narrow.

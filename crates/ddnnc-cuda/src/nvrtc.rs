@@ -167,7 +167,7 @@ pub fn knows(arch: Arch) -> Result<(), NvrtcError> {
 
 /// What NVRTC is told besides the source.
 pub fn options(arch: Arch, output: Output) -> Vec<String> {
-    let mut options = vec![format!("--gpu-architecture={arch}"), "--std=c++17".to_owned()];
+    let mut options = vec![format!("--gpu-architecture={}", arch.for_compiler()), "--std=c++17".to_owned()];
     if output == Output::Cubin {
         options.push("--ptxas-options=-v".to_owned());
     }

@@ -1,6 +1,6 @@
 //! Pooling steps.
 
-use crate::code::c_type;
+use crate::code::{Cost, c_type};
 use crate::steps::{Library, Phase, Writer};
 use ddnnc_ir::{DType, Layout, Op, Pool, ValueType};
 
@@ -44,14 +44,28 @@ pub fn phases(w: &mut Writer<'_>, s: usize) -> Vec<Phase> {
     arguments.push(w.result(s, 0));
     w.needs(Library::Pooling);
     let area = kernel[0] * kernel[1];
-    let flops = match &step.op {
-        Op::MaxPoolGrad(_) => y.elements() * area * area,
-        _ => y.elements() * area,
-    };
+    let ctype = c_type(x.dtype);
     // Windows overlap within reach of the caches.
     let read = step.operands.iter().filter_map(|&l| group.ty(l)).map(ValueType::bytes).sum();
-    w.costs(read, result.bytes(), flops);
-    let text =
-        format!("        {name}<{}, {v}, {geometry}>({}, t, n);\n", c_type(x.dtype), arguments.join(", "));
-    vec![Phase { text, threads: result.elements() / v }]
+    let threads = |ty: &ValueType| ty.elements() / v;
+    if !matches!(step.op, Op::MaxPoolGrad(_)) {
+        w.costs(read, result.bytes(), y.elements() * area);
+        let text = format!("        {name}<{ctype}, {v}, {geometry}>({}, t, n);\n", arguments.join(", "));
+        return vec![Phase::new(text, threads(result))];
+    }
+    let (index, size) = if area <= 256 { ("unsigned char", 1) } else { ("ushort_t", 2) };
+    let places = w.workspace(index, size * y.elements());
+    let list = size * y.elements();
+    w.costs(x.bytes(), list, y.elements() * area);
+    let [x_pointer, dy, dx] = &arguments[..] else { return Vec::new() };
+    let first =
+        format!("        max_pool_places<{ctype}, {v}, {geometry}, {index}>({x_pointer}, {places}, t, n);\n");
+    let second = format!("        {name}<{ctype}, {v}, {geometry}, {index}>({places}, {dy}, {dx}, t, n);\n");
+    let cost = Cost {
+        bytes_read: (list + y.bytes()) as u64,
+        bytes_written: result.bytes() as u64,
+        vector_flops: (y.elements() * area) as u64,
+        ..Cost::default()
+    };
+    vec![Phase::new(first, threads(&y)), Phase { text: second, threads: threads(result), apart: Some(cost) }]
 }

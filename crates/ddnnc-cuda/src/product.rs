@@ -9,11 +9,12 @@ use crate::code::{Argument, Arguments, Cost, Kernel, LaunchCode};
 use crate::emit::PRELUDE;
 use crate::operand::Operand;
 use crate::partial_sums::Sums;
-use crate::tiles::{self, Beside, Choice, Extent, Unit};
+use crate::tiles::{self, Beside, Choice, Extent, Tile, Unit};
 use std::fmt::Write as _;
 
 const MMA: &str = include_str!("../../../kernels/mma.cuh");
 const LOAD: &str = include_str!("../../../kernels/load.cuh");
+const WGMMA: &str = include_str!("../../../kernels/wgmma.cuh");
 const GEMM: &str = include_str!("../../../kernels/gemm.cuh");
 
 /// The largest value, in bytes, that is expected to stay in the L2 cache while blocks read it again.
@@ -129,11 +130,10 @@ impl Products<'_> {
             })
         };
         let sides = [beside(|c| &c.a), beside(|c| &c.b)];
-        let limit = tiles::shared_limit(target.arch);
         for choice in tiles::ranked(target, self.unit, &extents, sides, self.column_multiple)? {
             let mut tried = code.clone();
             let kernel = self.kernel(&choice, &mut tried)?;
-            if kernel.dynamic_shared as usize <= limit {
+            if kernel.dynamic_shared as usize <= choice.tile.shared_limit(target) {
                 tried.kernels.push(kernel);
                 *code = tried;
                 return Ok(());
@@ -149,13 +149,15 @@ impl Products<'_> {
         let (ctype, math) = match self.unit {
             Unit::Exact => ("float", 0),
             Unit::Tf32 => ("float", 1),
-            Unit::Bf16 => ("bf16", 2),
+            Unit::Bf16 => ("bf16", if tile.warpgroups { 3 } else { 2 }),
         };
+        let outer = [first.a.outer, first.b.outer];
+        let warpgroups = if tile.warpgroups { warpgroup_text(&tile, outer) } else { String::new() };
         let _ = write!(
             head,
             "{PRELUDE}\n{MMA}\ntypedef {ctype} E;\n#define MATH {math}\nconstexpr int BM = {}, BN = {}, BK = {}, STAGES = {}, \
-             THREADS = {};\nconstexpr int ROW_UNITS = {}, COLUMN_UNITS = {};\nconstexpr bool A_OUTER = {}, B_OUTER = {};\n\
-             {LOAD}\n{GEMM}\n",
+             THREADS = {};\nconstexpr int ROW_UNITS = {}, COLUMN_UNITS = {}, TILE_ALIGN = {};\nconstexpr bool A_OUTER = {}, \
+             B_OUTER = {};\n{LOAD}\n{warpgroups}{GEMM}\n",
             tile.rows,
             tile.columns,
             tile.depth,
@@ -163,8 +165,9 @@ impl Products<'_> {
             tile.threads,
             tile.units[0],
             tile.units[1],
-            first.a.outer,
-            first.b.outer
+            tile.alignment(),
+            outer[0],
+            outer[1]
         );
         let sums = Sums::new(&self.classes, choice, code);
         let (mut text, mut arguments, mut parameters) = (Text::new(), Vec::new(), Text::new());
@@ -181,10 +184,10 @@ impl Products<'_> {
             parameters.push_str(&made.parameters.0);
             arguments.extend(made.parameters.1);
         }
-        let name = self.name;
+        let (name, align) = (self.name, tile.alignment());
         let source = format!(
             "{head}\nextern \"C\" __global__ void BLOCK_OF(THREADS) {name}({parameters}) {{\n    \
-             extern __shared__ uint4 dynamic[];\n    char* shared = (char*)dynamic;\n    const int block = blockIdx.x;\n{text}}}\n"
+             extern __shared__ __align__({align}) uint4 dynamic[];\n    char* shared = (char*)dynamic;\n    const int block = blockIdx.x;\n{text}}}\n"
         );
         let grid = u32::try_from(blocks).ok().filter(|&b| b < 1 << 31).ok_or("a grid of too many blocks")?;
         Ok(Kernel {
@@ -318,6 +321,22 @@ impl Products<'_> {
             cost.bytes_read += partial * parts;
         }
     }
+}
+
+/// `wgmma.cuh` and the product that it asks for: 64 rows, the columns of a warpgroup, 16 of depth.
+fn warpgroup_text(tile: &Tile, outer: [bool; 2]) -> String {
+    let columns = tile.columns / tile.units[1];
+    let sums = columns / 2;
+    let list = |item: &dyn Fn(usize) -> String| (0..sums).map(item).collect::<Vec<_>>().join(", ");
+    let [a, b] = outer.map(usize::from);
+    format!(
+        "{WGMMA}\n__device__ __forceinline__ void multiply_warpgroup(float (&c)[{sums}], ulong a, ulong b) {{\n    asm volatile(\n        \
+         \"{{ .reg .pred add; setp.eq.b32 add, 0, 0;\\n\"\n        \"wgmma.mma_async.sync.aligned.m64n{columns}k16.f32.bf16.bf16 {{{}}}, %{sums}, %{}, add, 1, 1, {a}, {b}; }}\"\n        \
+         : {}\n        : \"l\"(a), \"l\"(b));\n}}\n",
+        list(&|i| format!("%{i}")),
+        sums + 1,
+        list(&|i| format!("\"+f\"(c[{i}])")),
+    )
 }
 
 /// One class as text.

@@ -1,6 +1,9 @@
 //! Groups of convolutions rewritten so that each convolution stands in a part of its own, and what cannot run in the
 //! same kernel stands apart.
 
+use crate::arch::Target;
+use crate::convolution::Geometry;
+use crate::tiles::Unit;
 use ddnnc_ir::{BinaryKind, Group, Local, Op, Step, ValueType, is_convolution, is_reduction};
 use smallvec::smallvec;
 
@@ -60,8 +63,52 @@ fn close(group: &Group, marked: &mut [bool]) {
     }
 }
 
-/// Where no convolution takes part: results, sums and what follows sums, and the weight.
-fn early(group: &Group, convolutions: &[Vec<usize>]) -> Vec<bool> {
+/// Rows and columns of a tile, for the question how often an element is made.
+const TILE: usize = 128;
+
+/// Whether an operand that is read so often is made before, by a kernel of its own, instead of by every block that reads it:
+/// making an element takes a multiprocessor of an H100 about a twentieth of a cycle, while its matrix units wait.
+fn is_made_before(elements: usize, often: f64, target: &Target) -> bool {
+    // Microseconds for a million elements: on all multiprocessors, and through memory and back.
+    let (make, move_) = (33.0 / f64::from(target.multiprocessors.max(1)), 1.2);
+    elements as f64 / 1e6 * (make * often - move_) > target.launch_us
+}
+
+/// The operands of a convolution on matrix units that are made before it.
+fn made_before(group: &Group, step: &Step, target: &Target) -> Vec<usize> {
+    let Ok(geometry) = Geometry::of(group, step) else { return Vec::new() };
+    let (inputs, outputs) = (geometry.group_inputs(), geometry.group_outputs());
+    if inputs == 1 || outputs == 1 {
+        // These are not products of matrices.
+        return Vec::new();
+    }
+    let often = |i: usize| {
+        let tiles = |extent: usize| extent.div_ceil(TILE) as f64;
+        let area = |[h, w]: [usize; 2]| (h * w).max(1) as f64;
+        let taps = geometry.taps() as f64;
+        let taps_of_x = taps * area(geometry.output) / area(geometry.input);
+        match (&step.op, i) {
+            (Op::Conv2d(_) | Op::Conv2dGradWeight { .. }, 0) => taps_of_x * tiles(outputs),
+            (Op::Conv2dGradInput { .. }, 0) => taps * tiles(inputs),
+            (Op::Conv2dGradWeight { .. }, 1) => tiles(geometry.taps() * inputs),
+            _ => 0.0,
+        }
+    };
+    let mut made = Vec::new();
+    for (i, local) in step.operands.iter().enumerate() {
+        if let (&Local::Step { step: s, .. }, Some(ty)) = (local, group.ty(*local))
+            && Unit::of(ty.dtype, target) != Unit::Exact
+            && is_made_before(ty.elements(), often(i), target)
+        {
+            made.push(s as usize);
+        }
+    }
+    made
+}
+
+/// Where no convolution takes part: results, sums and what follows sums, the weight, and operands
+/// that are made before.
+fn early(group: &Group, convolutions: &[Vec<usize>], target: &Target) -> Vec<bool> {
     let mut early = vec![false; group.steps.len()];
     for (i, step) in group.steps.iter().enumerate() {
         let result =
@@ -77,6 +124,8 @@ fn early(group: &Group, convolutions: &[Vec<usize>]) -> Vec<bool> {
         {
             early[w as usize] = true;
         }
+        let before = made_before(group, step, target);
+        before.into_iter().filter(|&s| convolutions[s].is_empty()).for_each(|s| early[s] = true);
     }
     close(group, &mut early);
     early
@@ -106,9 +155,9 @@ fn sorted(early: &[bool], late: &[bool]) -> Times {
 /// # Errors
 ///
 /// A convolution of what a convolution made.
-pub(crate) fn times_of_rows(group: &Group) -> Result<Times, String> {
+pub(crate) fn times_of_rows(group: &Group, target: &Target) -> Result<Times, String> {
     let convolutions = convolutions_before(group);
-    let early = early(group, &convolutions);
+    let early = early(group, &convolutions, target);
     let mut late = vec![false; group.steps.len()];
     // Steps in the kernel that a sum of the kernel precedes.
     let mut summed = vec![false; group.steps.len()];
@@ -150,9 +199,9 @@ pub(crate) fn weight_sums(group: &Group) -> Vec<Vec<usize>> {
 }
 
 /// Times for weight gradients: behind a sum of them everything comes after.
-pub(crate) fn times_of_weights(group: &Group) -> Times {
+pub(crate) fn times_of_weights(group: &Group, target: &Target) -> Times {
     let convolutions = convolutions_before(group);
-    let early = early(group, &convolutions);
+    let early = early(group, &convolutions, target);
     let sums = weight_sums(group);
     let late: Vec<bool> =
         (0..group.steps.len()).map(|i| !convolutions[i].is_empty() && sums[i].is_empty()).collect();

@@ -39,5 +39,5 @@ pub fn phases(w: &mut Writer<'_>, s: usize) -> Vec<Phase> {
     w.costs(operands * ty.bytes(), ty.bytes(), flops * count * len);
     let text =
         format!("        {name}<{team}, {count}, {len}>({}, t, n, (float*)shared);\n", arguments.join(", "));
-    vec![Phase { text, threads: count * team }]
+    vec![Phase::new(text, count * team)]
 }

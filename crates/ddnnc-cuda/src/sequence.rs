@@ -11,7 +11,7 @@ use crate::emit::{emit_group, single};
 use crate::gemm;
 use crate::places::Places;
 use crate::split::{append, subgroup};
-use crate::steps::{Blocks, kernel, suits};
+use crate::steps::{Blocks, kernels, suits};
 use ddnnc_ir::{Group, GroupKind, Local, Op, Step};
 use std::collections::BTreeMap;
 
@@ -56,14 +56,14 @@ pub fn emit(group: &Group, target: &Target) -> Result<LaunchCode, String> {
     while at < levels.len() {
         let few = levels[at..].iter().take_while(|steps| is_small(group, steps)).count();
         if few > 1 {
-            let made = kernel(group, &mut places, &mut code, &levels[at..at + few], Blocks::One)?;
+            let made = kernels(group, &mut places, &mut code, &levels[at..at + few], Blocks::One)?;
             code.kernels.extend(made);
             at += few;
             continue;
         }
         for (maker, steps) in makers(group, &levels[at]) {
             if maker == Maker::Own {
-                let made = kernel(group, &mut places, &mut code, &[steps], Blocks::Many)?;
+                let made = kernels(group, &mut places, &mut code, &[steps], Blocks::Many)?;
                 code.kernels.extend(made);
             } else {
                 foreign(group, target, maker, &steps, &mut places, &mut code)?;

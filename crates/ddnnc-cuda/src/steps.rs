@@ -7,6 +7,7 @@
 use crate::code::{Argument, Cost, Kernel, LaunchCode, c_type};
 use crate::emit::PRELUDE;
 use crate::places::{Places, is_copy};
+use crate::product::add_cost;
 use crate::{elementwise, losses, moves, pooling, samples, sums};
 use ddnnc_ir::{Group, Local, Op, Step, ValueType};
 use indexmap::IndexMap;
@@ -62,6 +63,15 @@ pub struct Phase {
     pub text: String,
     /// Threads that have something to do.
     pub threads: usize,
+    /// What a second phase costs that is too much for one block, and where there are many is a kernel of its own.
+    pub apart: Option<Cost>,
+}
+
+impl Phase {
+    /// Statements for so many threads.
+    pub fn new(text: String, threads: usize) -> Phase {
+        Phase { text, threads, apart: None }
+    }
 }
 
 /// How a kernel runs its levels.
@@ -126,10 +136,15 @@ impl Writer<'_> {
 
     /// Workspace for that many partial results, as an expression.
     pub fn partials(&mut self, count: usize) -> String {
+        self.workspace("float", 4 * count)
+    }
+
+    /// That many bytes of workspace, as an expression: a pointer to elements of a type.
+    pub fn workspace(&mut self, ctype: &str, bytes: usize) -> String {
         let offset = self.code.workspace_bytes;
-        self.code.workspace_bytes += (4 * count).next_multiple_of(256);
+        self.code.workspace_bytes += bytes.next_multiple_of(256);
         let base = self.parameter(Argument::Workspace(0), "w".to_owned(), "char*".to_owned());
-        format!("((float*)({base} + {offset}))")
+        format!("(({ctype}*)({base} + {offset}))")
     }
 
     fn counter(&mut self) -> String {
@@ -233,18 +248,18 @@ fn phases(w: &mut Writer<'_>, s: usize) -> Result<Vec<Phase>, String> {
     }
 }
 
-/// One kernel for these levels; none where there is nothing to do.
+/// The kernels for these levels, one after the other; none where there is nothing to do.
 ///
 /// # Errors
 ///
 /// What no kernel can do.
-pub fn kernel(
+pub fn kernels(
     group: &Group,
     places: &mut Places,
     code: &mut LaunchCode,
     levels: &[Vec<usize>],
     blocks: Blocks,
-) -> Result<Option<Kernel>, String> {
+) -> Result<Vec<Kernel>, String> {
     let threads = if blocks == Blocks::One { THREADS_ALONE } else { THREADS };
     let mut w = Writer {
         group,
@@ -256,13 +271,26 @@ pub fn kernel(
         libraries: BTreeSet::new(),
         parameters: IndexMap::new(),
     };
-    let (mut body, mut grid) = (String::new(), 1);
+    // Texts and costs of the kernels' parts, by step.
+    let mut texts: Vec<(String, usize, Cost, String)> = Vec::new();
     match blocks {
-        Blocks::One => alone(&mut w, levels, &mut body)?,
+        Blocks::One => {
+            let mut body = String::new();
+            let cost = alone(&mut w, levels, &mut body)?;
+            let choice = format!("{} steps in one block", levels.iter().map(Vec::len).sum::<usize>());
+            texts.push((body, 1, cost, choice));
+        }
         Blocks::Many => {
-            grid = ranges(&mut w, levels, &mut body)?;
-            if grid == 0 {
-                return Ok(None);
+            let (parts, late) = parts(&mut w, levels)?;
+            let late_cost = late.iter().fold(Cost::default(), |mut all, part| {
+                add_cost(&mut all, &part.cost);
+                all
+            });
+            for (parts, cost) in [(parts, w.cost), (late, late_cost)] {
+                if !parts.is_empty() {
+                    let (body, grid) = ranges(threads, parts);
+                    texts.push((body, grid, cost, format!("{grid} blocks")));
+                }
             }
         }
     }
@@ -274,28 +302,26 @@ pub fn kernel(
         0 => String::new(),
         bytes => format!("    __shared__ __align__(16) char shared[{bytes}];\n"),
     };
-    let source = format!(
-        "{PRELUDE}\n{libraries}\nextern \"C\" __global__ void BLOCK_OF({threads}) {name}(\n    {}\n) {{\n\
-         {shared}{body}}}\n",
-        parameters.join(", ")
-    );
-    Ok(Some(Kernel {
-        name,
-        source,
+    let kernel = |(body, grid, cost, choice): (String, usize, Cost, String)| Kernel {
+        source: format!(
+            "{PRELUDE}\n{libraries}\nextern \"C\" __global__ void BLOCK_OF({threads}) {name}(\n    {}\n) {{\n\
+             {shared}{body}}}\n",
+            parameters.join(", ")
+        ),
+        name: name.clone(),
         grid: [grid as u32, 1, 1],
         block: threads as u32,
         dynamic_shared: 0,
         arguments: w.parameters.keys().copied().collect(),
-        cost: w.cost,
-        choice: match blocks {
-            Blocks::One => format!("{} steps in one block", levels.iter().map(Vec::len).sum::<usize>()),
-            Blocks::Many => format!("{grid} blocks"),
-        },
-    }))
+        cost,
+        choice,
+    };
+    Ok(texts.into_iter().map(kernel).collect())
 }
 
-/// All steps in turn, a barrier between levels and between phases.
-fn alone(w: &mut Writer<'_>, levels: &[Vec<usize>], body: &mut String) -> Result<(), String> {
+/// All steps in turn, a barrier between levels and between phases; gives their cost.
+fn alone(w: &mut Writer<'_>, levels: &[Vec<usize>], body: &mut String) -> Result<Cost, String> {
+    let mut late = Cost::default();
     body.push_str("    const uint t = threadIdx.x, n = blockDim.x;\n");
     for (i, level) in levels.iter().enumerate() {
         let mut seconds = String::new();
@@ -308,6 +334,7 @@ fn alone(w: &mut Writer<'_>, levels: &[Vec<usize>], body: &mut String) -> Result
                 let _ = writeln!(body, "    {{ // {}\n{}    }}", w.group.steps[s].op.mnemonic(), first.text);
             }
             for second in phases {
+                add_cost(&mut late, &second.apart.unwrap_or_default());
                 let _ = writeln!(seconds, "    {{\n{}    }}", second.text);
             }
         }
@@ -315,29 +342,52 @@ fn alone(w: &mut Writer<'_>, levels: &[Vec<usize>], body: &mut String) -> Result
             let _ = write!(body, "    __syncthreads();\n{seconds}");
         }
     }
-    Ok(())
+    add_cost(&mut late, &w.cost);
+    Ok(late)
 }
 
-/// Each step in a range of blocks; second phases by the last block of the range. Gives the number of blocks.
-fn ranges(w: &mut Writer<'_>, levels: &[Vec<usize>], body: &mut String) -> Result<usize, String> {
-    let mut parts = Vec::new();
+/// A step's statements, which a range of blocks runs.
+struct Part {
+    blocks: usize,
+    name: &'static str,
+    text: String,
+    /// Of a part of the second kernel.
+    cost: Cost,
+}
+
+/// The parts of one kernel, and those of a second that needs all of the first. Small second phases are run by the last block
+/// of a step's range.
+fn parts(w: &mut Writer<'_>, levels: &[Vec<usize>]) -> Result<(Vec<Part>, Vec<Part>), String> {
+    let (mut parts, mut late) = (Vec::new(), Vec::new());
     for &s in levels.iter().flatten() {
         let mut phases = phases(w, s)?.into_iter();
         let Some(first) = phases.next() else { continue };
-        let blocks = first.threads.div_ceil(w.threads).clamp(1, MOST_BLOCKS);
-        let mut text = first.text;
+        let blocks = |threads: usize| threads.div_ceil(THREADS).clamp(1, MOST_BLOCKS);
+        let name = w.group.steps[s].op.mnemonic();
+        let mut part = Part { blocks: blocks(first.threads), name, text: first.text, cost: Cost::default() };
         for second in phases {
-            let (counter, threads) = (w.counter(), w.threads);
+            if let Some(cost) = second.apart {
+                late.push(Part { blocks: blocks(second.threads), name, text: second.text, cost });
+                continue;
+            }
             let _ = write!(
-                text,
-                "        if (last_block({counter}, {blocks})) {{\n        const uint t = threadIdx.x, n = {threads};\n{}        }}\n",
+                part.text,
+                "        if (last_block({}, {})) {{\n        const uint t = threadIdx.x, n = {THREADS};\n{}        }}\n",
+                w.counter(),
+                part.blocks,
                 second.text
             );
         }
-        parts.push((blocks, w.group.steps[s].op.mnemonic(), text));
+        parts.push(part);
     }
+    Ok((parts, late))
+}
+
+/// Each part in a range of blocks. Gives the text and the number of blocks.
+fn ranges(threads: usize, parts: Vec<Part>) -> (String, usize) {
+    let mut body = String::new();
     let (mut first, count) = (0, parts.len());
-    for (i, (blocks, name, text)) in parts.into_iter().enumerate() {
+    for (i, Part { blocks, name, text, .. }) in parts.into_iter().enumerate() {
         let end = first + blocks;
         let condition = match i + 1 == count {
             true => String::new(),
@@ -347,13 +397,12 @@ fn ranges(w: &mut Writer<'_>, levels: &[Vec<usize>], body: &mut String) -> Resul
         let block = if first > 0 { format!("(blockIdx.x - {first})") } else { "blockIdx.x".to_owned() };
         let _ = write!(
             body,
-            "{otherwise}{condition}{{ // {name}\n        const uint t = {block} * {} + threadIdx.x, n = {};\n{text}    }}\n",
-            w.threads,
-            blocks * w.threads
+            "{otherwise}{condition}{{ // {name}\n        const uint t = {block} * {threads} + threadIdx.x, n = {};\n{text}    }}\n",
+            blocks * threads
         );
         first = end;
     }
-    Ok(first)
+    (body, first)
 }
 
 /// `sequence`, or with the operator where there is only one.

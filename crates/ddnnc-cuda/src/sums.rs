@@ -72,11 +72,11 @@ pub fn reduce(w: &mut Writer<'_>, s: usize) -> Vec<Phase> {
         }}\n"
         )
     };
-    let mut phases = vec![Phase { text, threads: if inside { 32 * items } else { items } }];
+    let mut phases = vec![Phase::new(text, if inside { 32 * items } else { items })];
     if slices > 1 {
         w.costs(4 * items, 4 * items, 7 * items);
         let text = format!("        sum_slices({to}, {result}, {results}, {slices}, {factor}, t, n);\n");
-        phases.push(Phase { text, threads: 32 * results });
+        phases.push(Phase::new(text, 32 * results));
     }
     phases
 }
@@ -139,7 +139,7 @@ pub fn channels(w: &mut Writer<'_>, s: usize) -> Vec<Phase> {
         }}\n"
         )
     };
-    vec![Phase { text, threads: 32 * channels }]
+    vec![Phase::new(text, 32 * channels)]
 }
 
 /// A small matrix product, a thread for each element.
@@ -168,5 +168,5 @@ pub fn matmul(w: &mut Writer<'_>, s: usize) -> Vec<Phase> {
             {y}[e] = total(s);
         }}\n"
     );
-    vec![Phase { text, threads: count }]
+    vec![Phase::new(text, count)]
 }

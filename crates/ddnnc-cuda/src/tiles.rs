@@ -6,7 +6,7 @@
 //! absolute times are not claimed. The constants for wide products in bf16 are fitted to times of an H100; for all others, and for
 //! how often the depth is cut, they are estimates.
 
-use crate::arch::{Arch, Math, Target};
+use crate::arch::{Math, Target};
 use crate::limits::multiprocessor;
 use ddnnc_ir::DType;
 
@@ -60,14 +60,20 @@ pub(crate) struct Tile {
     pub units: [usize; 2],
     /// Threads of a block.
     pub threads: usize,
+    /// Whether the units are warpgroups: Hopper's `wgmma`, of 64 rows each, with bf16 operands in shared memory.
+    pub warpgroups: bool,
 }
 
 const fn on_matrix_units(rows: usize, columns: usize, depth: usize, warps: [usize; 2]) -> Tile {
-    Tile { rows, columns, depth, units: warps, threads: 32 * warps[0] * warps[1] }
+    Tile { rows, columns, depth, units: warps, threads: 32 * warps[0] * warps[1], warpgroups: false }
+}
+
+const fn by_warpgroups(rows: usize, columns: usize, units: [usize; 2]) -> Tile {
+    Tile { rows, columns, depth: 64, units, threads: 128 * units[0] * units[1], warpgroups: true }
 }
 
 const fn on_f32_units(rows: usize, columns: usize, units: [usize; 2]) -> Tile {
-    Tile { rows, columns, depth: 16, units, threads: units[0] * units[1] }
+    Tile { rows, columns, depth: 16, units, threads: units[0] * units[1], warpgroups: false }
 }
 
 /// Legal tiles. Every operand's chunks divide among the threads of each, whichever way it lies.
@@ -90,6 +96,16 @@ const BF16: [Tile; 17] = [
     on_matrix_units(32, 32, 32, [2, 2]),
     on_matrix_units(32, 32, 64, [2, 2]),
 ];
+/// Rows and columns are multiples of 64, the depth is 64: rows of 128 bytes (`wgmma.cuh`).
+const WARPGROUPS: [Tile; 7] = [
+    by_warpgroups(256, 128, [2, 1]),
+    by_warpgroups(128, 256, [2, 1]),
+    by_warpgroups(256, 64, [2, 1]),
+    by_warpgroups(128, 128, [2, 1]),
+    by_warpgroups(128, 64, [2, 1]),
+    by_warpgroups(64, 128, [1, 1]),
+    by_warpgroups(64, 64, [1, 1]),
+];
 const TF32: [Tile; 9] = [
     on_matrix_units(128, 128, 16, [2, 4]),
     on_matrix_units(128, 128, 32, [2, 4]),
@@ -111,13 +127,25 @@ const EXACT: [Tile; 6] = [
 ];
 
 impl Tile {
-    /// All legal ones.
-    pub(crate) fn all(unit: Unit) -> &'static [Tile] {
+    /// All legal ones; of a forced tile's extents the first is taken.
+    pub(crate) fn all(unit: Unit, target: &Target) -> Vec<Tile> {
         match unit {
-            Unit::Exact => &EXACT,
-            Unit::Tf32 => &TF32,
-            Unit::Bf16 => &BF16,
+            Unit::Exact => EXACT.to_vec(),
+            Unit::Tf32 => TF32.to_vec(),
+            Unit::Bf16 if target.has_warpgroups() => [&WARPGROUPS[..], &BF16].concat(),
+            Unit::Bf16 => BF16.to_vec(),
         }
+    }
+
+    /// What the place of a tile in shared memory is a multiple of, in bytes.
+    pub(crate) fn alignment(&self) -> usize {
+        if self.warpgroups { 1024 } else { 16 }
+    }
+
+    /// Dynamic shared memory that a block may have, beside a little that is static and lies before it.
+    pub(crate) fn shared_limit(&self, target: &Target) -> usize {
+        let aside = if self.warpgroups { 1024 } else { 128 };
+        multiprocessor(target.arch).shared_per_block as usize - aside
     }
 
     /// Elements of a row of the finished tile in shared memory.
@@ -181,16 +209,14 @@ impl Choice {
     pub(crate) fn describe(&self) -> String {
         let Tile { rows, columns, depth, .. } = self.tile;
         let mut text = format!("tile {rows}x{columns}x{depth}, {} stages", self.stages);
+        if self.tile.warpgroups {
+            text += ", warpgroups";
+        }
         if self.splits > 1 {
             text += &format!(", split-K {}", self.splits);
         }
         text
     }
-}
-
-/// Dynamic shared memory that a block may have, beside a little that is static.
-pub(crate) fn shared_limit(arch: Arch) -> usize {
-    multiprocessor(arch).shared_per_block as usize - 128
 }
 
 /// Bytes of tables and of one stage.
@@ -200,10 +226,13 @@ pub(crate) fn pipeline(tile: &Tile, unit: Unit, a: Beside, b: Beside) -> (usize,
             .table
             .map_or(0, |(values, entries)| 4 * (values * entries.unwrap_or(columns)).next_multiple_of(4))
     };
-    let tables = table(a, tile.rows) + table(b, tile.columns);
+    let tables = (table(a, tile.rows) + table(b, tile.columns)).next_multiple_of(tile.alignment());
     let stage = tile.depth * (tile.rows * (unit.element() + a.raw) + tile.columns * (unit.element() + b.raw));
     (tables, stage)
 }
+
+/// Elements of bf16 in the 16 bytes that are copied at once.
+const CHUNK: usize = 8;
 
 /// Choices for products of these extents, the best first. `fixed_splits` says that the depth may be cut at will, and how
 /// many partial sums there are at least; else it is cut only where that pays.
@@ -218,8 +247,7 @@ pub(crate) fn ranked(
     [a, b]: [Beside; 2],
     column_multiple: usize,
 ) -> Result<Vec<Choice>, String> {
-    let all = Tile::all(unit);
-    let limit = shared_limit(target.arch);
+    let all = Tile::all(unit, target);
     let forced = match target.tile {
         None => None,
         Some(wanted) => {
@@ -232,14 +260,32 @@ pub(crate) fn ranked(
     };
     // Narrow products were not among those that the measured ranking is fitted to, and are slower by it.
     let wide = extents.iter().any(|e| e.rows.min(e.columns) >= 128);
+    // Warpgroups take what fills their smallest tile, and comes in whole chunks. The costs of both kinds of tiles do not
+    // compare: other tiles come after those of warpgroups.
+    let fills = |e: &Extent| {
+        e.rows.min(e.columns) >= 64 && e.columns.is_multiple_of(CHUNK) && e.depth.is_multiple_of(CHUNK)
+    };
+    let warpgroups = unit == Unit::Bf16 && target.has_warpgroups() && extents.iter().all(fills);
     let mut costs: Vec<(f64, Choice)> = Vec::new();
-    for tile in all {
-        if forced.is_some_and(|f| f != tile) || !column_multiple.is_multiple_of(tile.columns) {
+    for tile in &all {
+        let taken = forced.map_or(warpgroups || !tile.warpgroups, |f| f == tile);
+        if !taken || !column_multiple.is_multiple_of(tile.columns) {
             continue;
         }
+        let limit = tile.shared_limit(target);
         let (tables, stage) = pipeline(tile, unit, a, b);
-        // As many stages as keep three blocks on a multiprocessor, at least three.
-        let stages = if tables + 4 * stage <= limit / 3 { 4 } else { 3 };
+        // As many stages as keep three blocks on a multiprocessor, at least three. By warpgroups, whose copies are a stage
+        // less ahead, four where they do not cost a second block.
+        let stages = if tile.warpgroups {
+            let fits = |stages: usize, blocks: usize| {
+                (tables + stages * stage).max(tile.finished_bytes()) <= limit / blocks
+            };
+            if fits(4, 2) || !fits(3, 2) && fits(4, 1) { 4 } else { 3 }
+        } else if tables + 4 * stage <= limit / 3 {
+            4
+        } else {
+            3
+        };
         let bytes = (tables + stages * stage).max(tile.finished_bytes());
         if bytes > limit {
             continue;
@@ -252,7 +298,7 @@ pub(crate) fn ranked(
             let choice = Choice { tile: *tile, stages, splits };
             cuts.push((cycles(target, unit, extents, &choice, bytes, [a, b]), choice));
         }
-        if unit == Unit::Bf16 && wide {
+        if unit == Unit::Bf16 && (wide || tile.warpgroups) {
             let best = cuts.into_iter().min_by(|x, y| x.0.total_cmp(&y.0));
             let measured = |choice: Choice| measured_cycles(target, extents, &choice, bytes, [a, b]);
             costs.extend(best.map(|(_, choice)| (measured(choice), choice)));
@@ -260,7 +306,7 @@ pub(crate) fn ranked(
             costs.append(&mut cuts);
         }
     }
-    costs.sort_by(|x, y| x.0.total_cmp(&y.0));
+    costs.sort_by(|x, y| y.1.tile.warpgroups.cmp(&x.1.tile.warpgroups).then(x.0.total_cmp(&y.0)));
     Ok(costs.into_iter().map(|c| c.1).collect())
 }
 
@@ -287,7 +333,43 @@ mod measured {
     pub const PARTIAL: f64 = 0.035;
 }
 
-/// What ranks tiles of wide products in bf16.
+/// Products by warpgroups, likewise: what ranks best the times of 435 launches of ResNet-18, 50 and 56 on an H200, most of
+/// them with seven tiles each (in all 2.5 % longer than with the best tile of each launch).
+mod by_warpgroups {
+    /// Operations per cycle.
+    pub const OPERATIONS: f64 = 3215.0;
+    /// Bytes per cycle from the L2 cache.
+    pub const COPIES: f64 = 37.8;
+    /// For a step along the depth, whatever it does.
+    pub const STEP: f64 = 111.0;
+    /// For a step of a block that is alone on its multiprocessor.
+    pub const ALONE: f64 = 297.0;
+    /// For a block.
+    pub const BLOCK: f64 = 3575.0;
+    /// For an element of the finished tile with 512 threads on the multiprocessor, and how that falls with their number.
+    pub const FINISH: (f64, f64) = (0.126, 0.78);
+    /// For a partial sum that is written.
+    pub const PARTIAL: f64 = 0.178;
+    /// Registers of a thread beside its sums.
+    pub const REGISTERS: usize = 46;
+}
+
+/// What a tile costs, in cycles of a multiprocessor.
+#[derive(Clone, Copy, Debug)]
+struct Prices {
+    /// A step along the depth of several blocks that run side by side, for each.
+    busy: f64,
+    /// What it takes longer where a block is alone.
+    alone: f64,
+    /// A block, whatever it does.
+    block: f64,
+    /// As in the tables above.
+    finish: (f64, f64),
+    partial: f64,
+    registers: usize,
+}
+
+/// What ranks tiles of bf16 products whose costs are known.
 fn measured_cycles(
     target: &Target,
     extents: &[Extent],
@@ -297,33 +379,40 @@ fn measured_cycles(
 ) -> f64 {
     let Choice { tile, splits, .. } = *choice;
     let (area, sum) = ((tile.rows * tile.columns) as f64, (tile.rows + tile.columns) as f64);
-    let warp = (tile.rows / tile.units[0] + tile.columns / tile.units[1]) as f64;
-    let (depth, threads) = (tile.depth as f64, tile.threads as f64);
-    // Every warp reads its part of both operands; all of both was written before.
-    let bytes = (threads / 32.0 * warp + sum) * depth * 2.0;
-    let [made_a, made_b] = sides.map(|side| if side.made { depth } else { 0.0 });
-    let made = made_a * tile.rows as f64 + made_b * tile.columns as f64;
-    let arithmetic = 2.0 * area * depth / measured::OPERATIONS;
-    let busy = arithmetic.max(sum * depth * 2.0 / measured::COPIES)
-        + measured::SHARED * bytes / 128.0
-        + measured::MADE * made
-        + measured::STEP;
-
-    // Registers of a thread: its sums, and what it needs besides.
+    let depth = tile.depth as f64;
     let sums = tile.rows * tile.columns / tile.threads;
-    let registers = (20 + sums * 5 / 3).max(64);
-    let resident = (shared_limit(target.arch) / shared.max(1))
-        .min((64 << 10) / (registers * tile.threads))
+    let copied = sum * depth * 2.0;
+    let prices = if tile.warpgroups {
+        use by_warpgroups::*;
+        let busy = (2.0 * area * depth / OPERATIONS).max(copied / COPIES) + STEP;
+        let registers = sums + REGISTERS;
+        Prices { busy, alone: ALONE, block: BLOCK, finish: FINISH, partial: PARTIAL, registers }
+    } else {
+        use measured::*;
+        let warp = (tile.rows / tile.units[0] + tile.columns / tile.units[1]) as f64;
+        // Every warp reads its part of both operands; all of both was written before.
+        let bytes = (tile.threads as f64 / 32.0 * warp + sum) * depth * 2.0;
+        let [made_a, made_b] = sides.map(|side| if side.made { depth } else { 0.0 });
+        let made = made_a * tile.rows as f64 + made_b * tile.columns as f64;
+        let busy = (2.0 * area * depth / OPERATIONS).max(copied / COPIES)
+            + SHARED * bytes / 128.0
+            + MADE * made
+            + STEP;
+        let registers = (20 + sums * 5 / 3).max(64);
+        Prices { busy, alone: ALONE, block: BLOCK, finish: FINISH, partial: PARTIAL, registers }
+    };
+    let resident = (tile.shared_limit(target) / shared.max(1))
+        .min((64 << 10) / (prices.registers * tile.threads))
         .clamp(1, 2048 / tile.threads) as f64;
     let all: usize = extents.iter().map(|e| blocks_of(e, tile) * splits).sum();
     let each = all as f64 / f64::from(target.multiprocessors.max(1));
     // Blocks on a multiprocessor: one's beginning and end run beside the other's products.
     let here = each.clamp(1.0, resident);
-    let step = busy.max((busy + measured::ALONE) / here);
-    let (finish, fall) = measured::FINISH;
-    let partials = if splits > 1 { measured::PARTIAL * area } else { 0.0 };
-    let around =
-        measured::BLOCK / here.min(2.0) + finish * area * (512.0 / (threads * here)).powf(fall) + partials;
+    let step = prices.busy.max((prices.busy + prices.alone) / here);
+    let (finish, fall) = prices.finish;
+    let partials = if splits > 1 { prices.partial * area } else { 0.0 };
+    let threads = tile.threads as f64 * here;
+    let around = prices.block / here.min(2.0) + finish * area * (512.0 / threads).powf(fall) + partials;
     let work: f64 = extents
         .iter()
         .map(|e| {
@@ -371,7 +460,7 @@ fn cycles(
         longest = longest.max(block);
     }
     // Too few warps on a multiprocessor leave it waiting.
-    let resident = (shared_limit(target.arch) / shared.max(1)).clamp(1, 2048 / tile.threads) as f64;
+    let resident = (tile.shared_limit(target) / shared.max(1)).clamp(1, 2048 / tile.threads) as f64;
     let filled = (blocks / multiprocessors).min(resident) * (tile.threads / 32) as f64;
     let wait = 1.0 + 4.0 / filled.max(1.0);
     let rounds = (blocks / multiprocessors).ceil() * (work / blocks.max(1.0));
@@ -381,13 +470,14 @@ fn cycles(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arch::Arch;
 
     /// What `load.cuh` asserts of every operand, for both ways that it may lie.
     #[test]
     fn chunks_divide_among_the_threads() {
         for unit in [Unit::Exact, Unit::Tf32, Unit::Bf16] {
             let vector = 16 / unit.element();
-            for t in Tile::all(unit) {
+            for t in Tile::all(unit, &Target::new(Arch(90))) {
                 for extent in [t.rows, t.columns] {
                     for (rows, columns) in [(extent, t.depth), (t.depth, extent)] {
                         let chunks = columns / vector;
@@ -411,6 +501,20 @@ mod tests {
         let error =
             ranked(&target, Unit::Bf16, &extents, [Beside::default(); 2], 0).expect_err("no such tile");
         assert!(error.contains("128x128x32"), "{error}");
+    }
+
+    #[test]
+    fn hopper_multiplies_by_warpgroups_what_fills_them() {
+        let first = |target: &Target, rows, columns, depth| {
+            let extents = [Extent { rows, columns, depth, count: 1 }];
+            ranked(target, Unit::Bf16, &extents, [Beside::default(); 2], 0).expect("no forced tile")[0].tile
+        };
+        let hopper = Target::new(Arch(90));
+        assert!(first(&hopper, 65_536, 64, 576).warpgroups);
+        assert!(!first(&hopper, 65_536, 64, 27).warpgroups, "pieces of chunks");
+        assert!(!first(&hopper, 65_536, 32, 576).warpgroups, "half a tile");
+        assert!(!first(&Target { warpgroups: false, ..hopper }, 65_536, 64, 576).warpgroups);
+        assert!(!first(&Target::new(Arch(100)), 65_536, 64, 576).warpgroups);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use ddnnc_cases::fixed_groups::{ADD, EPS, RELU, RELU_GRAD, convolution_groups, r
 use ddnnc_cases::group::{Builder, group_of};
 use ddnnc_cases::{Case, cases};
 use ddnnc_cuda::arch::{Arch, Math, Target};
-use ddnnc_cuda::emit::emit_group;
+use ddnnc_cuda::emit::{emit_group, single};
 use ddnnc_ir::{Conv, DType, GroupKind, Local, Op, ValueType, is_convolution};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -78,6 +78,53 @@ fn more_geometries() {
             check_all((1..).zip(&all), &target(Math::Tf32), 2);
         }
     }
+}
+
+/// Hopper's warpgroups, in tiles of every shape; what surrounds the products is that of any bf16 product.
+fn by_warpgroups(tile: [usize; 3]) -> Target {
+    Target { tile: Some(tile), ..Target::new(Arch(90)) }
+}
+
+#[test]
+fn tiles_of_warpgroups() {
+    let list = [
+        ([3, 64, 3, 3], 72, [3, 3], geometry(1, 1, 1)),
+        ([2, 24, 7, 6], 40, [3, 3], geometry(2, 1, 1)),
+        ([4, 136, 5, 5], 264, [1, 1], geometry(1, 0, 1)),
+        ([1, 128, 4, 4], 128, [3, 3], geometry(1, 1, 2)),
+    ];
+    let all: Vec<Case> = list.iter().flat_map(|&(x, o, k, c)| directions(x, o, k, c, DType::Bf16)).collect();
+    let tiles = [
+        [64, 64, 64],
+        [64, 128, 64],
+        [128, 64, 64],
+        [128, 128, 64],
+        [256, 64, 64],
+        [128, 256, 64],
+        [256, 128, 64],
+    ];
+    let alone = single(&all[0].op, all[0].operands.clone(), all[0].results());
+    for tile in tiles {
+        check_all((1..).zip(&all), &by_warpgroups(tile), 2);
+        let code = emit_group(&alone, &by_warpgroups(tile)).expect("kernels");
+        let product = code.kernels.iter().find(|k| k.cost.matrix_flops > 0).expect("a product");
+        assert!(product.choice.ends_with("warpgroups"), "{tile:?}: {}", product.choice);
+    }
+}
+
+#[test]
+fn groups_by_warpgroups() {
+    let target = by_warpgroups([64, 64, 64]);
+    let mut all: Vec<(u64, Case)> =
+        (100..).zip(convolution_groups(DType::Bf16).into_iter().map(|c| c.1)).collect();
+    all.extend((2000..2048).map(|seed| (seed, random_convolutions(seed))));
+    // Groups of channels that do not fill a tile cannot have something behind them in it.
+    all.retain(|(_, case)| {
+        let code = emit_group(group_of(case), &target);
+        code.is_ok_and(|c| c.kernels.iter().any(|k| k.choice.ends_with("warpgroups")))
+    });
+    assert!(all.len() >= 20, "{}", all.len());
+    check_all(all.iter().map(|(seed, case)| (*seed, case)), &target, 2);
 }
 
 #[test]
@@ -230,6 +277,24 @@ fn random_convolutions(seed: u64) -> Case {
         }
     }
     b.finish(&results)
+}
+
+/// Where a launch costs nothing, operands that are read often are made by kernels of their own.
+#[test]
+fn operands_that_are_made_before() {
+    for (dtype, math, arch) in [(DType::Bf16, Math::Exact, 90), (DType::F32, Math::Tf32, 80)] {
+        let target = Target { math, launch_us: 0.0, ..Target::new(Arch(arch)) };
+        let never = Target { launch_us: 1e9, ..target.clone() };
+        let mut all: Vec<(u64, Case)> =
+            (100..).zip(convolution_groups(dtype).into_iter().map(|c| c.1)).collect();
+        all.extend((3000..3300).map(|seed| (seed, random_convolutions(seed))));
+        let kernels =
+            |case: &Case, target| emit_group(group_of(case), target).expect("kernels").kernels.len();
+        all.retain(|(_, case)| kernels(case, &target) > kernels(case, &never));
+        assert!(all.len() >= 20, "{} groups", all.len());
+        all.truncate(20);
+        check_all(all.iter().map(|(seed, case)| (*seed, case)), &target, 2);
+    }
 }
 
 #[test]

@@ -28,10 +28,10 @@ fn product(m: usize, k: usize, n: usize, transposed: [bool; 2], dtype: DType) ->
 }
 
 /// The tiles that a kernel of a product may have, as the message for an illegal one lists them.
-fn tiles(dtype: DType, math: Math) -> Vec<[usize; 3]> {
+fn tiles(dtype: DType, target: &Target) -> Vec<[usize; 3]> {
     let case = product(64, 64, 64, [false; 2], dtype);
     let group = single(&case.op, case.operands.clone(), case.results());
-    let target = Target { tile: Some([1, 1, 1]), ..target(math) };
+    let target = Target { tile: Some([1, 1, 1]), ..target.clone() };
     let message = emit_group(&group, &target).expect_err("no such tile");
     let list = message.split("legal are ").nth(1).expect("a list").to_owned();
     let number = |n: &str| n.parse().expect("a number");
@@ -57,11 +57,21 @@ fn bf16() {
 /// Every tile, every way that the operands may lie, at extents that fill no tile.
 #[test]
 fn every_tile() {
-    for (dtype, math) in [(DType::F32, Math::Exact), (DType::F32, Math::Tf32), (DType::Bf16, Math::Exact)] {
-        let tiles = tiles(dtype, math);
+    let every = |math: Math, dtype: DType| (target(math), tiles(dtype, &target(math)), dtype);
+    // Hopper's own tiles come first there.
+    let hopper = Target::new(Arch(90));
+    let mut own = tiles(DType::Bf16, &hopper);
+    own.truncate(own.len() - tiles(DType::Bf16, &target(Math::Exact)).len());
+    let all = [
+        every(Math::Exact, DType::F32),
+        every(Math::Tf32, DType::F32),
+        every(Math::Exact, DType::Bf16),
+        (hopper, own, DType::Bf16),
+    ];
+    for (target, tiles, dtype) in all {
         assert!(tiles.len() > 4);
         for tile in tiles {
-            let target = Target { tile: Some(tile), ..target(math) };
+            let target = Target { tile: Some(tile), ..target.clone() };
             let all: Vec<Case> = [[false, false], [false, true], [true, false], [true, true]]
                 .into_iter()
                 .map(|t| product(tile[0] + 9, 3 * tile[2] + 8, tile[1] + 16, t, dtype))

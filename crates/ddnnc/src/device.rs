@@ -101,6 +101,7 @@ fn cuda(args: &DeviceArgs, notes: Arc<LoadNotes>) -> Result<Box<dyn Device>, Ope
     let options = CudaOptions {
         math: args.kernels.math(),
         tile: args.kernels.cuda_tile,
+        warpgroups: !args.kernels.no_wgmma,
         watch: notes,
         ..CudaOptions::default()
     };

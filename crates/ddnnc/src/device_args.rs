@@ -112,6 +112,9 @@ pub struct KernelArgs {
     /// Force the tile of matrix kernels: rows, columns, depth (cuda only)
     #[arg(long, value_name = "MxNxK", value_parser = tile)]
     pub cuda_tile: Option<[usize; 3]>,
+    /// Multiply bf16 on Hopper as on other cards, without its instructions of warpgroups (cuda only)
+    #[arg(long)]
+    pub no_wgmma: bool,
 }
 
 impl KernelArgs {
@@ -122,12 +125,15 @@ impl KernelArgs {
 
     /// What kernels are made for, where that is not a device that is there.
     pub fn target(&self, arch: Arch) -> Target {
-        Target { math: self.math(), tile: self.cuda_tile, ..Target::new(arch) }
+        let (math, tile, warpgroups) = (self.math(), self.cuda_tile, !self.no_wgmma);
+        Target { math, tile, warpgroups, ..Target::new(arch) }
     }
 
     /// The first option that was given.
     pub fn given(&self) -> Option<&'static str> {
-        if self.tf32 { Some("--tf32") } else { self.cuda_tile.map(|_| "--cuda-tile") }
+        let tile = self.cuda_tile.is_some();
+        let all = [(self.tf32, "--tf32"), (tile, "--cuda-tile"), (self.no_wgmma, "--no-wgmma")];
+        all.into_iter().find(|(given, _)| *given).map(|(_, name)| name)
     }
 }
 

@@ -7,7 +7,8 @@ use ddnnc_cuda::code::LaunchCode;
 use ddnnc_ir::{Conv, DType, Layout, Op};
 use ddnnc_passes::{Place, Program};
 
-const BARRIER_OF_A_STAGE: &str = "nobody reads the stage before it any more.\n        __syncthreads();\n        if (t + STAGES - 1 < tiles)";
+const BARRIER_OF_A_STAGE: &str =
+    "nobody reads the stage that is written next any more.\n        __syncthreads();\n        sums.begin";
 
 fn target(math: Math, tile: [usize; 3]) -> Target {
     Target { math, tile: Some(tile), ..Target::new(Arch(80)) }
@@ -47,7 +48,7 @@ fn convolution() -> Site {
 #[test]
 fn no_barrier_between_copies_and_products() {
     for site in [on_matrix_units(), on_f32_units()] {
-        let without = "nobody reads the stage before it any more.\n        if (t + STAGES - 1 < tiles)";
+        let without = "nobody reads the stage that is written next any more.\n        sums.begin";
         site.catches(Plant::Text(BARRIER_OF_A_STAGE, without), &[Seen::AsyncCopy, Seen::Race]);
     }
 }
@@ -55,21 +56,23 @@ fn no_barrier_between_copies_and_products() {
 #[test]
 fn no_barrier_before_a_stage_is_filled_again() {
     // The barrier is there, but the copies of the next round begin before it.
-    let moved = "nobody reads the stage before it any more.\n        if (t + STAGES - 1 < tiles) load(t + STAGES - 1);\n        \
-                 __syncthreads();\n        if (false)";
-    on_matrix_units().catches(Plant::Text(BARRIER_OF_A_STAGE, moved), &[Seen::Race]);
+    let behind = "        __syncthreads();\n        sums.begin((const E*)stage, (const E*)(stage + A::TILE_BYTES));\n        \
+                  if (t + AHEAD < tiles) load(t + AHEAD);\n";
+    let before = "        if (t + AHEAD < tiles) load(t + AHEAD);\n        __syncthreads();\n        \
+                  sums.begin((const E*)stage, (const E*)(stage + A::TILE_BYTES));\n";
+    on_matrix_units().catches(Plant::Text(behind, before), &[Seen::Race]);
 }
 
 #[test]
 fn no_commit_of_copies() {
-    let plant = Plant::Text("load(t + STAGES - 1);\n        copy_commit();", "load(t + STAGES - 1);");
+    let plant = Plant::Text("load(t + AHEAD);\n        copy_commit();", "load(t + AHEAD);");
     on_matrix_units().catches(plant, &[Seen::AsyncCopy]);
     on_f32_units().catches(plant, &[Seen::AsyncCopy]);
 }
 
 #[test]
 fn waiting_for_one_group_too_few() {
-    let plant = Plant::Text("copy_wait<STAGES - 2>();", "copy_wait<STAGES - 1>();");
+    let plant = Plant::Text("copy_wait<AHEAD - 1>();", "copy_wait<AHEAD>();");
     on_matrix_units().catches(plant, &[Seen::AsyncCopy]);
 }
 
@@ -109,6 +112,65 @@ fn matrices_not_transposed() {
     let plant = Plant::Text("m8n8.x4.trans.shared.b16", "m8n8.x4.shared.b16");
     product(DType::Bf16, [false, true]).catches(plant, &[Seen::Wrong]);
     product(DType::Bf16, [true, false]).catches(plant, &[Seen::Wrong]);
+}
+
+/// A product by Hopper's warpgroups, of a depth of seven stages; rows, columns and depth end inside a tile.
+fn by_warpgroups(outer: [bool; 2]) -> Site {
+    let [a, b] =
+        [if outer[0] { [424, 72] } else { [72, 424] }, if outer[1] { [424, 136] } else { [136, 424] }];
+    let mut case = case(Op::MatMul { transpose_a: outer[0], transpose_b: !outer[1] }, &[&a, &b]);
+    case.operands.iter_mut().for_each(|ty| ty.dtype = DType::Bf16);
+    let target = Target { tile: Some([64, 128, 64]), ..Target::new(Arch(90)) };
+    Site { case, target, coarse: true }
+}
+
+#[test]
+fn copies_not_published_to_the_matrix_units() {
+    let plant = Plant::Text("        sums.publish();\n", "");
+    by_warpgroups([false, true]).catches(plant, &[Seen::ProxyFence]);
+}
+
+#[test]
+fn products_not_waited_for_before_their_stage_is_filled_again() {
+    let plant = Plant::Text("warpgroup_wait<1>();", "warpgroup_wait<3>();");
+    by_warpgroups([false, false]).catches(plant, &[Seen::AsyncProduct]);
+}
+
+#[test]
+fn products_not_waited_for_at_the_end() {
+    let plant = Plant::Text("        warpgroup_wait<0>();\n", "");
+    by_warpgroups([false, true]).catches(plant, &[Seen::AsyncProduct, Seen::Wrong]);
+}
+
+#[test]
+fn no_fence_between_the_cleared_sums_and_the_first_product() {
+    let plant = Plant::Text("        warpgroup_fence();\n", "");
+    by_warpgroups([false, false]).catches(plant, &[Seen::AsyncProduct]);
+}
+
+#[test]
+fn copies_one_stage_too_far_ahead_of_products() {
+    let plant = Plant::Text("AHEAD = STAGES - 1 - Accumulator::IN_FLIGHT", "AHEAD = STAGES - 1");
+    by_warpgroups([true, true]).catches(plant, &[Seen::AsyncProduct]);
+}
+
+#[test]
+fn an_operand_said_to_lie_the_other_way() {
+    // B's rows are the depth; the product is told that its columns are, and reads into another stage.
+    let plant = Plant::Text("add, 1, 1, 0, 1; }", "add, 1, 1, 0, 0; }");
+    by_warpgroups([false, true]).catches(plant, &[Seen::Wrong, Seen::AsyncCopy]);
+}
+
+#[test]
+fn panels_of_an_operand_at_the_wrong_distance() {
+    let plant = Plant::Text("(ulong)(PANEL_BYTES / 16) << 16", "(ulong)(1024 / 16) << 16");
+    by_warpgroups([false, true]).catches(plant, &[Seen::Wrong]);
+}
+
+#[test]
+fn the_next_depth_of_an_operand_at_the_wrong_distance() {
+    let plant = Plant::Text("(m * 128 + k * 32) / 16", "(m * 128 + k * 16) / 16");
+    by_warpgroups([false, true]).catches(plant, &[Seen::Wrong]);
 }
 
 #[test]

@@ -98,6 +98,7 @@ fn resume_command(args: &TrainArgs, folder: &Path) -> String {
     option("--out", Some(folder.display().to_string()));
     words.extend(args.device.emulate.then(|| "--emulate".to_string()));
     words.extend(args.device.kernels.tf32.then(|| "--tf32".to_string()));
+    words.extend(args.device.kernels.no_wgmma.then(|| "--no-wgmma".to_string()));
     words.extend(args.device.processor.words());
     words.extend(args.passes.no_fuse.then(|| "--no-fuse".to_string()));
     words.extend(args.passes.no_recompute.then(|| "--no-recompute".to_string()));
@@ -165,6 +166,7 @@ mod tests {
             "--device",
             "cuda",
             "--tf32",
+            "--no-wgmma",
             "--cuda-tile",
             "64x64x32",
             "--passes",
@@ -177,7 +179,7 @@ mod tests {
         let Command::Train(args) = Cli::parse_from(line).command else { panic!("it is `train`") };
         assert_eq!(
             resume_command(&args, Path::new("r")),
-            "ddnnc train 'a b.ddnn' --set 'train.data.path=\"it'\\''s\"' --batch 8 --data d --device cuda --cuda-tile 64x64x32 --passes dead_code,fuse --program p --out r --tf32 --instructions portable --no-winograd --tune --resume"
+            "ddnnc train 'a b.ddnn' --set 'train.data.path=\"it'\\''s\"' --batch 8 --data d --device cuda --cuda-tile 64x64x32 --passes dead_code,fuse --program p --out r --tf32 --no-wgmma --instructions portable --no-winograd --tune --resume"
         );
     }
 }

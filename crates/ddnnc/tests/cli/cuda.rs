@@ -82,6 +82,7 @@ fn options_of_kernels_need_the_cuda_device() {
         (&["--device", "cpu", "--tf32"][..], &["--tf32", "cpu"][..]),
         (&["--device", "reference", "--emulate"], &["--emulate", "reference"]),
         (&["--device", "cpu", "--cuda-tile", "64x64x32"], &["--cuda-tile"]),
+        (&["--device", "cpu", "--no-wgmma"], &["--no-wgmma"]),
         (&["--device", "cuda", "--cuda-tile", "64x64"], &["128x64x32"]),
     ] {
         run(&place, &[], &[&["bench", "small.ddnn"], options].concat()).fails(2, words);
