@@ -326,8 +326,12 @@ impl Halves for Plain {
         let mut all = [0.0f32; 8];
         // SAFETY: the array holds all lanes.
         unsafe { self.store(all.as_mut_ptr()) };
-        let [a, b, c, d, e, f, g, h] = all.map(f64::from);
-        [[a, b, c, d], [e, f, g, h]]
+        let mut doubles = [[0.0; 4]; 2];
+        for i in 0..4 {
+            doubles[0][i] = f64::from(all[i]);
+            doubles[1][i] = f64::from(all[i + 4]);
+        }
+        doubles
     }
     #[inline(always)]
     unsafe fn load_double(from: *const f64) -> [f64; 4] {
@@ -340,12 +344,18 @@ impl Halves for Plain {
         unsafe { to.cast::<[f64; 4]>().write(x) }
     }
     #[inline(always)]
-    unsafe fn sum_double(sum: [f64; 4], a: [f64; 4], b: [f64; 4]) -> [f64; 4] {
-        std::array::from_fn(|i| sum[i] + a[i] * b[i])
+    unsafe fn sum_double(mut sum: [f64; 4], a: [f64; 4], b: [f64; 4]) -> [f64; 4] {
+        for i in 0..4 {
+            sum[i] += a[i] * b[i];
+        }
+        sum
     }
     #[inline(always)]
-    unsafe fn plus_double(sum: [f64; 4], a: [f64; 4]) -> [f64; 4] {
-        std::array::from_fn(|i| sum[i] + a[i])
+    unsafe fn plus_double(mut sum: [f64; 4], a: [f64; 4]) -> [f64; 4] {
+        for i in 0..4 {
+            sum[i] += a[i];
+        }
+        sum
     }
 }
 
@@ -359,22 +369,48 @@ pub trait HalvesVectored {
     unsafe fn run<S: Halves>(self);
 }
 
+/// # Safety
+///
+/// Every processor has this level. A function of its own, as those of other levels are: else its callers would grow by it.
+#[inline(never)]
+unsafe fn plain(code: impl HalvesVectored) {
+    // SAFETY: promised.
+    unsafe { code.run::<Plain>() }
+}
+
 /// Runs `code` with the vectors of a level, compiled for it.
 #[inline]
 pub fn with_halves(level: Level, code: impl HalvesVectored) {
     // SAFETY: levels are those that the processor has.
     unsafe {
         match level {
-            Level::Portable => code.run::<Plain>(),
+            Level::Portable => plain(code),
             // The processor's own instructions are what the build is compiled for.
             #[cfg(target_arch = "aarch64")]
-            Level::Neon => code.run::<Plain>(),
+            Level::Neon => plain(code),
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => x86::avx2(code),
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => x86::avx512(code),
             #[cfg(target_arch = "x86_64")]
             Level::Avx512Bf16 | Level::Amx => x86::avx512bf16(code),
+        }
+    }
+}
+
+/// Runs `code` that does not round: as [`with_halves`], but the levels that differ in rounding alone share one function.
+#[inline]
+pub fn with_floats(level: Level, code: impl HalvesVectored) {
+    // SAFETY: levels are those that the processor has.
+    unsafe {
+        match level {
+            Level::Portable => plain(code),
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => plain(code),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => x86::avx2(code),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 | Level::Avx512Bf16 | Level::Amx => x86::avx512(code),
         }
     }
 }

@@ -7,7 +7,7 @@
 //! rows, it takes two vectors of channels through many rows: tables and sums are registers, and nothing in between is
 //! stored. Each element is computed and rounded, and each sum added up, in the order in which the instructions would.
 
-use crate::half_vector::{Halves, HalvesVectored, with_halves};
+use crate::half_vector::{Halves, HalvesVectored, with_floats, with_halves};
 use crate::pointwise_inst::{Code, Inst, Loc};
 use crate::pointwise_kernels::{narrow, widen};
 use crate::pointwise_pass::Element;
@@ -244,7 +244,12 @@ pub fn rounded(x: f32, halves: bool) -> f32 {
 /// Operands and result have `n` elements each, `n` and the period are multiples of 16. The result lies apart from every
 /// operand, or on the lent rows.
 pub unsafe fn run(level: Level, ends: Ends<'_>) {
-    with_halves(level, ends);
+    match (ends.halves, ends.memory) {
+        (false, false) => ends.typed::<f32, f32, false>(level),
+        (false, true) => ends.typed::<f32, f32, true>(level),
+        (true, false) => ends.typed::<f32, u16, false>(level),
+        (true, true) => ends.typed::<u16, u16, true>(level),
+    }
 }
 
 /// An element of operands and result.
@@ -309,21 +314,6 @@ const POSITIVE: u8 = 1;
 const NORMALIZED: u8 = 2;
 const MOMENTS: u8 = 0;
 
-impl HalvesVectored for Ends<'_> {
-    #[inline(always)]
-    unsafe fn run<S: Halves>(self) {
-        // SAFETY: promised by the caller of `run`.
-        unsafe {
-            match (self.halves, self.memory) {
-                (false, false) => self.typed::<S, f32, f32, false>(),
-                (false, true) => self.typed::<S, f32, f32, true>(),
-                (true, false) => self.typed::<S, f32, u16, false>(),
-                (true, true) => self.typed::<S, u16, u16, true>(),
-            }
-        }
-    }
-}
-
 /// Pointers of a chain, without what is known when it is compiled.
 struct Args<R, T> {
     n: usize,
@@ -342,8 +332,7 @@ struct Args<R, T> {
 }
 
 impl Ends<'_> {
-    #[inline(always)]
-    unsafe fn typed<S: Halves, R: Stored, T: Stored, const MEMORY: bool>(self) {
+    fn typed<R: Stored, T: Stored, const MEMORY: bool>(self, level: Level) {
         let none: *const f32 = std::ptr::null();
         let mut args = Args::<R, T> {
             n: self.n,
@@ -383,56 +372,64 @@ impl Ends<'_> {
             (_, false) => POSITIVE,
             (_, true) => NORMALIZED,
         };
-        let add = !args.add.is_null();
-        // SAFETY: promised by the caller of `run`.
-        unsafe {
-            match (add, gate, count) {
-                (_, OPEN, MOMENTS) => args.all::<S, false, OPEN, MOMENTS, MEMORY>(),
-                (_, OPEN, _) if !MEMORY => unreachable!("lent rows whose products are gathered are gated"),
-                (_, OPEN, 1) => args.all::<S, false, OPEN, 1, MEMORY>(),
-                (_, OPEN, _) => args.all::<S, false, OPEN, 2, MEMORY>(),
-                (false, POSITIVE, 1) => args.all::<S, false, POSITIVE, 1, MEMORY>(),
-                (false, POSITIVE, _) => args.all::<S, false, POSITIVE, 2, MEMORY>(),
-                (false, _, 1) => args.all::<S, false, NORMALIZED, 1, MEMORY>(),
-                (false, _, _) => args.all::<S, false, NORMALIZED, 2, MEMORY>(),
-                (true, POSITIVE, 1) => args.all::<S, true, POSITIVE, 1, MEMORY>(),
-                (true, POSITIVE, _) => args.all::<S, true, POSITIVE, 2, MEMORY>(),
-                (true, _, 1) => args.all::<S, true, NORMALIZED, 1, MEMORY>(),
-                (true, _, _) => args.all::<S, true, NORMALIZED, 2, MEMORY>(),
-            }
+        match (gate, count) {
+            (OPEN, MOMENTS) => args.all::<OPEN, MOMENTS, MEMORY>(level),
+            (OPEN, 1) if MEMORY => args.all::<OPEN, 1, MEMORY>(level),
+            (OPEN, _) if MEMORY => args.all::<OPEN, 2, MEMORY>(level),
+            (OPEN, _) => unreachable!("lent rows whose products are gathered are gated"),
+            (POSITIVE, 1) => args.all::<POSITIVE, 1, MEMORY>(level),
+            (POSITIVE, _) => args.all::<POSITIVE, 2, MEMORY>(level),
+            (_, 1) => args.all::<NORMALIZED, 1, MEMORY>(level),
+            (_, _) => args.all::<NORMALIZED, 2, MEMORY>(level),
         }
     }
 }
 
+/// A chain of one kind, as a function of its own for each level: one for all kinds would take long to compile.
+struct Walk<R, T, const GATE: u8, const SUMS: u8, const MEMORY: bool>(Args<R, T>);
+
 impl<R: Stored, T: Stored> Args<R, T> {
+    /// What is f32 rounds nothing, and is compiled for fewer levels.
+    fn all<const GATE: u8, const SUMS: u8, const MEMORY: bool>(self, level: Level) {
+        let walk = Walk::<R, T, GATE, SUMS, MEMORY>(self);
+        if T::ROUNDS { with_halves(level, walk) } else { with_floats(level, walk) }
+    }
+}
+
+impl<R: Stored, T: Stored, const GATE: u8, const SUMS: u8, const MEMORY: bool> HalvesVectored
+    for Walk<R, T, GATE, SUMS, MEMORY>
+{
     #[inline(always)]
-    unsafe fn all<S: Halves, const ADD: bool, const GATE: u8, const SUMS: u8, const MEMORY: bool>(&self) {
+    unsafe fn run<S: Halves>(self) {
+        let Walk(args) = self;
         // All rows at once where they are in a cache, else a period after the other.
-        let step = if MEMORY { self.period } else { self.n.max(1) };
+        let step = if MEMORY { args.period } else { args.n.max(1) };
         let mut first = 0;
-        while first < self.n {
-            let end = self.n.min(first + step);
-            let columns = self.period.min(end - first);
+        while first < args.n {
+            let end = args.n.min(first + step);
+            let columns = args.period.min(end - first);
             // What is left of a period at the end is whole vectors, but maybe no pairs of them.
-            let pairs = ((end - first) % self.period).is_multiple_of(2 * S::LANES);
+            let pairs = ((end - first) % args.period).is_multiple_of(2 * S::LANES);
             let mut i = 0;
             // SAFETY: promised by the caller of `run`.
             unsafe {
                 if S::PAIRS {
                     while pairs && i + 2 * S::LANES <= columns {
-                        self.columns::<S, ADD, GATE, SUMS, MEMORY, 2>(i, first, end);
+                        args.columns::<S, GATE, SUMS, MEMORY, 2>(i, first, end);
                         i += 2 * S::LANES;
                     }
                 }
                 while i < columns {
-                    self.columns::<S, ADD, GATE, SUMS, MEMORY, 1>(i, first, end);
+                    args.columns::<S, GATE, SUMS, MEMORY, 1>(i, first, end);
                     i += S::LANES;
                 }
             }
             first = end;
         }
     }
+}
 
+impl<R: Stored, T: Stored> Args<R, T> {
     /// Stores what was made of C vectors that lie side by side.
     #[inline(always)]
     unsafe fn store<S: Halves, const C: usize>(&self, made: [S; C], at: usize) {
@@ -451,20 +448,15 @@ impl<R: Stored, T: Stored> Args<R, T> {
     /// C vectors of a period from element `i` on, over the rows between two elements.
     #[inline(always)]
     #[expect(clippy::needless_range_loop, reason = "indices that are constants keep the sums in registers")]
-    unsafe fn columns<
-        S: Halves,
-        const ADD: bool,
-        const GATE: u8,
-        const SUMS: u8,
-        const MEMORY: bool,
-        const C: usize,
-    >(
+    unsafe fn columns<S: Halves, const GATE: u8, const SUMS: u8, const MEMORY: bool, const C: usize>(
         &self,
         i: usize,
         first: usize,
         end: usize,
     ) {
         let stores = GATE != OPEN || !MEMORY;
+        // Nothing is added to what no gate holds back.
+        let adds = GATE != OPEN && !self.add.is_null();
         // No closures: they would be compiled without the level's instructions.
         // SAFETY: promised by the caller of `run`; tables and sums have a period.
         unsafe {
@@ -500,7 +492,7 @@ impl<R: Stored, T: Stored> Args<R, T> {
                     if T::ROUNDS && !R::ROUNDS {
                         x = x.rounded();
                     }
-                    if ADD {
+                    if adds {
                         x = T::load::<S, true>(self.add.add(at), S::LANES).plus(x);
                         if T::ROUNDS {
                             x = x.rounded();

@@ -3,7 +3,7 @@
 //! narrowed in passes of their own.
 
 use crate::ahead::{LINE, ask};
-use crate::half_vector::{Halves, HalvesVectored, with_halves};
+use crate::half_vector::{Halves, HalvesVectored, with_floats, with_halves};
 use crate::simd::Level;
 
 /// What a pass computes of one or two operands; tables repeat with the period of their length.
@@ -75,58 +75,163 @@ pub struct Ports {
 /// Operands and results have `n` elements each. A result lies apart from every operand, or on the elements of one of its
 /// own type. Tables are not empty, and those of one pass have one length.
 pub unsafe fn run(level: Level, arith: Arith<'_>, ports: Ports) {
-    with_halves(level, Pass { arith, ports });
+    fn all<const N: usize>(tables: [&[f32]; N]) -> [*const f32; N] {
+        tables.map(<[f32]>::as_ptr)
+    }
+    let n = ports.n;
+    match arith {
+        Arith::Copy => match ports.src[0] {
+            Port::Halves(from) if ports.floats.is_null() => with_floats(level, CopyHalves { from, ports }),
+            _ => pass(level, Same, ports, n),
+        },
+        Arith::Relu => pass(level, Relu, ports, n),
+        Arith::ReluGrad => pass(level, ReluGrad, ports, n),
+        Arith::Add => pass(level, Add, ports, n),
+        Arith::Sub => pass(level, Sub, ports, n),
+        Arith::Mul => pass(level, Mul, ports, n),
+        Arith::Scale(factor) => pass(level, Scale(factor), ports, n),
+        Arith::AddChannel(t) => pass(level, AddChannel(t.as_ptr()), ports, t.len()),
+        Arith::MulChannel(t) => pass(level, MulChannel(t.as_ptr()), ports, t.len()),
+        Arith::Normalize(t) => pass(level, Normalize::<false>(all(t)), ports, t[0].len()),
+        Arith::NormalizeRelu(t) => pass(level, Normalize::<true>(all(t)), ports, t[0].len()),
+        Arith::NormalizeAddRelu(t, false) => {
+            pass(level, NormalizeAddRelu::<false>(all(t)), ports, t[0].len());
+        }
+        Arith::NormalizeAddRelu(t, true) => pass(level, NormalizeAddRelu::<true>(all(t)), ports, t[0].len()),
+        Arith::NormalizeGradInput(t) => pass(level, NormalizeGradInput(all(t)), ports, t[0].len()),
+    }
 }
 
-struct Pass<'a> {
-    arith: Arith<'a>,
+/// A pass that computes `op`, as a function of its own for each level: one for all would take long to compile.
+fn pass<A: Apply>(level: Level, op: A, ports: Ports, period: usize) {
+    let whole = ports.halves.is_null() && !ports.round && !A::ROUNDS;
+    match ports.src {
+        [Port::Floats(a), Port::Floats(b)] if whole => with_floats(level, Floats { op, a, b, ports, period }),
+        [Port::Floats(a), _] if whole && !A::TWO => with_floats(level, Floats { op, a, b: a, ports, period }),
+        _ => with_halves(level, Any { op, ports, period }),
+    }
+}
+
+/// A pass of f32 to f32.
+struct Floats<A> {
+    op: A,
+    a: *const f32,
+    b: *const f32,
     ports: Ports,
+    period: usize,
 }
 
-impl HalvesVectored for Pass<'_> {
+impl<A: Apply> HalvesVectored for Floats<A> {
     #[inline(always)]
     unsafe fn run<S: Halves>(self) {
-        let p = &self.ports;
-        let n = p.n;
-        // SAFETY: promised by the caller of `run`.
-        unsafe {
-            match self.arith {
-                Arith::Copy => match p.src[0] {
-                    Port::Halves(from) if p.floats.is_null() => copy_halves::<S>(from, p),
-                    _ => one::<S, _>(Same, p, n),
-                },
-                Arith::Relu => one::<S, _>(Relu, p, n),
-                Arith::ReluGrad => two::<S, _>(ReluGrad, p, n),
-                Arith::Add => two::<S, _>(Add, p, n),
-                Arith::Sub => two::<S, _>(Sub, p, n),
-                Arith::Mul => two::<S, _>(Mul, p, n),
-                Arith::Scale(factor) => one::<S, _>(Scale(factor), p, n),
-                Arith::AddChannel(t) => one::<S, _>(AddChannel(t.as_ptr()), p, t.len()),
-                Arith::MulChannel(t) => one::<S, _>(MulChannel(t.as_ptr()), p, t.len()),
-                Arith::Normalize(t) => {
-                    one::<S, _>(Normalize::<false>(t.map(<[f32]>::as_ptr)), p, t[0].len());
+        let Floats { op, a, b, ports, period } = self;
+        let src = [Port::Floats(a), Port::Floats(b)];
+        let ports = Ports { src, halves: std::ptr::null_mut(), round: false, ..ports };
+        let mut start = 0;
+        while start < ports.n {
+            let len = period.min(ports.n - start);
+            let at = (start, len);
+            // SAFETY: promised by the caller of `run`.
+            unsafe {
+                let mut done = 0;
+                if S::PAIRS {
+                    done = if ports.past {
+                        runs::<S, A, f32, f32, false, true>(op, a, b, &ports, at)
+                    } else {
+                        runs::<S, A, f32, f32, false, false>(op, a, b, &ports, at)
+                    };
                 }
-                Arith::NormalizeRelu(t) => {
-                    one::<S, _>(Normalize::<true>(t.map(<[f32]>::as_ptr)), p, t[0].len());
-                }
-                Arith::NormalizeAddRelu(t, false) => {
-                    two::<S, _>(NormalizeAddRelu::<false>(t.map(<[f32]>::as_ptr)), p, t[0].len());
-                }
-                Arith::NormalizeAddRelu(t, true) => {
-                    two::<S, _>(NormalizeAddRelu::<true>(t.map(<[f32]>::as_ptr)), p, t[0].len());
-                }
-                Arith::NormalizeGradInput(t) => {
-                    two::<S, _>(NormalizeGradInput(t.map(<[f32]>::as_ptr)), p, t[0].len());
-                }
+                rest::<S, A>(op, &ports, at, done);
             }
+            start += len;
+        }
+    }
+}
+
+/// A pass between any types.
+struct Any<A> {
+    op: A,
+    ports: Ports,
+    period: usize,
+}
+
+impl<A: Apply> HalvesVectored for Any<A> {
+    #[inline(always)]
+    unsafe fn run<S: Halves>(self) {
+        let Any { op, ref ports, period } = self;
+        let mut start = 0;
+        while start < ports.n {
+            let len = period.min(ports.n - start);
+            // SAFETY: promised by the caller of `run`.
+            unsafe {
+                let mut done = 0;
+                // Where the result is bf16 alone, and operands are read as such, of which one may be rounded meanwhile.
+                if S::PAIRS && ports.floats.is_null() {
+                    done = if ports.past {
+                        halves::<S, A, true>(op, ports, (start, len))
+                    } else {
+                        halves::<S, A, false>(op, ports, (start, len))
+                    };
+                }
+                rest::<S, A>(op, ports, (start, len), done);
+            }
+            start += len;
+        }
+    }
+}
+
+/// The whole runs of a period whose result is bf16, of the operands for which there is a loop: how many elements those are.
+#[inline(always)]
+unsafe fn halves<S: Halves, A: Apply, const PAST: bool>(op: A, p: &Ports, at: (usize, usize)) -> usize {
+    // SAFETY: promised by the caller of `run`.
+    unsafe {
+        if A::TWO {
+            match p.src {
+                [Port::Halves(a), Port::Halves(b)] => runs::<S, A, u16, u16, true, PAST>(op, a, b, p, at),
+                [Port::Rounded(a), Port::Halves(b)] => {
+                    runs::<S, A, Unrounded, u16, true, PAST>(op, a.cast(), b, p, at)
+                }
+                [Port::Halves(a), Port::Rounded(b)] => {
+                    runs::<S, A, u16, Unrounded, true, PAST>(op, a, b.cast(), p, at)
+                }
+                _ => 0,
+            }
+        } else {
+            match p.src[0] {
+                Port::Halves(a) => runs::<S, A, u16, u16, true, PAST>(op, a, a, p, at),
+                Port::Rounded(a) => {
+                    runs::<S, A, Unrounded, Unrounded, true, PAST>(op, a.cast(), a.cast(), p, at)
+                }
+                Port::Floats(_) => 0,
+            }
+        }
+    }
+}
+
+/// What of a period is left, vector by vector; of what types, is asked at each.
+#[inline(always)]
+unsafe fn rest<S: Halves, A: Apply>(op: A, p: &Ports, (start, len): (usize, usize), done: usize) {
+    let mut i = done;
+    // SAFETY: the elements of a period, or of all, are there.
+    unsafe {
+        while i + S::LANES <= len {
+            vector::<S, A, true>(op, p, (start + i, i, S::LANES));
+            i += S::LANES;
+        }
+        if i < len {
+            vector::<S, A, false>(op, p, (start + i, i, len - i));
         }
     }
 }
 
 /// What is computed of a vector of each operand; `i` is where in the period, and `some` how many lanes count unless FULL.
 trait Apply: Copy {
+    /// Whether it takes both operands.
+    const TWO: bool;
     /// Whether it gives numbers of bf16 for such numbers.
     const KEEPS: bool = false;
+    /// Whether it rounds to bf16 itself.
+    const ROUNDS: bool = false;
     unsafe fn apply<S: Halves, const FULL: bool>(self, i: usize, some: usize, a: S, b: S) -> S;
 }
 
@@ -138,10 +243,11 @@ unsafe fn table<S: Halves, const FULL: bool>(t: *const f32, i: usize, some: usiz
 }
 
 macro_rules! apply {
-    ($name:ident $($field:ty)?, $keeps:expr, $op:pat, [$i:pat, $some:pat, $a:pat, $b:pat], $body:expr) => {
+    ($name:ident $($field:ty)?, $two:expr, $keeps:expr, $op:pat, [$i:pat, $some:pat, $a:pat, $b:pat], $body:expr) => {
         #[derive(Clone, Copy)]
         struct $name $(($field))?;
         impl Apply for $name {
+            const TWO: bool = $two;
             const KEEPS: bool = $keeps;
             #[inline(always)]
             unsafe fn apply<S: Halves, const FULL: bool>(self, $i: usize, $some: usize, $a: S, $b: S) -> S {
@@ -153,19 +259,20 @@ macro_rules! apply {
     };
 }
 
-apply!(Relu, true, _, [_, _, a, _], a.relu());
-apply!(ReluGrad, true, _, [_, _, a, b], b.gated(a));
-apply!(Add, false, _, [_, _, a, b], a.plus(b));
-apply!(Sub, false, _, [_, _, a, b], a.minus(b));
-apply!(Mul, false, _, [_, _, a, b], a.product(b));
-apply!(Scale f32, false, Scale(factor), [_, _, a, _], a.times(factor));
-apply!(AddChannel *const f32, false, AddChannel(t), [i, some, a, _], a.plus(table::<S, FULL>(t, i, some)));
-apply!(MulChannel *const f32, false, MulChannel(t), [i, some, a, _], a.product(table::<S, FULL>(t, i, some)));
+apply!(Relu, false, true, _, [_, _, a, _], a.relu());
+apply!(ReluGrad, true, true, _, [_, _, a, b], b.gated(a));
+apply!(Add, true, false, _, [_, _, a, b], a.plus(b));
+apply!(Sub, true, false, _, [_, _, a, b], a.minus(b));
+apply!(Mul, true, false, _, [_, _, a, b], a.product(b));
+apply!(Scale f32, false, false, Scale(factor), [_, _, a, _], a.times(factor));
+apply!(AddChannel *const f32, false, false, AddChannel(t), [i, some, a, _], a.plus(table::<S, FULL>(t, i, some)));
+apply!(MulChannel *const f32, false, false, MulChannel(t), [i, some, a, _], a.product(table::<S, FULL>(t, i, some)));
 
 #[derive(Clone, Copy)]
 struct Same;
 
 impl Apply for Same {
+    const TWO: bool = false;
     const KEEPS: bool = true;
     #[inline(always)]
     unsafe fn apply<S: Halves, const FULL: bool>(self, _: usize, _: usize, a: S, _: S) -> S {
@@ -177,6 +284,7 @@ impl Apply for Same {
 struct Normalize<const RELU: bool>([*const f32; 3]);
 
 impl<const RELU: bool> Apply for Normalize<RELU> {
+    const TWO: bool = false;
     #[inline(always)]
     unsafe fn apply<S: Halves, const FULL: bool>(self, i: usize, some: usize, a: S, _: S) -> S {
         let [mean, scale, bias] = self.0;
@@ -194,6 +302,8 @@ impl<const RELU: bool> Apply for Normalize<RELU> {
 struct NormalizeAddRelu<const ROUND: bool>([*const f32; 3]);
 
 impl<const ROUND: bool> Apply for NormalizeAddRelu<ROUND> {
+    const TWO: bool = true;
+    const ROUNDS: bool = ROUND;
     #[inline(always)]
     unsafe fn apply<S: Halves, const FULL: bool>(self, i: usize, some: usize, a: S, b: S) -> S {
         // SAFETY: as above.
@@ -209,6 +319,7 @@ impl<const ROUND: bool> Apply for NormalizeAddRelu<ROUND> {
 struct NormalizeGradInput([*const f32; 4]);
 
 impl Apply for NormalizeGradInput {
+    const TWO: bool = true;
     #[inline(always)]
     unsafe fn apply<S: Halves, const FULL: bool>(self, i: usize, some: usize, a: S, b: S) -> S {
         let [mean, scale, bias, along] = self.0;
@@ -222,61 +333,42 @@ impl Apply for NormalizeGradInput {
 }
 
 /// Copies bf16 to bf16, bit for bit: where that goes past the caches, two in each lane.
-#[inline(always)]
-unsafe fn copy_halves<S: Halves>(from: *const u16, p: &Ports) {
-    let (width, to, n) = (2 * S::LANES, p.halves, p.n);
-    // Up to where whole vectors of the result begin; all, where the operand cannot be taken as f32 there.
-    let before = to.align_offset(2 * width).min(n);
-    let streams = p.past && from.wrapping_add(before).cast::<f32>().is_aligned();
-    let mut at = if streams { before } else { n };
-    // SAFETY: promised by the caller of `run`. Where the result lies on the operand, all stays as it is.
-    unsafe {
-        std::ptr::copy(from, to, at);
-        while at + width <= n {
-            S::load(from.add(at).cast()).stream(to.add(at).cast());
-            at += width;
-        }
-        std::ptr::copy(from.add(at), to.add(at), n - at);
-    }
+struct CopyHalves {
+    from: *const u16,
+    ports: Ports,
 }
 
-/// A pass with one operand.
-#[inline(always)]
-unsafe fn one<S: Halves, A: Apply>(op: A, p: &Ports, period: usize) {
-    // SAFETY: promised by the caller of `run`; where the pass takes one operand, the other is not read.
-    unsafe {
-        match p.src[0] {
-            Port::Floats(a) => each::<S, A, f32, f32>(op, a, None, p, period),
-            Port::Rounded(a) => each::<S, A, Unrounded, Unrounded>(op, a.cast(), None, p, period),
-            Port::Halves(a) => each::<S, A, u16, u16>(op, a, None, p, period),
+impl HalvesVectored for CopyHalves {
+    #[inline(always)]
+    unsafe fn run<S: Halves>(self) {
+        let CopyHalves { from, ports: Ports { halves: to, n, past, .. } } = self;
+        let width = 2 * S::LANES;
+        // Up to where whole vectors of the result begin; all, where the operand cannot be taken as f32 there.
+        let before = to.align_offset(2 * width).min(n);
+        let streams = past && from.wrapping_add(before).cast::<f32>().is_aligned();
+        let mut at = if streams { before } else { n };
+        // SAFETY: promised by the caller of `run`. Where the result lies on the operand, all stays as it is.
+        unsafe {
+            std::ptr::copy(from, to, at);
+            while at + width <= n {
+                S::load(from.add(at).cast()).stream(to.add(at).cast());
+                at += width;
+            }
+            std::ptr::copy(from.add(at), to.add(at), n - at);
         }
     }
 }
 
-/// A pass with two.
-#[inline(always)]
-unsafe fn two<S: Halves, A: Apply>(op: A, p: &Ports, period: usize) {
-    // SAFETY: promised by the caller of `run`.
-    unsafe {
-        match p.src {
-            [Port::Floats(a), Port::Floats(b)] => each::<S, A, _, _>(op, a, Some(b), p, period),
-            [Port::Floats(a), Port::Halves(b)] => each::<S, A, _, _>(op, a, Some(b), p, period),
-            [Port::Halves(a), Port::Floats(b)] => each::<S, A, _, _>(op, a, Some(b), p, period),
-            [Port::Halves(a), Port::Halves(b)] => each::<S, A, _, _>(op, a, Some(b), p, period),
-            [Port::Rounded(a), Port::Floats(b)] => {
-                each::<S, A, _, _>(op, a.cast::<Unrounded>(), Some(b), p, period);
-            }
-            [Port::Rounded(a), Port::Halves(b)] => {
-                each::<S, A, _, _>(op, a.cast::<Unrounded>(), Some(b), p, period);
-            }
-            [Port::Floats(a), Port::Rounded(b)] => {
-                each::<S, A, _, _>(op, a, Some(b.cast::<Unrounded>()), p, period);
-            }
-            [Port::Halves(a), Port::Rounded(b)] => {
-                each::<S, A, _, _>(op, a, Some(b.cast::<Unrounded>()), p, period);
-            }
-            [Port::Rounded(a), Port::Rounded(b)] => {
-                each::<S, A, _, _>(op, a.cast::<Unrounded>(), Some(b.cast::<Unrounded>()), p, period);
+impl Port {
+    /// Reads a vector from an element on, or `some` elements unless FULL.
+    #[inline(always)]
+    unsafe fn load<S: Halves, const FULL: bool>(self, at: usize, some: usize) -> S {
+        // SAFETY: promised by the caller of `run`.
+        unsafe {
+            match self {
+                Port::Floats(x) => f32::load::<S, FULL>(x.add(at), some),
+                Port::Rounded(x) => f32::load::<S, FULL>(x.add(at), some).rounded(),
+                Port::Halves(x) => u16::load::<S, FULL>(x.add(at), some),
             }
         }
     }
@@ -284,8 +376,6 @@ unsafe fn two<S: Halves, A: Apply>(op: A, p: &Ports, period: usize) {
 
 /// An element of an operand.
 pub trait Element: Copy {
-    /// Whether it is read as a number of bf16.
-    const BF16: bool;
     /// Reads a vector, or `some` elements unless FULL.
     ///
     /// # Safety
@@ -295,7 +385,6 @@ pub trait Element: Copy {
 }
 
 impl Element for f32 {
-    const BF16: bool = false;
     #[inline(always)]
     unsafe fn load<S: Halves, const FULL: bool>(from: *const f32, some: usize) -> S {
         // SAFETY: promised by the caller of `run`.
@@ -304,7 +393,6 @@ impl Element for f32 {
 }
 
 impl Element for u16 {
-    const BF16: bool = true;
     #[inline(always)]
     unsafe fn load<S: Halves, const FULL: bool>(from: *const u16, some: usize) -> S {
         // SAFETY: promised by the caller of `run`.
@@ -318,7 +406,6 @@ impl Element for u16 {
 struct Unrounded(f32);
 
 impl Element for Unrounded {
-    const BF16: bool = true;
     #[inline(always)]
     unsafe fn load<S: Halves, const FULL: bool>(from: *const Unrounded, some: usize) -> S {
         // SAFETY: promised by the caller of `run`; the type is an f32 in memory.
@@ -335,81 +422,36 @@ const RUN: usize = 32;
 unsafe fn runs<S: Halves, A: Apply, X: Element, Y: Element, const HALVES: bool, const PAST: bool>(
     op: A,
     a: *const X,
-    b: Option<*const Y>,
+    b: *const Y,
     p: &Ports,
-    start: usize,
-    len: usize,
+    (start, len): (usize, usize),
 ) -> usize {
     let size = if HALVES { 2 } else { 4 };
-    let asks = p.next[0] != 0;
-    let next = p.next.map(|next| next.wrapping_add(start * size));
+    let [one, two, out] = p.next;
     let mut i = 0;
     while i + RUN <= len {
-        if asks {
-            for line in (0..RUN * size).step_by(LINE) {
-                ask(next[0].wrapping_add(i * size + line));
-                if b.is_some() {
-                    ask(next[1].wrapping_add(i * size + line));
+        if one != 0 {
+            let mut line = 0;
+            while line < RUN * size {
+                let at = (start + i) * size + line;
+                ask(one.wrapping_add(at));
+                if A::TWO {
+                    ask(two.wrapping_add(at));
                 }
                 if !PAST {
-                    ask(next[2].wrapping_add(i * size + line));
+                    ask(out.wrapping_add(at));
                 }
+                line += LINE;
             }
         }
-        for at in (i..i + RUN).step_by(2 * S::LANES) {
+        let end = i + RUN;
+        while i < end {
             // SAFETY: the elements of a period, or of all, are there.
-            unsafe { pair::<S, A, X, Y, HALVES, PAST>(op, a, b, p, (start + at, at)) };
+            unsafe { pair::<S, A, X, Y, HALVES, PAST>(op, a, b, p, (start + i, i)) };
+            i += 2 * S::LANES;
         }
-        i += RUN;
     }
     i
-}
-
-#[inline(always)]
-unsafe fn each<S: Halves, A: Apply, X: Element, Y: Element>(
-    op: A,
-    a: *const X,
-    b: Option<*const Y>,
-    p: &Ports,
-    period: usize,
-) {
-    let mut start = 0;
-    while start < p.n {
-        let len = period.min(p.n - start);
-        let whole = len / S::LANES * S::LANES;
-        let mut i = 0;
-        // Where operands and result have one type and rounding is to that.
-        if X::BF16 == Y::BF16 {
-            // SAFETY: as below.
-            i = unsafe {
-                match (X::BF16, p.past) {
-                    (true, false) if p.floats.is_null() => {
-                        runs::<S, A, X, Y, true, false>(op, a, b, p, start, len)
-                    }
-                    (true, true) if p.floats.is_null() => {
-                        runs::<S, A, X, Y, true, true>(op, a, b, p, start, len)
-                    }
-                    (false, false) if p.halves.is_null() && !p.round => {
-                        runs::<S, A, X, Y, false, false>(op, a, b, p, start, len)
-                    }
-                    (false, true) if p.halves.is_null() && !p.round => {
-                        runs::<S, A, X, Y, false, true>(op, a, b, p, start, len)
-                    }
-                    _ => 0,
-                }
-            };
-        }
-        while i < whole {
-            // SAFETY: the elements of a period, or of all, are there.
-            unsafe { vector::<S, A, X, Y, true>(op, a, b, p, (start + i, i, S::LANES)) };
-            i += S::LANES;
-        }
-        if i < len {
-            // SAFETY: as above.
-            unsafe { vector::<S, A, X, Y, false>(op, a, b, p, (start + i, i, len - i)) };
-        }
-        start += len;
-    }
 }
 
 /// Two whole vectors: (where, where in the period).
@@ -417,7 +459,7 @@ unsafe fn each<S: Halves, A: Apply, X: Element, Y: Element>(
 unsafe fn pair<S: Halves, A: Apply, X: Element, Y: Element, const HALVES: bool, const PAST: bool>(
     op: A,
     a: *const X,
-    b: Option<*const Y>,
+    b: *const Y,
     p: &Ports,
     (at, i): (usize, usize),
 ) {
@@ -425,9 +467,9 @@ unsafe fn pair<S: Halves, A: Apply, X: Element, Y: Element, const HALVES: bool, 
     // SAFETY: promised by the caller of `run`. All is read before anything is written, as a result may lie on an operand.
     unsafe {
         let a = [X::load::<S, true>(a.add(at), lanes), X::load::<S, true>(a.add(behind), lanes)];
-        let b = match b {
-            Some(b) => [Y::load::<S, true>(b.add(at), lanes), Y::load::<S, true>(b.add(behind), lanes)],
-            None => a,
+        let b = match A::TWO {
+            true => [Y::load::<S, true>(b.add(at), lanes), Y::load::<S, true>(b.add(behind), lanes)],
+            false => a,
         };
         let low = op.apply::<S, true>(i, lanes, a[0], b[0]);
         let high = op.apply::<S, true>(i + lanes, lanes, a[1], b[1]);
@@ -447,20 +489,15 @@ unsafe fn pair<S: Halves, A: Apply, X: Element, Y: Element, const HALVES: bool, 
 
 /// One vector: (where, where in the period, lanes that count).
 #[inline(always)]
-unsafe fn vector<S: Halves, A: Apply, X: Element, Y: Element, const FULL: bool>(
+unsafe fn vector<S: Halves, A: Apply, const FULL: bool>(
     op: A,
-    a: *const X,
-    b: Option<*const Y>,
     p: &Ports,
     (at, i, some): (usize, usize, usize),
 ) {
     // SAFETY: promised by the caller of `run`. All is read before anything is written, as a result may lie on an operand.
     unsafe {
-        let a = X::load::<S, FULL>(a.add(at), some);
-        let b = match b {
-            Some(b) => Y::load::<S, FULL>(b.add(at), some),
-            None => a,
-        };
+        let a = p.src[0].load::<S, FULL>(at, some);
+        let b = if A::TWO { p.src[1].load::<S, FULL>(at, some) } else { a };
         let y = op.apply::<S, FULL>(i, some, a, b);
         if !p.halves.is_null() {
             let to = p.halves.add(at);
@@ -499,6 +536,11 @@ pub enum Gathering<'a> {
 ///
 /// Operands have `n` elements each, and sums and shifts or means those of a period.
 pub unsafe fn gather(level: Level, what: Gathering<'_>, src: [Port; 2], n: usize) {
+    // Passes alone round what they read.
+    let src = src.map(|port| match port {
+        Port::Rounded(x) => Port::Floats(x),
+        port => port,
+    });
     let what = match what {
         Gathering::Moments([total, squares], shift) => Gather {
             sums: [total, squares],
@@ -531,26 +573,9 @@ struct Gather<'a> {
 impl HalvesVectored for Gather<'_> {
     #[inline(always)]
     unsafe fn run<S: Halves>(self) {
-        // SAFETY: promised by the caller of `gather`.
-        unsafe {
-            match self.src {
-                [Port::Halves(a), Port::Halves(b)] => self.columns::<S, _, _>(a, b),
-                [Port::Halves(a), Port::Floats(b) | Port::Rounded(b)] => self.columns::<S, _, _>(a, b),
-                [Port::Floats(a) | Port::Rounded(a), Port::Halves(b)] => self.columns::<S, _, _>(a, b),
-                [Port::Floats(a) | Port::Rounded(a), Port::Floats(b) | Port::Rounded(b)] => {
-                    self.columns::<S, _, _>(a, b);
-                }
-            }
-        }
-    }
-}
-
-impl Gather<'_> {
-    #[inline(always)]
-    unsafe fn columns<S: Halves, X: Element, Y: Element>(self, a: *const X, b: *const Y) {
-        let [total, second] = [&*self.sums[0], &*self.sums[1]].map(<[f64]>::len);
-        let period = total.min(second);
-        let sums = self.sums.map(<[f64]>::as_mut_ptr);
+        let period = self.sums[0].len().min(self.sums[1].len());
+        let [first, second] = self.sums;
+        let sums = [first.as_mut_ptr(), second.as_mut_ptr()];
         let mut i = 0;
         // SAFETY: the elements of all periods are there, and those of the sums and of what is taken off.
         unsafe {
@@ -561,7 +586,7 @@ impl Gather<'_> {
                 };
                 let sums = [sums[0].add(i), sums[1].add(i)];
                 let column = Column { i, period, n: self.n, lanes: S::LANES, off, sums };
-                column.run::<S, X, Y>(a, b, self.moments);
+                column.run::<S, true>(self.src, self.moments);
                 i += S::LANES;
             }
             let lanes = period - i;
@@ -581,7 +606,7 @@ impl Gather<'_> {
                 let off = S::load_doubles(off.as_ptr());
                 let places = all.each_mut().map(|all| all.as_mut_ptr());
                 let column = Column { i, period, n: self.n, lanes, off, sums: places };
-                column.run::<S, X, Y>(a, b, self.moments);
+                column.run::<S, false>(self.src, self.moments);
                 for (all, sums) in all.iter().zip(sums) {
                     std::ptr::copy_nonoverlapping(all.as_ptr(), sums.add(i), lanes);
                 }
@@ -606,21 +631,17 @@ struct Column<D> {
 }
 
 impl<D: Copy> Column<D> {
+    /// WHOLE where all lanes count. Of what types the operands are, is asked at each vector.
     #[inline(always)]
-    unsafe fn run<S: Halves<Double = D>, X: Element, Y: Element>(
-        &self,
-        a: *const X,
-        b: *const Y,
-        moments: bool,
-    ) {
+    unsafe fn run<S: Halves<Double = D>, const WHOLE: bool>(&self, [a, b]: [Port; 2], moments: bool) {
         // SAFETY: promised by the caller of `gather`.
         unsafe {
             let [mut t, mut s] = [S::load_doubles(self.sums[0]), S::load_doubles(self.sums[1])];
             let mut at = self.i;
-            if self.lanes == S::LANES {
+            if WHOLE {
                 while at + S::LANES <= self.n {
-                    let x = X::load::<S, true>(a.add(at), S::LANES);
-                    let y = if moments { x } else { Y::load::<S, true>(b.add(at), S::LANES) };
+                    let x = a.load::<S, true>(at, S::LANES);
+                    let y = if moments { x } else { b.load::<S, true>(at, S::LANES) };
                     [t, s] = self.add([t, s], x, y, moments, S::LANES);
                     at += self.period;
                 }
@@ -628,14 +649,13 @@ impl<D: Copy> Column<D> {
             // A period that is cut off at the end has some of the elements here, or none.
             while at < self.n {
                 let lanes = self.lanes.min(self.n - at);
-                let x = X::load::<S, false>(a.add(at), lanes);
-                let y = if moments { x } else { Y::load::<S, false>(b.add(at), lanes) };
+                let x = a.load::<S, false>(at, lanes);
+                let y = if moments { x } else { b.load::<S, false>(at, lanes) };
                 [t, s] = self.add([t, s], x, y, moments, lanes);
                 at += self.period;
             }
-            for (sums, total) in self.sums.into_iter().zip([t, s]) {
-                S::store_doubles(total, sums);
-            }
+            S::store_doubles(t, self.sums[0]);
+            S::store_doubles(s, self.sums[1]);
         }
     }
 }

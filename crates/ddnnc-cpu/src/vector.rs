@@ -123,6 +123,7 @@ unsafe fn store_lanes(from: &[f32], to: *mut f32, add: bool) {
 #[derive(Clone, Copy)]
 pub struct Plain([f32; 8]);
 
+#[expect(clippy::needless_range_loop, reason = "an iterator over lanes may become calls")]
 impl Vector for Plain {
     const LANES: usize = 8;
     #[inline(always)]
@@ -141,19 +142,35 @@ impl Vector for Plain {
     }
     #[inline(always)]
     unsafe fn sum(self, a: Plain, b: Plain) -> Plain {
-        Plain(std::array::from_fn(|i| self.0[i] + a.0[i] * b.0[i]))
+        let mut all = self.0;
+        for i in 0..8 {
+            all[i] += a.0[i] * b.0[i];
+        }
+        Plain(all)
     }
     #[inline(always)]
     unsafe fn plus(self, a: Plain) -> Plain {
-        Plain(std::array::from_fn(|i| self.0[i] + a.0[i]))
+        let mut all = self.0;
+        for i in 0..8 {
+            all[i] += a.0[i];
+        }
+        Plain(all)
     }
     #[inline(always)]
     unsafe fn minus(self, a: Plain) -> Plain {
-        Plain(std::array::from_fn(|i| self.0[i] - a.0[i]))
+        let mut all = self.0;
+        for i in 0..8 {
+            all[i] -= a.0[i];
+        }
+        Plain(all)
     }
     #[inline(always)]
     unsafe fn times(self, number: f32) -> Plain {
-        Plain(self.0.map(|x| x * number))
+        let mut all = self.0;
+        for i in 0..8 {
+            all[i] *= number;
+        }
+        Plain(all)
     }
 }
 
