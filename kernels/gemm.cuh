@@ -265,6 +265,9 @@ __device__ __forceinline__ void add_products(A& a, B& b, char* shared, int row, 
     a.fill(table_a, row, channel_a);
     b.fill(table_b, column, channel_b);
     if (TABLE_A + TABLE_B > 0) __syncthreads();
+    // Sums that no product has added to do not meet here with sums whose products may be under way: ptxas would wait for
+    // each product.
+    if (tiles <= 0) return;
     #pragma unroll 1
     for (int t = 0; t < tiles; t++) {
         char* stage = stages + t % STAGES * STAGE;

@@ -45,6 +45,7 @@ pub fn complaints(kernel: &Kernel, compiled: &Compiled) -> Vec<String> {
     let resources = compiled.resources;
     complain(resources.spills > 0, format!("{} bytes spilled", resources.spills));
     complain(resources.stack > 0, format!("{} bytes of stack", resources.stack));
+    complain(resources.serialized, "products of warpgroups wait for one another".to_owned());
     complain(compiled.resident_blocks == 0, "no block fits on a multiprocessor".to_owned());
     match compiled.instructions {
         None => complain(true, "not disassembled".to_owned()),

@@ -10,9 +10,9 @@ use ddnnc_tests::gate::{Silent, complaints, gate};
 use ddnnc_tests::harness::{model, program, spec};
 use std::collections::BTreeSet;
 
-/// The step of the quickstart with one launch of every kind: of those that differ in counts alone, the first.
-fn quickstart(precision: Precision) -> Program {
-    let mut model = model(&spec("quickstart"), Mode::Train, 16);
+/// The step of a spec with one launch of every kind: of those that differ in counts alone, the first.
+fn kinds(name: &str, precision: Precision) -> Program {
+    let mut model = model(&spec(name), Mode::Train, 16);
     model.recipe.precision = precision;
     let mut program = program(&model, Goal::Train);
     let mut seen = BTreeSet::new();
@@ -27,7 +27,7 @@ fn quickstart(precision: Precision) -> Program {
 }
 
 fn pass(precision: Precision, math: Math) {
-    let program = quickstart(precision);
+    let program = kinds("quickstart", precision);
     for arch in Arch::GATED {
         let target = Target { math, ..Target::new(arch) };
         let found = gate(&program, &target, None, &Silent).unwrap_or_else(|e| panic!("{e}")).complaints;
@@ -45,17 +45,36 @@ fn kernels_of_a_tf32_step_pass() {
     pass(Precision::F32, Math::Tf32);
 }
 
+/// Wide convolutions, which Hopper multiplies by warpgroups.
+#[test]
+fn kernels_of_warpgroups_pass() {
+    let program = kinds("byot_resnet18", Precision::Bf16);
+    let target = Target::new(Arch(90));
+    let emitted = Emitted::new(&program, &target).expect("every launch has kernels");
+    let kernels = emitted.launches.iter().flat_map(|code| &code.kernels);
+    let count = kernels.filter(|k| k.choice.contains("warpgroups")).count();
+    assert!(count >= 6, "{count} products by warpgroups");
+    let found = gate(&program, &target, None, &Silent).unwrap_or_else(|e| panic!("{e}")).complaints;
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
 /// Changes a matrix kernel's text, and gives what the gate then says of it.
 fn broken(from: &str, to: &str) -> Vec<String> {
-    let mut program = quickstart(Precision::Bf16);
-    let target = Target::new(Arch(80));
+    broken_in("quickstart", Arch(80), from, from, to)
+}
+
+/// Of the first kernel on matrix units of a spec that holds a text.
+fn broken_in(name: &str, arch: Arch, holds: &str, from: &str, to: &str) -> Vec<String> {
+    let mut program = kinds(name, Precision::Bf16);
+    let target = Target::new(arch);
     let mut emitted = Emitted::new(&program, &target).expect("every launch has kernels");
-    let matrix = |code: &ddnnc_cuda::code::LaunchCode| code.kernels.iter().any(|k| k.cost.matrix_flops > 0);
-    let at = emitted.launches.iter().position(matrix).expect("a launch on matrix units");
-    program.launches = vec![program.launches.swap_remove(at)];
+    let matrix = |k: &ddnnc_cuda::code::Kernel| k.cost.matrix_flops > 0 && k.source.contains(holds);
+    let at = emitted.launches.iter().position(|code| code.kernels.iter().any(matrix));
+    program.launches =
+        vec![program.launches.swap_remove(at.expect("a launch on matrix units with that text"))];
     emitted = Emitted::new(&program, &target).expect("as before");
     let kernels = &mut emitted.launches[0].kernels;
-    let at = kernels.iter().position(|k| k.cost.matrix_flops > 0).expect("found above");
+    let at = kernels.iter().position(matrix).expect("found above");
     assert!(kernels[at].source.contains(from), "the kernel's text no longer has `{from}`");
     kernels[at].source = kernels[at].source.replace(from, to);
     let kernel = kernels[at].clone();
@@ -80,4 +99,12 @@ fn a_kernel_that_spills_is_seen() {
     // So few registers that the accumulators cannot stay in them.
     let found = broken("BLOCK_OF(THREADS)", "__maxnreg__(32)");
     assert!(found.iter().any(|c| c.contains("spilled")), "{found:?}");
+}
+
+#[test]
+fn products_that_wait_for_one_another_are_seen() {
+    // A stride leaves pixels that meet no tap: there sums go past the products.
+    let phases = "depth = 0; }";
+    let found = broken_in("byot_resnet18", Arch(90), phases, "if (tiles <= 0) return;", "");
+    assert!(found.iter().any(|c| c.contains("wait for one another")), "{found:?}");
 }

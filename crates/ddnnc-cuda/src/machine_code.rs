@@ -15,6 +15,8 @@ pub struct Resources {
     pub stack: u32,
     /// Bytes of registers stored to local memory and loaded from it.
     pub spills: u32,
+    /// Whether ptxas could not keep products of warpgroups under way beside other work, and waits for each.
+    pub serialized: bool,
 }
 
 /// Reads the log of a compilation to machine code; `None` where it says nothing of a kernel.
@@ -35,6 +37,7 @@ pub fn resources(log: &str) -> Option<Resources> {
         found.stack += before(&["bytes", "stack"]).unwrap_or(0);
         found.spills += before(&["bytes", "spill", "stores"]).unwrap_or(0);
         found.spills += before(&["bytes", "spill", "loads"]).unwrap_or(0);
+        found.serialized |= line.contains("wgmma.mma_async instructions are serialized");
     }
     seen.then_some(found)
 }
@@ -152,7 +155,8 @@ mod tests {
                    ptxas info    : Function properties for k\n\
                    ptxas         .     16 bytes stack frame, 8 bytes spill stores, 12 bytes spill loads\n\
                    ptxas info    : Used 40 registers, used 1 barriers, 1024 bytes smem, 368 bytes cmem[0]\n";
-        assert_eq!(resources(log), Some(Resources { registers: 40, shared: 1024, stack: 16, spills: 20 }));
+        let expected = Resources { registers: 40, shared: 1024, stack: 16, spills: 20, serialized: false };
+        assert_eq!(resources(log), Some(expected));
         assert_eq!(resources("warning: nothing"), None);
     }
 
