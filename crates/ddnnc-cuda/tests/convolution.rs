@@ -123,7 +123,8 @@ fn groups_by_warpgroups() {
         let code = emit_group(group_of(case), &target);
         code.is_ok_and(|c| c.kernels.iter().any(|k| k.choice.ends_with("warpgroups")))
     });
-    assert!(all.len() >= 20, "{}", all.len());
+    assert!(all.len() >= 28, "{}", all.len());
+    all.truncate(28);
     check_all(all.iter().map(|(seed, case)| (*seed, case)), &target, 2);
 }
 
@@ -292,7 +293,7 @@ fn operands_that_are_made_before() {
             |case: &Case, target| emit_group(group_of(case), target).expect("kernels").kernels.len();
         all.retain(|(_, case)| kernels(case, &target) > kernels(case, &never));
         assert!(all.len() >= 20, "{} groups", all.len());
-        all.truncate(20);
+        all.truncate(12);
         check_all(all.iter().map(|(seed, case)| (*seed, case)), &target, 2);
     }
 }
