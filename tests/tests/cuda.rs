@@ -35,7 +35,10 @@ fn device(options: CudaOptions) -> CudaDevice {
 
 /// A net of few operators that has every kind of group.
 fn small(mode: Mode) -> Model {
-    let text = "model small
+    model(SMALL, mode, 4)
+}
+
+const SMALL: &str = "model small
 input  image : f32[1, 12, 12]
 target label : class[10]
 backbone net {
@@ -56,8 +59,6 @@ train {
     schedule  = constant
 }
 ";
-    model(text, mode, 4)
-}
 
 /// Gives a batch. Steps are small: at the kinks of a ReLU two correct programs take different sides now and then, and
 /// large steps make that difference grow.
@@ -227,6 +228,20 @@ fn a_small_net_trains_as_on_the_cpu_in_bf16() {
     let program = program(&model, Goal::Train);
     assert!(program.buffers.iter().any(|b| b.ty.dtype == DType::Bf16), "values are in bf16");
     trains_as_the_cpu_does(&model, 20, 2e-2);
+}
+
+/// Channels that fill tiles: Hopper, which is what the emulator is, multiplies them by warpgroups, in the graph of a step.
+#[test]
+fn a_wide_net_trains_as_on_the_cpu_in_bf16() {
+    let text = SMALL.replace("conv(8, 3)", "conv(64, 3)").replace("12, 12]", "8, 8]");
+    let mut model = model(&text, Mode::Train, 4);
+    model.recipe.precision = Precision::Bf16;
+    let cuda = device(options());
+    let emitted = Emitted::new(&program(&model, Goal::Train), cuda.target()).expect("kernels");
+    let kernels = emitted.launches.iter().flat_map(|code| &code.kernels);
+    let products = kernels.filter(|k| k.choice.contains("warpgroups")).count();
+    assert!(products >= 6 || on_gpu(), "{products} products by warpgroups");
+    trains_on(&cuda, &model, 4, 2e-2);
 }
 
 /// Blocks with more shared memory than a kernel may use without asking the driver for it.
