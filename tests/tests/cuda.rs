@@ -188,7 +188,9 @@ fn resnet20_trains_as_on_the_cpu() {
 /// Narrow networks of every spec, each step from where the CPU is. The emulator takes one of them, as it is slow.
 #[test]
 fn specs_train_as_on_the_cpu() {
-    let (names, steps) = if on_gpu() {
+    // The emulator takes all with `DDNNC_TEST_ALL_SPECS=1`.
+    let all = on_gpu() || std::env::var_os("DDNNC_TEST_ALL_SPECS").is_some_and(|v| v == "1");
+    let (names, steps) = if all {
         (specs(), 3)
     } else {
         (["branchynet_alexnet", "kd_two_networks"].map(str::to_owned).into(), 2)
