@@ -70,8 +70,8 @@ const TILE: usize = 128;
 /// making an element takes a multiprocessor of an H100 about a twentieth of a cycle, while its matrix units wait.
 fn is_made_before(elements: usize, often: f64, target: &Target) -> bool {
     // Microseconds for a million elements: on all multiprocessors, and through memory and back.
-    let (make, move_) = (33.0 / f64::from(target.multiprocessors.max(1)), 1.2);
-    elements as f64 / 1e6 * (make * often - move_) > target.launch_us
+    let (make, copy) = (33.0 / f64::from(target.multiprocessors.max(1)), 1.2);
+    elements as f64 / 1e6 * (make * often - copy) > target.launch_us
 }
 
 /// The operands of a convolution on matrix units that are made before it.
