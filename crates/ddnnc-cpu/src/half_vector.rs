@@ -381,6 +381,17 @@ unsafe fn plain(code: impl HalvesVectored) {
 /// Runs `code` with the vectors of a level, compiled for it.
 #[inline]
 pub fn with_halves(level: Level, code: impl HalvesVectored) {
+    dispatch::<true>(level, code);
+}
+
+/// Runs `code` that does not round: as [`with_halves`], but the levels that differ in rounding alone share one function.
+#[inline]
+pub fn with_floats(level: Level, code: impl HalvesVectored) {
+    dispatch::<false>(level, code);
+}
+
+#[inline]
+fn dispatch<const ROUNDS: bool>(level: Level, code: impl HalvesVectored) {
     // SAFETY: levels are those that the processor has.
     unsafe {
         match level {
@@ -393,24 +404,13 @@ pub fn with_halves(level: Level, code: impl HalvesVectored) {
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => x86::avx512(code),
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512Bf16 | Level::Amx => x86::avx512bf16(code),
-        }
-    }
-}
-
-/// Runs `code` that does not round: as [`with_halves`], but the levels that differ in rounding alone share one function.
-#[inline]
-pub fn with_floats(level: Level, code: impl HalvesVectored) {
-    // SAFETY: levels are those that the processor has.
-    unsafe {
-        match level {
-            Level::Portable => plain(code),
-            #[cfg(target_arch = "aarch64")]
-            Level::Neon => plain(code),
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => x86::avx2(code),
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512 | Level::Avx512Bf16 | Level::Amx => x86::avx512(code),
+            Level::Avx512Bf16 | Level::Amx => {
+                if ROUNDS {
+                    x86::avx512bf16(code)
+                } else {
+                    x86::avx512(code)
+                }
+            }
         }
     }
 }
