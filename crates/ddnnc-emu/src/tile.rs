@@ -117,13 +117,8 @@ impl Tile {
         let bits = |sum: f32| if sum.is_nan() { 0x7fff_ffff } else { sum.to_bits() };
         for (eight, d) in d.as_chunks::<4>().0.iter().enumerate() {
             let mut out = [[0; LANES]; 4];
-            let [above_even, above_odd, below_even, below_odd] = &mut out;
             for (row, sums) in self.sums.iter().enumerate() {
-                let (even, odd, first) = if row < 8 {
-                    (&mut *above_even, &mut *above_odd, 4 * row)
-                } else {
-                    (&mut *below_even, &mut *below_odd, 4 * (row - 8))
-                };
+                let (even, odd, first) = quads(out.each_mut(), row);
                 let sums = &sums[8 * eight..8 * eight + 8];
                 for i in 0..4 {
                     even[first + i] = bits(sums[2 * i]);
