@@ -5,7 +5,7 @@
 // (load.cuh: place). An operand whose depth is its column has one such row for each row of the product. One whose depth is
 // its row has panels of 64 rows (or columns) of the product, one behind the other.
 
-// Rows of a panel of an operand whose depth is its row.
+// Of a panel of an operand whose depth is its row.
 constexpr int PANEL_BYTES = BK * 128;
 
 // Where the matrix units find an operand, from row (or column) `first` on: the address, the distance of panels, that of

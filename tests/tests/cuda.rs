@@ -185,10 +185,10 @@ fn resnet20_trains_as_on_the_cpu() {
     trains_as_the_cpu_does(&model(&spec("cifar10_resnet20_ekd"), Mode::Train, 2), 2, 1e-4);
 }
 
-/// Narrow networks of every spec, each step from where the CPU is. The emulator takes one of them, as it is slow.
+/// Narrow networks of every spec, each step from where the CPU is. The emulator takes two of them, as it is slow,
+/// and all with `DDNNC_TEST_ALL_SPECS=1`.
 #[test]
 fn specs_train_as_on_the_cpu() {
-    // The emulator takes all with `DDNNC_TEST_ALL_SPECS=1`.
     let all = on_gpu() || std::env::var_os("DDNNC_TEST_ALL_SPECS").is_some_and(|v| v == "1");
     let (names, steps) = if all {
         (specs(), 3)

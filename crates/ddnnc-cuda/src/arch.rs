@@ -66,7 +66,7 @@ pub struct Target {
 }
 
 /// A kernel in a graph of kernels, on an H100.
-pub(crate) const LAUNCH_US: f64 = 2.5;
+const LAUNCH_US: f64 = 2.5;
 
 impl Target {
     /// For an architecture, exact, with as many multiprocessors as its data-centre card has.

@@ -367,15 +367,18 @@ impl CudaDevice {
     }
 }
 
-/// What to compile for: the device's own architecture where NVRTC knows it, else the newest before it (whose PTX the
-/// driver brings up to date), and whether it is its own.
+/// What to compile for: the device's own architecture where NVRTC knows it, else the newest before it whose PTX the driver
+/// can bring up to date, and whether it is its own.
 fn code_architecture(arch: Arch) -> Result<(Arch, bool), NvrtcError> {
-    let known = nvrtc::architectures()?;
-    // Code for Hopper runs on Hopper alone.
-    match known.iter().rev().find(|&&k| k <= arch && (k == arch || k != Arch(90))) {
-        Some(&found) => Ok((found, found == arch)),
+    match newest(&nvrtc::architectures()?, arch) {
+        Some(found) => Ok((found, found == arch)),
         None => nvrtc::knows(arch).map(|()| (arch, true)),
     }
+}
+
+/// The newest of these architectures whose code runs on a device: that for Hopper runs on Hopper alone.
+fn newest(known: &[Arch], device: Arch) -> Option<Arch> {
+    known.iter().copied().filter(|&k| k == device || k < device && k != Arch(90)).max()
 }
 
 impl Progress for CudaDevice {
@@ -416,5 +419,21 @@ impl Device for CudaDevice {
             bf16_flops: card.bf16_tflops * 1e12,
             bytes: card.memory_gbs * 1e9,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::newest;
+    use crate::arch::Arch;
+
+    #[test]
+    fn code_for_hopper_is_for_hopper() {
+        let known = [80, 86, 89, 90, 100].map(Arch);
+        assert_eq!(newest(&known, Arch(90)), Some(Arch(90)));
+        assert_eq!(newest(&known, Arch(100)), Some(Arch(100)));
+        assert_eq!(newest(&known, Arch(120)), Some(Arch(100)));
+        assert_eq!(newest(&known[..4], Arch(100)), Some(Arch(89)), "not sm_90a");
+        assert_eq!(newest(&known[1..], Arch(80)), None);
     }
 }

@@ -271,7 +271,7 @@ pub fn kernels(
         libraries: BTreeSet::new(),
         parameters: IndexMap::new(),
     };
-    // Texts and costs of the kernels' parts, by step.
+    // Of each kernel: statements, blocks, cost, and how the work was cut.
     let mut texts: Vec<(String, usize, Cost, String)> = Vec::new();
     match blocks {
         Blocks::One => {
@@ -288,7 +288,7 @@ pub fn kernels(
             });
             for (parts, cost) in [(parts, w.cost), (late, late_cost)] {
                 if !parts.is_empty() {
-                    let (body, grid) = ranges(threads, parts);
+                    let (body, grid) = ranges(parts);
                     texts.push((body, grid, cost, format!("{grid} blocks")));
                 }
             }
@@ -384,7 +384,7 @@ fn parts(w: &mut Writer<'_>, levels: &[Vec<usize>]) -> Result<(Vec<Part>, Vec<Pa
 }
 
 /// Each part in a range of blocks. Gives the text and the number of blocks.
-fn ranges(threads: usize, parts: Vec<Part>) -> (String, usize) {
+fn ranges(parts: Vec<Part>) -> (String, usize) {
     let mut body = String::new();
     let (mut first, count) = (0, parts.len());
     for (i, Part { blocks, name, text, .. }) in parts.into_iter().enumerate() {
@@ -397,8 +397,8 @@ fn ranges(threads: usize, parts: Vec<Part>) -> (String, usize) {
         let block = if first > 0 { format!("(blockIdx.x - {first})") } else { "blockIdx.x".to_owned() };
         let _ = write!(
             body,
-            "{otherwise}{condition}{{ // {name}\n        const uint t = {block} * {threads} + threadIdx.x, n = {};\n{text}    }}\n",
-            blocks * threads
+            "{otherwise}{condition}{{ // {name}\n        const uint t = {block} * {THREADS} + threadIdx.x, n = {};\n{text}    }}\n",
+            blocks * THREADS
         );
         first = end;
     }

@@ -310,66 +310,57 @@ pub(crate) fn ranked(
     Ok(costs.into_iter().map(|c| c.1).collect())
 }
 
-/// Products in bf16, in cycles of an H100: what fits best the times of 150 launches of a ResNet-50's training step (32×32
-/// images, batch 256), each with nine tiles.
-mod measured {
-    /// Operations per cycle.
-    pub const OPERATIONS: f64 = 1425.0;
-    /// Bytes per cycle from the L2 cache.
-    pub const COPIES: f64 = 47.0;
-    /// For 128 bytes read from or written to shared memory.
-    pub const SHARED: f64 = 0.87;
-    /// For a step along the depth, whatever it does: barrier, addresses.
-    pub const STEP: f64 = 160.0;
-    /// For a step of a block that is alone on its multiprocessor.
-    pub const ALONE: f64 = 206.0;
-    /// For an element that is made in shared memory.
-    pub const MADE: f64 = 0.057;
-    /// For a block.
-    pub const BLOCK: f64 = 8300.0;
-    /// For an element of the finished tile with 512 threads on the multiprocessor, and how that falls with their number.
-    pub const FINISH: (f64, f64) = (0.092, 0.72);
-    /// For a partial sum that is written.
-    pub const PARTIAL: f64 = 0.035;
-}
-
-/// Products by warpgroups, likewise: what ranks best the times of 435 launches of ResNet-18, 50 and 56 on an H200, most of
-/// them with seven tiles each (in all 2.3 % longer than with the best tile of each).
-mod by_warpgroups {
-    /// Operations per cycle.
-    pub const OPERATIONS: f64 = 3215.0;
-    /// Bytes per cycle from the L2 cache.
-    pub const COPIES: f64 = 37.8;
-    /// For a step along the depth, whatever it does.
-    pub const STEP: f64 = 111.0;
-    /// For a step of a block that is alone on its multiprocessor.
-    pub const ALONE: f64 = 297.0;
-    /// For a block.
-    pub const BLOCK: f64 = 3575.0;
-    /// For an element of the finished tile with 512 threads on the multiprocessor, and how that falls with their number.
-    pub const FINISH: (f64, f64) = (0.126, 0.78);
-    /// For a partial sum that is written.
-    pub const PARTIAL: f64 = 0.178;
-    /// Registers of a thread beside its sums.
-    pub const REGISTERS: usize = 46;
-}
-
-/// What a tile costs, in cycles of a multiprocessor.
-#[derive(Clone, Copy, Debug)]
+/// What tiles of bf16 products cost, in cycles of a multiprocessor.
 struct Prices {
-    /// A step along the depth of several blocks that run side by side, for each.
-    busy: f64,
-    /// What it takes longer where a block is alone.
+    /// Operations per cycle.
+    operations: f64,
+    /// Bytes per cycle from the L2 cache.
+    copies: f64,
+    /// For 128 bytes read from or written to shared memory.
+    shared: f64,
+    /// For an element that is made in shared memory.
+    made: f64,
+    /// For a step along the depth, whatever it does: barrier, addresses.
+    step: f64,
+    /// For a step of a block that is alone on its multiprocessor.
     alone: f64,
-    /// A block, whatever it does.
+    /// For a block.
     block: f64,
-    /// As in the tables above.
+    /// For an element of the finished tile with 512 threads on the multiprocessor, and how that falls with their number.
     finish: (f64, f64),
+    /// For a partial sum that is written.
     partial: f64,
-    registers: usize,
 }
 
-/// What ranks tiles of bf16 products whose costs are known.
+/// By warps, in cycles of an H100: what fits best the times of 150 launches of a ResNet-50's training step (32×32 images,
+/// batch 256), each with nine tiles.
+const WARP_PRICES: Prices = Prices {
+    operations: 1425.0,
+    copies: 47.0,
+    shared: 0.87,
+    made: 0.057,
+    step: 160.0,
+    alone: 206.0,
+    block: 8300.0,
+    finish: (0.092, 0.72),
+    partial: 0.035,
+};
+
+/// By warpgroups, whose products run beside accesses to shared memory: what ranks best the times of 435 launches of
+/// ResNet-18, 50 and 56 on an H200, most of them with seven tiles each (in all 2.3 % longer than with the best tile of each).
+const WARPGROUP_PRICES: Prices = Prices {
+    operations: 3215.0,
+    copies: 37.8,
+    shared: 0.0,
+    made: 0.0,
+    step: 111.0,
+    alone: 297.0,
+    block: 3575.0,
+    finish: (0.126, 0.78),
+    partial: 0.178,
+};
+
+/// What ranks tiles of bf16 products whose prices are known.
 fn measured_cycles(
     target: &Target,
     extents: &[Extent],
@@ -378,41 +369,35 @@ fn measured_cycles(
     sides: [Beside; 2],
 ) -> f64 {
     let Choice { tile, splits, .. } = *choice;
+    let prices = if tile.warpgroups { WARPGROUP_PRICES } else { WARP_PRICES };
     let (area, sum) = ((tile.rows * tile.columns) as f64, (tile.rows + tile.columns) as f64);
-    let depth = tile.depth as f64;
+    let warp = (tile.rows / tile.units[0] + tile.columns / tile.units[1]) as f64;
+    let (depth, threads) = (tile.depth as f64, tile.threads as f64);
+    // Every warp reads its part of both operands; all of both was written before.
+    let bytes = (threads / 32.0 * warp + sum) * depth * 2.0;
+    let [made_a, made_b] = sides.map(|side| if side.made { depth } else { 0.0 });
+    let made = made_a * tile.rows as f64 + made_b * tile.columns as f64;
+    let arithmetic = 2.0 * area * depth / prices.operations;
+    let busy = arithmetic.max(sum * depth * 2.0 / prices.copies)
+        + prices.shared * bytes / 128.0
+        + prices.made * made
+        + prices.step;
+
+    // Registers of a thread: its sums, and what it needs besides.
     let sums = tile.rows * tile.columns / tile.threads;
-    let copied = sum * depth * 2.0;
-    let prices = if tile.warpgroups {
-        use by_warpgroups::*;
-        let busy = (2.0 * area * depth / OPERATIONS).max(copied / COPIES) + STEP;
-        let registers = sums + REGISTERS;
-        Prices { busy, alone: ALONE, block: BLOCK, finish: FINISH, partial: PARTIAL, registers }
-    } else {
-        use measured::*;
-        let warp = (tile.rows / tile.units[0] + tile.columns / tile.units[1]) as f64;
-        // Every warp reads its part of both operands; all of both was written before.
-        let bytes = (tile.threads as f64 / 32.0 * warp + sum) * depth * 2.0;
-        let [made_a, made_b] = sides.map(|side| if side.made { depth } else { 0.0 });
-        let made = made_a * tile.rows as f64 + made_b * tile.columns as f64;
-        let busy = (2.0 * area * depth / OPERATIONS).max(copied / COPIES)
-            + SHARED * bytes / 128.0
-            + MADE * made
-            + STEP;
-        let registers = (20 + sums * 5 / 3).max(64);
-        Prices { busy, alone: ALONE, block: BLOCK, finish: FINISH, partial: PARTIAL, registers }
-    };
+    let registers = if tile.warpgroups { sums + 46 } else { (20 + sums * 5 / 3).max(64) };
     let resident = (tile.shared_limit(target) / shared.max(1))
-        .min((64 << 10) / (prices.registers * tile.threads))
+        .min((64 << 10) / (registers * tile.threads))
         .clamp(1, 2048 / tile.threads) as f64;
     let all: usize = extents.iter().map(|e| blocks_of(e, tile) * splits).sum();
     let each = all as f64 / f64::from(target.multiprocessors.max(1));
     // Blocks on a multiprocessor: one's beginning and end run beside the other's products.
     let here = each.clamp(1.0, resident);
-    let step = prices.busy.max((prices.busy + prices.alone) / here);
+    let step = busy.max((busy + prices.alone) / here);
     let (finish, fall) = prices.finish;
     let partials = if splits > 1 { prices.partial * area } else { 0.0 };
-    let threads = tile.threads as f64 * here;
-    let around = prices.block / here.min(2.0) + finish * area * (512.0 / threads).powf(fall) + partials;
+    let around =
+        prices.block / here.min(2.0) + finish * area * (512.0 / (threads * here)).powf(fall) + partials;
     let work: f64 = extents
         .iter()
         .map(|e| {
