@@ -93,6 +93,19 @@ pub fn ask(address: usize) {
     let _ = address;
 }
 
+/// Asks for the line at an address, into the first cache.
+#[inline(always)]
+pub fn ask_near(address: usize) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: any address may be asked for.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(std::ptr::without_provenance(address));
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Ahead, RUNS};

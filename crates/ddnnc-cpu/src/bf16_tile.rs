@@ -10,7 +10,7 @@
     expect(dead_code, reason = "no such processor multiplies bf16 here")
 )]
 
-use crate::ahead::Ahead;
+use crate::ahead::{Ahead, ask_near};
 #[cfg(target_arch = "x86_64")]
 use crate::amx_tile;
 use crate::simd::Level;
@@ -104,7 +104,8 @@ impl Products {
 
 fn columns(width: usize) -> usize {
     match width / LANES {
-        1 | 2 => 12,
+        1 => 24,
+        2 => 12,
         3 => 8,
         _ => 6,
     }
@@ -129,11 +130,9 @@ impl Sum<'_> {
             let pairs = outer * inner * self.products.pairs(terms);
             assert!(pairs * self.width * 2 <= self.panel.len(), "the panel is whole");
             let last = (outer - 1) * steps[0] + (inner - 1) * steps[1] + terms;
-            let at = data_at.iter().fold(0, |most, &at| most.max(at));
-            assert!(at + last <= self.data.len(), "the data are whole");
+            assert!(most(data_at) + last <= self.data.len(), "the data are whole");
         }
-        let at = out_at.iter().fold(0, |most, &at| most.max(at));
-        assert!(at + self.rows <= out.len(), "the result has room");
+        assert!(most(out_at) + self.rows <= out.len(), "the result has room");
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the assertions hold every access inside the slices; the processor has the feature.
         unsafe {
@@ -145,6 +144,15 @@ impl Sum<'_> {
         #[cfg(not(target_arch = "x86_64"))]
         unreachable!("no such instruction");
     }
+}
+
+/// The largest, 0 of none.
+fn most(all: &[usize]) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the processor multiplies bf16.
+    return unsafe { x86::most(all) };
+    #[cfg(not(target_arch = "x86_64"))]
+    all.iter().fold(0, |most, &one| most.max(one))
 }
 
 /// Copies the data of some columns so that column j begins at `j · pitch`: its runs, each with zeros up to a multiple of the
@@ -161,8 +169,7 @@ pub fn gather(walk: &Walk, data: &[u16], data_at: &[usize], to: &mut [u16], pitc
         return;
     }
     let last = (outer - 1) * steps[0] + (inner - 1) * steps[1] + terms;
-    let at = data_at.iter().fold(0, |most, &at| most.max(at));
-    assert!(at + last <= data.len(), "the data are whole");
+    assert!(most(data_at) + last <= data.len(), "the data are whole");
     let copied = 2 * outer * inner * Products::Tiles.pairs(terms);
     assert!(copied <= pitch && data_at.len() * pitch <= to.len(), "the copy has room");
     #[cfg(target_arch = "x86_64")]
@@ -181,12 +188,7 @@ pub fn ask(s: &Sum<'_>, data_at: &[usize]) {
     for &at in data_at {
         let run = s.data.as_ptr().wrapping_add(at);
         for line in (0..s.walk.terms).step_by(32) {
-            // SAFETY: any address may be asked for.
-            unsafe {
-                std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(
-                    run.wrapping_add(line).cast(),
-                )
-            };
+            ask_near(run.wrapping_add(line).addr());
         }
     }
 }
@@ -195,11 +197,15 @@ pub fn ask(s: &Sum<'_>, data_at: &[usize]) {
 mod x86 {
     use super::{LANES, Sum, ask};
     use crate::ahead::{self, LINE};
+    use std::arch::asm;
     use std::arch::x86_64::*;
     use std::mem::transmute;
 
     /// Pairs of terms between the lines that are asked for.
     const EVERY: usize = 4;
+
+    /// Columns of a tile that may lie at equal distances: one address serves them.
+    const GROUP: usize = 4;
 
     /// # Safety
     ///
@@ -210,36 +216,62 @@ mod x86 {
         // SAFETY: promised.
         unsafe {
             match s.width / LANES {
-                1 => columns::<1, 12, 4>(s, data_at, out, out_at),
-                2 => columns::<2, 12, 4>(s, data_at, out, out_at),
-                3 => columns::<3, 8, 4>(s, data_at, out, out_at),
-                _ => columns::<4, 6, 3>(s, data_at, out, out_at),
+                1 => columns::<1, 24, 12, 4>(s, data_at, out, out_at),
+                2 => columns::<2, 12, 12, 4>(s, data_at, out, out_at),
+                3 => columns::<3, 8, 8, 4>(s, data_at, out, out_at),
+                _ => columns::<4, 6, 6, 3>(s, data_at, out, out_at),
             }
         }
     }
 
-    /// Tiles of N columns, and of M where no more are left.
+    /// The largest, 0 of none.
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn most(all: &[usize]) -> usize {
+        all.iter().fold(0, |most, &one| most.max(one))
+    }
+
+    /// The distance at which the columns of each group of [`GROUP`] follow one another, if it is one.
     #[inline(always)]
-    unsafe fn columns<const V: usize, const N: usize, const M: usize>(
+    fn distance(data_at: &[usize]) -> Option<usize> {
+        let step = data_at.get(1)?.wrapping_sub(data_at[0]);
+        let mut even = data_at.len().is_multiple_of(GROUP);
+        for group in data_at.chunks_exact(GROUP) {
+            for j in 1..GROUP {
+                even &= group[j].wrapping_sub(group[j - 1]) == step;
+            }
+        }
+        even.then_some(step)
+    }
+
+    /// Tiles of EVEN columns, where those lie evenly in groups, of N where not, and of M where no more are left.
+    #[inline(always)]
+    unsafe fn columns<const V: usize, const EVEN: usize, const N: usize, const M: usize>(
         s: &Sum<'_>,
         data_at: &[usize],
         out: *mut f32,
         out_at: &[usize],
     ) {
-        let mut next = data_at.chunks(N).skip(1);
-        for (data_at, out_at) in data_at.chunks(N).zip(out_at.chunks(N)) {
+        let mut done = 0;
+        while done < data_at.len() {
+            let left = data_at.len() - done;
+            let step = if EVEN % GROUP == 0 { distance(&data_at[done..done + left.min(EVEN)]) } else { None };
+            let some = left.min(if step.is_some() { EVEN } else { N });
+            let end = done + some;
             if s.far {
-                ask(s, next.next().unwrap_or_default());
+                ask(s, &data_at[end..data_at.len().min(end + some)]);
             }
             let asked = s.ahead.0.take(s.ahead.1);
+            let (data_at, out_at) = (&data_at[done..end], &out_at[done..end]);
             // SAFETY: promised.
             unsafe {
-                if data_at.len() > M {
-                    tile::<V, N>(s, data_at, out, out_at, asked);
-                } else {
-                    tile::<V, M>(s, data_at, out, out_at, asked);
+                match step {
+                    Some(step) if some > N => tile::<V, EVEN, GROUP>(s, data_at, step, out, out_at, asked),
+                    Some(step) if some > M => tile::<V, N, GROUP>(s, data_at, step, out, out_at, asked),
+                    None if some > M => tile::<V, N, 1>(s, data_at, 0, out, out_at, asked),
+                    _ => tile::<V, M, 1>(s, data_at, 0, out, out_at, asked),
                 }
             }
+            done = end;
         }
     }
 
@@ -250,12 +282,24 @@ mod x86 {
         unsafe { transmute::<__m512i, __m512bh>(bits) }
     }
 
-    /// V vectors by N columns; columns past the last repeat it and are not stored. Asks for those lines meanwhile, and maybe
-    /// for some that follow.
+    /// The same address, of which nothing else is known where it serves a group: or every column would be given a register
+    /// of its own, of which there are too few.
     #[inline(always)]
-    unsafe fn tile<const V: usize, const N: usize>(
+    fn moved(mut at: *const u16, group: usize) -> *const u16 {
+        if group > 1 {
+            // SAFETY: nothing happens.
+            unsafe { asm!("/* {at} */", at = inout(reg) at, options(pure, nomem, nostack, preserves_flags)) };
+        }
+        at
+    }
+
+    /// V vectors by N columns, groups of G of which are `distance` apart in the data; columns past the last repeat the last
+    /// group and are not stored. Asks for those lines meanwhile, and maybe for some that follow.
+    #[inline(always)]
+    unsafe fn tile<const V: usize, const N: usize, const G: usize>(
         s: &Sum<'_>,
         data_at: &[usize],
+        distance: usize,
         out: *mut f32,
         out_at: &[usize],
         (mut line, lines): (usize, usize),
@@ -265,23 +309,30 @@ mod x86 {
         let (pairs, odd) = (s.walk.terms / 2, s.walk.terms % 2 == 1);
         // Without branches that depend on what is left.
         let beside = lines.div_ceil((outer * inner * pairs.div_ceil(EVERY)).max(1));
+        let every = if lines == 0 { pairs } else { EVERY };
         let end = line.wrapping_add(lines * LINE);
         // SAFETY: promised.
         unsafe {
-            let data: [*const u16; N] =
-                std::array::from_fn(|j| s.data.as_ptr().wrapping_add(*data_at.get_unchecked(j.min(n - 1))));
+            let mut groups = [s.data.as_ptr(); N];
+            for g in 0..N / G {
+                groups[g] = s.data.as_ptr().wrapping_add(*data_at.get_unchecked((g * G).min(n - G)));
+            }
             let mut sums = [[_mm512_setzero_ps(); V]; N];
             let mut panel = s.panel.as_ptr();
             macro_rules! step {
-                ($j:ident, $right:expr) => {{
+                ($at:ident, $term:ident, $right:expr) => {{
                     let mut left = [pairs_of(_mm512_setzero_si512()); V];
                     for v in 0..V {
                         left[v] = pairs_of(_mm512_loadu_si512(panel.add(v * 2 * LANES).cast()));
                     }
-                    for $j in 0..N {
-                        let right = pairs_of($right);
-                        for v in 0..V {
-                            sums[$j][v] = _mm512_dpbf16_ps(sums[$j][v], left[v], right);
+                    for g in 0..N / G {
+                        for j in 0..G {
+                            let $term = $at[g].wrapping_add(j * distance);
+                            let right = pairs_of($right);
+                            for v in 0..V {
+                                let sum = &mut sums[g * G + j][v];
+                                *sum = _mm512_dpbf16_ps(*sum, left[v], right);
+                            }
                         }
                     }
                     panel = panel.wrapping_add(V * 2 * LANES);
@@ -289,22 +340,27 @@ mod x86 {
             }
             for o in 0..outer {
                 for i in 0..inner {
-                    let mut at = o * s.walk.steps[0] + i * s.walk.steps[1];
+                    let mut at = groups;
+                    for g in 0..N / G {
+                        at[g] = groups[g].wrapping_add(o * s.walk.steps[0] + i * s.walk.steps[1]);
+                    }
                     let mut left = pairs;
                     while left > 0 {
                         for _ in 0..beside {
                             ahead::ask(line);
                             line = line.wrapping_add(LINE).min(end);
                         }
-                        let some = left.min(EVERY);
+                        let some = left.min(every);
                         for _ in 0..some {
-                            step!(j, _mm512_set1_epi32(data[j].add(at).cast::<i32>().read_unaligned()));
-                            at += 2;
+                            step!(at, term, _mm512_set1_epi32(term.cast::<i32>().read_unaligned()));
+                            for g in 0..N / G {
+                                at[g] = moved(at[g].wrapping_add(2), G);
+                            }
                         }
                         left -= some;
                     }
                     if odd {
-                        step!(j, _mm512_maskz_set1_epi16(0x5555_5555, *data[j].add(at).cast::<i16>()));
+                        step!(at, term, _mm512_maskz_set1_epi16(0x5555_5555, *term.cast::<i16>()));
                     }
                 }
             }
@@ -316,7 +372,7 @@ mod x86 {
                     }
                 )*};
             }
-            store!(0 1 2 3 4 5 6 7 8 9 10 11);
+            store!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23);
         }
     }
 

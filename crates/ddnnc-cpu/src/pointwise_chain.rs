@@ -1,12 +1,14 @@
 //! What follows most convolutions, as one pass: rows are added to, gated and stored, and sums over them are gathered.
-//! Launches of their own that gather sums of maps in memory are the same, where the rows are an operand. These read memory
-//! from its beginning to its end, a period after the other, with the sums in the first cache: a walk down some columns takes
-//! lines that lie far apart, which memory gives at half the speed or less.
+//! Launches of their own that gather sums of maps in memory are the same, where the rows are an operand. A walk down some
+//! columns takes lines that lie far apart, which memory by itself gives at half the speed or less: moments ask for the
+//! same lines of the next rows meanwhile; what reads or writes more reads memory from its beginning to its end, a period
+//! after the other, with the sums in the first cache.
 //!
 //! A program of such instructions alone is a chain. Instead of one instruction after the other over all channels of a few
 //! rows, it takes two vectors of channels through many rows: tables and sums are registers, and nothing in between is
 //! stored. Each element is computed and rounded, and each sum added up, in the order in which the instructions would.
 
+use crate::ahead::{LINE, ask_near};
 use crate::half_vector::{Halves, HalvesVectored, with_floats, with_halves};
 use crate::pointwise_inst::{Code, Inst, Loc};
 use crate::pointwise_kernels::{narrow, widen};
@@ -388,6 +390,13 @@ impl Ends<'_> {
 /// A chain of one kind, as a function of its own for each level: one for all kinds would take long to compile.
 struct Walk<R, T, const GATE: u8, const SUMS: u8, const MEMORY: bool>(Args<R, T>);
 
+impl<R, T, const GATE: u8, const SUMS: u8, const MEMORY: bool> Walk<R, T, GATE, SUMS, MEMORY> {
+    /// Whether columns are walked down through all rows, else through those of a period.
+    const DEEP: bool = !MEMORY || Self::ASKS;
+    /// Whether rows in memory are asked for on the way.
+    const ASKS: bool = MEMORY && GATE == OPEN && SUMS == MOMENTS;
+}
+
 impl<R: Stored, T: Stored> Args<R, T> {
     /// What is f32 rounds nothing, and is compiled for fewer levels.
     fn all<const GATE: u8, const SUMS: u8, const MEMORY: bool>(self, level: Level) {
@@ -402,8 +411,7 @@ impl<R: Stored, T: Stored, const GATE: u8, const SUMS: u8, const MEMORY: bool> H
     #[inline(always)]
     unsafe fn run<S: Halves>(self) {
         let Walk(args) = self;
-        // All rows at once where they are in a cache, else a period after the other.
-        let step = if MEMORY { args.period } else { args.n.max(1) };
+        let step = if Self::DEEP { args.n.max(1) } else { args.period };
         let mut first = 0;
         while first < args.n {
             let end = args.n.min(first + step);
@@ -486,6 +494,12 @@ impl<R: Stored, T: Stored> Args<R, T> {
             let mut made = [zero; C];
             let mut at = first + i;
             while at < end {
+                if Walk::<R, T, GATE, SUMS, MEMORY>::ASKS {
+                    // Where the next rows that are given to a chain have the same channels.
+                    for c in (0..C * S::LANES * size_of::<R>()).step_by(LINE) {
+                        ask_near(self.rows.wrapping_add(at + self.n).addr() + c);
+                    }
+                }
                 for c in 0..C {
                     let at = at + c * S::LANES;
                     let mut x = R::load::<S, true>(self.rows.add(at), S::LANES);
