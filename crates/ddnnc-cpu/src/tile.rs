@@ -4,7 +4,7 @@
 //! several rows of a map, or of several images, lie at other distances, and the taps of a kernel are several runs; a
 //! tile takes both as they are, so that small maps fill it and results need not be read back for every row of taps.
 
-use crate::ahead::Ahead;
+use crate::ahead::{self, Ahead, ask};
 use crate::simd::Level;
 use crate::vector::{Plain, Vector};
 
@@ -13,6 +13,9 @@ pub const COLUMNS: usize = 8;
 
 /// So many columns or fewer are a tile of their own kind.
 const FEW: usize = 3;
+
+/// f32 of a cache line.
+const LINE: usize = ahead::LINE / size_of::<f32>();
 
 /// Three nested loops, the outermost first, over the terms of a sum.
 #[derive(Clone, Copy, Debug)]
@@ -86,6 +89,8 @@ pub struct Sum<'a> {
     below: usize,
     add: bool,
     past: bool,
+    /// Elements from the panel to the one that is asked for, or 0.
+    next: usize,
     /// Columns of a full tile.
     pub columns: usize,
 }
@@ -116,6 +121,12 @@ trait Columns: Copy {
     fn data(&self, j: usize) -> usize;
     /// Where its results begin.
     fn out(&self, j: usize) -> usize;
+    /// Whether another panel is asked for meanwhile.
+    const ASKS: bool = false;
+    /// Where that begins, in elements from the panel's start.
+    fn next(&self) -> usize {
+        0
+    }
 }
 
 /// Columns anywhere.
@@ -165,6 +176,30 @@ impl Columns for Evenly {
     #[inline(always)]
     fn out(&self, j: usize) -> usize {
         j * self.out
+    }
+}
+
+/// The same, beside which the panel is asked for that begins so many elements behind theirs.
+#[derive(Clone, Copy)]
+struct Asking(Evenly, usize);
+
+impl Columns for Asking {
+    const ASKS: bool = true;
+    #[inline(always)]
+    fn count(&self) -> usize {
+        self.0.count()
+    }
+    #[inline(always)]
+    fn data(&self, j: usize) -> usize {
+        self.0.data(j)
+    }
+    #[inline(always)]
+    fn out(&self, j: usize) -> usize {
+        self.0.out(j)
+    }
+    #[inline(always)]
+    fn next(&self) -> usize {
+        self.1
     }
 }
 
@@ -264,6 +299,7 @@ impl Tiles {
             below,
             add,
             past: false,
+            next: 0,
             columns: self.columns(rows),
         }
     }
@@ -306,6 +342,12 @@ impl Sum<'_> {
     /// threads only behind [`settle`](crate::half_vector::settle).
     pub fn past_caches(self, past: bool) -> Self {
         Sum { past: past && !self.add, ..self }
+    }
+
+    /// The same sums; beside those of columns at equal distances the panel is asked for that begins so many elements behind
+    /// theirs, a line of each of its steps beside each tile. 0 asks for nothing.
+    pub fn asking(self, next: usize) -> Self {
+        Sum { next, ..self }
     }
 
     /// Result (row, j) at `out_at[j] + row` is the sum with the data from `data_at[j]` on.
@@ -375,7 +417,13 @@ impl Sum<'_> {
         let end = last.checked_mul(columns.out).and_then(|at| at.checked_add(self.rows));
         assert!(end.is_some_and(|end| end <= len), "the result has room");
         // SAFETY: the assertions above.
-        unsafe { self.write(columns, out) }
+        unsafe {
+            if self.next == 0 {
+                self.write(columns, out)
+            } else {
+                self.write(Asking(columns, self.next), out)
+            }
+        }
     }
 
     /// # Safety
@@ -420,11 +468,11 @@ unsafe fn tiles<S: Vector, const V: usize, const N: usize>(a: &Args<'_>, columns
     // SAFETY: promised.
     unsafe {
         while count - first > FEW {
-            tile::<S, V, N>(a, columns, first);
+            tile::<S, _, V, N>(a, columns, first);
             first = (first + N).min(count);
         }
         if first < count {
-            tile::<S, V, FEW>(a, columns, first);
+            tile::<S, _, V, FEW>(a, columns, first);
         }
     }
 }
@@ -435,7 +483,11 @@ unsafe fn tiles<S: Vector, const V: usize, const N: usize>(a: &Args<'_>, columns
 ///
 /// What the walk reads and the columns write lies inside the operands; the processor has the features of S.
 #[inline(always)]
-unsafe fn tile<S: Vector, const V: usize, const N: usize>(a: &Args<'_>, columns: impl Columns, first: usize) {
+unsafe fn tile<S: Vector, C: Columns, const V: usize, const N: usize>(
+    a: &Args<'_>,
+    columns: C,
+    first: usize,
+) {
     let n = N.min(columns.count() - first);
     let [outer, inner, depth] = a.walk.counts;
     let [panel_outer, panel_inner, panel_step] = a.walk.panel;
@@ -446,12 +498,17 @@ unsafe fn tile<S: Vector, const V: usize, const N: usize>(a: &Args<'_>, columns:
         for (j, data) in data.iter_mut().enumerate() {
             *data = a.data.add(columns.data(first + j.min(n - 1)));
         }
+        // Of the lines of a step of the panel, each tile asks for one.
+        let asked = columns.next() + (first / N).min((V * S::LANES).div_ceil(LINE) - 1) * LINE;
         let mut sums = [[S::splat(0.0); V]; N];
         for o in 0..outer {
             for i in 0..inner {
                 let mut panel = a.panel.wrapping_add(o * panel_outer + i * panel_inner);
                 let mut at = o * data_outer + i * data_inner;
                 for _ in 0..depth {
+                    if C::ASKS {
+                        ask(panel.wrapping_add(asked).addr());
+                    }
                     let mut left = [S::splat(0.0); V];
                     for (v, left) in left.iter_mut().enumerate() {
                         *left = S::load(panel.add(v * S::LANES));

@@ -19,8 +19,8 @@ use std::ops::Range;
 /// Patches that a task aims at: enough to use a transformed weight often, few enough for the second cache.
 const PATCHES: usize = 48;
 
-/// The fewest patches that a task is cut down to.
-const FEW: usize = 24;
+/// The fewest patches that a task is cut down to, where there are twice as many.
+const FEW: usize = 32;
 
 /// Tasks that a launch should have.
 const TASKS: usize = 8;
@@ -66,7 +66,8 @@ pub fn plan(g: &Geometry, backward: bool, images: usize) -> Plan {
     let plan = Plan::new(g, backward, images);
     let [height, width] = plan.result;
     let (down, across) = (height.div_ceil(SIDE).max(1), width.div_ceil(SIDE).max(1));
-    let target = PATCHES.min((images * down * across / TASKS).max(FEW));
+    let all = images * down * across;
+    let target = PATCHES.min((all / TASKS).max(FEW.min(all.div_ceil(2))));
     if down * across <= target {
         return plan.with_lines((target / (down * across) * height).max(1));
     }
@@ -170,7 +171,13 @@ pub fn run(
                     let panel = &weights[block * chunks * piece + k * plane..];
                     let (source, product) =
                         (&sources[k * planes.plane..][..planes.plane], &mut products[k * results.plane..]);
-                    let sum = tiles.sum(results.channels, &walk, panel, source, false);
+                    // The panel of the next element, or of the next block.
+                    let next = match (k + 1 < POINTS, block + 1 < blocks.count) {
+                        (true, _) => plane,
+                        (false, true) => chunks * piece - k * plane,
+                        (false, false) => 0,
+                    };
+                    let sum = tiles.sum(results.channels, &walk, panel, source, false).asking(next);
                     sum.run_evenly(Evenly { count, data: planes.row, out: results.row }, product);
                 }
                 output(machine.level, plan, data, lines.clone(), &results, products, out, first);
