@@ -254,7 +254,11 @@ mod x86 {
         let mut done = 0;
         while done < data_at.len() {
             let left = data_at.len() - done;
-            let step = if EVEN % GROUP == 0 { distance(&data_at[done..done + left.min(EVEN)]) } else { None };
+            let step = if EVEN.is_multiple_of(GROUP) {
+                distance(&data_at[done..done + left.min(EVEN)])
+            } else {
+                None
+            };
             let some = left.min(if step.is_some() { EVEN } else { N });
             let end = done + some;
             if s.far {
@@ -288,7 +292,9 @@ mod x86 {
     fn moved(mut at: *const u16, group: usize) -> *const u16 {
         if group > 1 {
             // SAFETY: nothing happens.
-            unsafe { asm!("/* {at} */", at = inout(reg) at, options(pure, nomem, nostack, preserves_flags)) };
+            unsafe {
+                asm!("/* {at} */", at = inout(reg) at, options(pure, readonly, nostack, preserves_flags))
+            };
         }
         at
     }
@@ -314,8 +320,8 @@ mod x86 {
         // SAFETY: promised.
         unsafe {
             let mut groups = [s.data.as_ptr(); N];
-            for g in 0..N / G {
-                groups[g] = s.data.as_ptr().wrapping_add(*data_at.get_unchecked((g * G).min(n - G)));
+            for (g, group) in groups.iter_mut().enumerate().take(N / G) {
+                *group = s.data.as_ptr().wrapping_add(*data_at.get_unchecked((g * G).min(n - G)));
             }
             let mut sums = [[_mm512_setzero_ps(); V]; N];
             let mut panel = s.panel.as_ptr();
@@ -353,8 +359,8 @@ mod x86 {
                         let some = left.min(every);
                         for _ in 0..some {
                             step!(at, term, _mm512_set1_epi32(term.cast::<i32>().read_unaligned()));
-                            for g in 0..N / G {
-                                at[g] = moved(at[g].wrapping_add(2), G);
+                            for at in at.iter_mut().take(N / G) {
+                                *at = moved(at.wrapping_add(2), G);
                             }
                         }
                         left -= some;
