@@ -5,7 +5,7 @@ use ddnnc_cpu::{CpuDevice, CpuOptions};
 use ddnnc_ir::reference::{Tensor, evaluate_all};
 use ddnnc_ir::{Mode, Model, Op, UnaryKind};
 use ddnnc_passes::{Goal, Options, Program, ReferenceDevice, compile_with};
-use ddnnc_tests::harness::{Tensors, narrow, program, random_batch, random_weights, run_once, specs};
+use ddnnc_tests::harness::{Tensors, model, narrow, program, random_batch, random_weights, run_once, specs};
 use indexmap::IndexMap;
 
 const BATCH: usize = 2;
@@ -98,6 +98,34 @@ fn fused_steps_do_what_the_reference_does_on_steps_before_any_pass() {
         ["branchynet_alexnet", "byot_resnet18", "cifar10_resnet20_ekd", "kd_two_networks", "quickstart"]
     {
         check_against_reference(name);
+    }
+}
+
+/// Behind a reshape a map has no channels that lie together: what is repeated over it cannot run by rows and channels.
+#[test]
+fn what_is_pooled_behind_a_reshape_is_trained() {
+    let net = |head: &str| {
+        format!(
+            "model m\ninput image : f32[3, 6, 4]\ntarget label : class[4]\n{head}subnet full = net\nsubnet sub = net depth [1]\n\
+             train {{ data = cifar10 }}\n"
+        )
+    };
+    let plain = "backbone net { stem = conv(4, 1)\n stage s1 = 2 * conv(4, 1)\n \
+                 head = reshape([4, 4, 6]) |> global_avg_pool |> linear(classes) }\n";
+    let scaled = "block b { let r = in |> reshape([4, 4, 6])\n let g = r |> global_avg_pool\n \
+                  r |> mul(g) |> global_avg_pool }\n\
+                  backbone net { stem = conv(4, 1)\n stage s1 = 2 * conv(4, 1)\n head = b |> linear(classes) }\n";
+    for head in [plain, scaled] {
+        let model = model(&net(head), Mode::Train, 2);
+        let (weights, batch) = (random_weights(&model, 3), random_batch(&model, 3));
+        let none: [&str; 0] = [];
+        let exact = compiled(&model, &Options::named(&none).expect("no pass"));
+        let exact = run_once(&ReferenceDevice, &exact, &model, &weights, &batch);
+        let found = run_once(&device(true), &program(&model, Goal::Gradients), &model, &weights, &batch);
+        for (output, exact) in &exact {
+            let off = difference(exact, &found[output]);
+            assert!(off <= 1e-5, "`{output}` is off by {off}");
+        }
     }
 }
 

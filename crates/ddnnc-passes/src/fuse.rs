@@ -8,8 +8,8 @@ use crate::aliases::is_alias;
 use crate::cheap_part::is_cheap;
 use crate::clusters::Clusters;
 use ddnnc_ir::{
-    Graph, IrError, NodeId, Op, Value, ValueType, is_convolution, is_pointwise, is_reduction, is_update,
-    is_vector_step,
+    Graph, IrError, Layout, NodeId, Op, Value, ValueType, is_convolution, is_pointwise, is_reduction,
+    is_update, is_vector_step,
 };
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
@@ -79,6 +79,13 @@ fn is_large(ty: &ValueType) -> bool {
     ty.shape.rank() == 4
 }
 
+/// Whether an operator repeats a smaller value over a map whose channels are not innermost, as behind a reshape: groups go
+/// by rows and channels, so that is a launch of its own.
+fn repeats_row_major(op: &Op, result: &ValueType) -> bool {
+    let smaller = matches!(op, Op::Broadcast { axes, .. } if !axes.is_empty() && axes.len() < 4);
+    smaller && is_large(result) && result.layout == Layout::RowMajor
+}
+
 fn types<'g>(graph: &'g Graph, operands: &[Value]) -> SmallVec<[&'g ValueType; 8]> {
     operands.iter().map(|&v| graph.ty(v)).collect()
 }
@@ -138,7 +145,10 @@ impl Fuse {
             let node = graph.node(id);
             let constant = matches!(node.op, Op::Constant { .. });
             let one_large = node.results.len() == 1 && is_large(&node.results[0]);
-            if !one_large || !(constant || is_cheap(&node.op)) {
+            if !one_large
+                || !(constant || is_cheap(&node.op))
+                || repeats_row_major(&node.op, &node.results[0])
+            {
                 continue;
             }
             let mut leaf: Option<Value> = None;
@@ -243,8 +253,10 @@ impl Fuse {
                 let node = graph.node(id);
                 let large = operands.iter().any(|&v| is_large(graph.ty(v)))
                     || node.results.first().is_some_and(is_large);
-                let elementwise =
-                    large && (is_pointwise(&node.op) || is_reduction(&node.op, &types(graph, &operands)));
+                let alone = node.results.first().is_some_and(|ty| repeats_row_major(&node.op, ty));
+                let elementwise = large
+                    && !alone
+                    && (is_pointwise(&node.op) || is_reduction(&node.op, &types(graph, &operands)));
                 // Casts of weights can all run at the step's start.
                 let of_weight = matches!(node.op, Op::Cast { .. }) && graph.op(operands[0]).is_source();
                 let path = if of_weight { "".into() } else { node.origin.path.clone() };

@@ -5,7 +5,7 @@ use ddnnc_ir::{Model, Shape};
 use indexmap::IndexMap;
 use safetensors::{Dtype, SafeTensors};
 use std::collections::{BTreeMap, HashSet};
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -186,7 +186,21 @@ pub fn write_tensors(
 
 /// Writes a file so that at every moment either the old or the whole new content stands at `path`: a temporary file
 /// in the same folder, fsync, rename. On any error the old file stays and nothing else is left behind.
+///
+/// Symbolic links are followed, and a file that is replaced keeps its permissions. What is no regular file (a device, a pipe) or already open in this process
+/// (`/dev/stdout`) is written through.
 pub fn atomic_write(path: &Path, fill: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let Some(path) = &replaced(path)? else {
+        let mut through = BufWriter::new(OpenOptions::new().append(true).open(path)?);
+        fill(&mut through)?;
+        return through.flush();
+    };
+    // A file that may not be written stays, though its folder lets it be replaced; another keeps its permissions.
+    let permissions = match OpenOptions::new().write(true).open(path) {
+        Ok(there) => Some(there.metadata()?.permissions()),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
+        Err(_) => None,
+    };
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -205,6 +219,9 @@ pub fn atomic_write(path: &Path, fill: &mut dyn FnMut(&mut dyn Write) -> io::Res
         fill(&mut writer)?;
         writer.flush()?;
     }
+    if let Some(permissions) = permissions {
+        temporary.as_file().set_permissions(permissions)?;
+    }
     temporary.as_file().sync_all()?;
     temporary.persist(path).map_err(|e| e.error)?;
     // The rename itself reaches the disk with its folder. Some file systems refuse to sync a folder; the rename is
@@ -213,6 +230,23 @@ pub fn atomic_write(path: &Path, fill: &mut dyn FnMut(&mut dyn Write) -> io::Res
         let _ = handle.sync_all();
     }
     Ok(())
+}
+
+/// The file that takes the place of what stands at `path`; none where that is written through.
+fn replaced(path: &Path) -> io::Result<Option<PathBuf>> {
+    let mut path = path.to_path_buf();
+    // As many links as Linux follows.
+    for _ in 0..40 {
+        let Ok(target) = std::fs::read_link(&path) else {
+            let special = std::fs::metadata(&path).is_ok_and(|m| !m.is_file() && !m.is_dir());
+            return Ok(if special { None } else { Some(path) });
+        };
+        path = path.parent().unwrap_or(Path::new("")).join(target);
+        if path.starts_with("/proc") {
+            return Ok(None);
+        }
+    }
+    Err(io::Error::other("too many levels of symbolic links"))
 }
 
 /// The system's own error: the name of the temporary file, which `tempfile` adds, differs from call to call and says

@@ -194,3 +194,49 @@ fn a_folder_that_is_not_there_is_said_without_the_temporary_name() {
     let text = write_weights(&path, &Tensors::new(), &Default::default()).unwrap_err().to_string();
     assert!(text.contains("w.safetensors") && !text.contains(".ddnnc-"), "{text}");
 }
+
+#[cfg(unix)]
+#[test]
+fn links_are_followed_and_devices_written_through() {
+    use std::os::unix::fs::{FileTypeExt, symlink};
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let write = |path: &Path| atomic_write(path, &mut |out| out.write_all(b"new"));
+    fs::create_dir(at("there")).unwrap();
+    fs::write(at("there/file"), b"old").unwrap();
+    symlink("there/file", at("one")).unwrap();
+    symlink(at("one"), at("two")).unwrap();
+    symlink("nothing", at("dangling")).unwrap();
+    write(&at("two")).unwrap();
+    write(&at("dangling")).unwrap();
+    assert_eq!(fs::read(at("there/file")).unwrap(), b"new");
+    assert_eq!(fs::read(at("nothing")).unwrap(), b"new");
+    for link in ["one", "two", "dangling"] {
+        assert!(fs::symlink_metadata(at(link)).unwrap().is_symlink(), "{link} stays a link");
+    }
+    symlink("loop", at("loop")).unwrap();
+    assert!(write(&at("loop")).is_err());
+
+    let made = std::process::Command::new("mkfifo").arg(at("pipe")).status().unwrap();
+    assert!(made.success());
+    let pipe = at("pipe");
+    let reader = std::thread::spawn(move || fs::read(pipe));
+    write(&at("pipe")).unwrap();
+    assert_eq!(reader.join().unwrap().unwrap(), b"new");
+    assert!(fs::metadata(at("pipe")).unwrap().file_type().is_fifo(), "a pipe stays a pipe");
+}
+
+/// As `/dev/stdout` is where standard output goes to a file.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_link_to_an_open_file_is_written_through() {
+    use std::os::fd::AsRawFd;
+    let folder = tempfile::tempdir().unwrap();
+    let mut open = fs::File::create(folder.path().join("out")).unwrap();
+    open.write_all(b"before, ").unwrap();
+    let link = folder.path().join("stdout");
+    std::os::unix::fs::symlink(format!("/proc/self/fd/{}", open.as_raw_fd()), &link).unwrap();
+    atomic_write(&link, &mut |out| out.write_all(b"after")).unwrap();
+    assert_eq!(fs::read(folder.path().join("out")).unwrap(), b"before, after");
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink(), "the link stays");
+}

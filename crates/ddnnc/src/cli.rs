@@ -42,7 +42,7 @@ pub enum Color {
 pub enum Command {
     /// Compile a spec and show what came of it
     #[command(
-        after_help = "Examples:\n  ddnnc compile specs/resnet50_ekd.ddnn --batch 32\n  ddnnc compile specs/quickstart.ddnn --no-fuse\n  ddnnc compile specs/quickstart.ddnn --passes dead_code,share_prefixes,canonical,fuse --emit fused\n  ddnnc compile specs/quickstart.ddnn --emit cuda --arch sm_90 -o quickstart.cu\n  ddnnc compile specs/resnet50_ekd.ddnn --batch 256 --arch sm_90 --set train.precision=bf16"
+        after_help = "Examples:\n  ddnnc compile specs/resnet50_ekd.ddnn --batch 32\n  ddnnc compile specs/quickstart.ddnn --no-fuse\n  ddnnc compile specs/quickstart.ddnn --passes dead_code,share_prefixes,canonical,assign_layout,fuse --emit fused\n  ddnnc compile specs/quickstart.ddnn --emit cuda --arch sm_90 -o quickstart.cu\n  ddnnc compile specs/resnet50_ekd.ddnn --batch 256 --arch sm_90 --set train.precision=bf16"
     )]
     Compile(CompileArgs),
     /// Train every sub-net of a spec at once

@@ -108,6 +108,31 @@ fn cuda(args: &DeviceArgs, notes: Arc<LoadNotes>) -> Result<Box<dyn Device>, Ope
     Ok(Box::new(CudaDevice::open(options)?))
 }
 
+/// The passes that the user asked for, for a device: all but the reference device run channels-last maps only.
+pub fn options_on(device: &DeviceArgs, args: &PassArgs) -> Result<Options, Failure> {
+    let options = options(args)?;
+    if device.device != Some(DeviceName::Reference) {
+        lays_out(args)?;
+    }
+    Ok(options)
+}
+
+/// Refuses passes that leave maps as they are in the spec, which kernels cannot read.
+pub fn lays_out(args: &PassArgs) -> Result<(), Failure> {
+    match &args.passes {
+        Some(names) if !names.iter().any(|name| name == LAYOUT) => {
+            let list = names.join(",");
+            Err(Failure::usage(format!("--passes {list}: kernels work on channels-last maps"))
+                .hint(format!("with `{LAYOUT}` the maps are: `--passes {LAYOUT},{list}`"))
+                .hint("`--device reference` runs any passes"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The pass that makes maps channels-last.
+const LAYOUT: &str = "assign_layout";
+
 /// The passes that the user asked for. An order that they cannot run in is the command line's fault.
 pub fn options(args: &PassArgs) -> Result<Options, Failure> {
     let Some(names) = &args.passes else {

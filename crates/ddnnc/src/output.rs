@@ -1,7 +1,7 @@
 //! What goes out: standard output, files written whole or not at all, tables and numbers for people.
 
 use crate::Failure;
-use std::fs::{self, File};
+use ddnnc_train::atomic_write;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -37,29 +37,46 @@ pub fn print_json(value: &serde_json::Value) -> Result<(), Failure> {
     print(&format!("{value:#}\n"))
 }
 
-/// Writes a file beside its place, then renames it, so that what lay there stays until the new content is complete.
-/// What is no regular file (a device, a pipe) is written through.
-pub fn write_file(path: &Path, content: &[u8]) -> Result<(), Failure> {
-    let special = fs::metadata(path).is_ok_and(|m| !m.is_file() && !m.is_dir());
-    if special {
-        return fs::write(path, content).map_err(|e| Failure::writing(path, &e));
+/// Refuses outputs that would take the place of what the command reads, or of one another.
+pub fn apart<'a>(
+    inputs: impl IntoIterator<Item = &'a PathBuf>,
+    outputs: impl IntoIterator<Item = &'a PathBuf>,
+) -> Result<(), Failure> {
+    let read: Vec<PathBuf> = inputs.into_iter().map(|path| place(path)).collect();
+    let mut written = Vec::new();
+    for output in outputs {
+        let place = place(output);
+        // A device takes as much as it is given.
+        if std::fs::metadata(output).is_ok_and(|m| !m.is_file()) {
+            continue;
+        }
+        let refused = |why: &str| {
+            let output = output.display();
+            Err(Failure::usage(format!("{output} would be overwritten: {why}")).hint("give it another name"))
+        };
+        if read.contains(&place) {
+            return refused("this command reads it");
+        }
+        if written.contains(&place) {
+            return refused("another output of this command goes there");
+        }
+        written.push(place);
     }
-    let beside = beside(path);
-    let written = File::create(&beside).and_then(|mut file| {
-        file.write_all(content)?;
-        file.sync_all()
-    });
-    written.and_then(|()| fs::rename(&beside, path)).map_err(|error| {
-        let _ = fs::remove_file(&beside);
-        Failure::writing(path, &error)
+    Ok(())
+}
+
+/// The same for every name of a file, whether it is there or not.
+fn place(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new(".")).canonicalize();
+        folder.map_or(path.to_owned(), |folder| folder.join(path.file_name().unwrap_or_default()))
     })
 }
 
-/// The name under which a file is written before it takes its place.
-fn beside(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(format!(".{}.part", std::process::id()));
-    path.with_file_name(name)
+/// Writes a file whole or not at all; [`atomic_write`] says what becomes of links and devices.
+pub fn write_file(path: &Path, content: &[u8]) -> Result<(), Failure> {
+    atomic_write(path, &mut |out| out.write_all(content)).map_err(|error| Failure::writing(path, &error))
 }
 
 /// Rows of cells in columns: the first `left` aligned left, the others right; two blanks before each cell.
@@ -143,19 +160,5 @@ mod tests {
     fn tables_align() {
         let rows = vec![vec!["full".to_string(), "10".to_string()], vec!["s".to_string(), "2".to_string()]];
         assert_eq!(table(1, &["net", "count"], &rows), "  net   count\n  full     10\n  s         2\n");
-    }
-
-    #[test]
-    fn a_failed_write_leaves_what_was_there() {
-        let folder = std::env::temp_dir().join(format!("ddnnc-output-{}", std::process::id()));
-        fs::create_dir_all(folder.join("taken")).expect("a folder in the temporary folder");
-        let good = folder.join("file");
-        write_file(&good, b"one").expect("a writable folder");
-        write_file(&good, b"two").expect("a writable folder");
-        assert_eq!(fs::read(&good).expect("just written"), b"two");
-        assert!(write_file(&folder.join("taken"), b"x").is_err());
-        let left: Vec<_> = fs::read_dir(&folder).expect("the folder").collect();
-        assert_eq!(left.len(), 2, "no half-written file stays");
-        fs::remove_dir_all(&folder).expect("our own folder");
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::cli::BenchArgs;
 use crate::load_notes::LoadNotes;
-use crate::output::{bytes, print, print_json, write_file};
+use crate::output::{apart, bytes, print, print_json, write_file};
 use crate::profile::{KEPT, Profile, median};
 use crate::{Failure, Spec, Ui, device, profile_picture, weights};
 use ddnnc_ir::{DType, Mode, Model};
@@ -16,7 +16,8 @@ const WARM_UP: u32 = 2;
 
 /// Runs the training step on random data and shows its speed.
 pub fn run(args: &BenchArgs, ui: Ui) -> Result<(), Failure> {
-    let options = device::options(&args.passes)?;
+    let options = device::options_on(&args.device, &args.passes)?;
+    apart([&args.spec.spec], &args.profile_svg)?;
     let spec = Spec::load(&args.spec.spec, &args.spec.set, ui)?;
     let mut model = spec.lower(Mode::Train, args.batch)?;
     // Speed does not depend on the weights: what the spec loads from files begins at random here.

@@ -4,7 +4,7 @@ use crate::cli::{CompileArgs, Emit, StepMode};
 use crate::device::not_compiled;
 use crate::kernel_facts::Facts;
 use crate::launches::Counts;
-use crate::output::{bytes, grouped, print, print_json, si, table, write_file};
+use crate::output::{apart, bytes, grouped, print, print_json, si, table, write_file};
 use crate::{Failure, Spec, Ui, device, kernel_text, memory_picture};
 use ddnnc_cpu::CpuDevice;
 use ddnnc_ir::{Graph, IrError, Mode, Model, Op};
@@ -58,6 +58,10 @@ pub fn run(args: &CompileArgs, ui: Ui) -> Result<(), Failure> {
         let hint = "it goes with `--emit cuda`, `ptx` or `sass`, or with `--arch` and no `--emit`";
         return Err(Failure::usage(format!("{option} changes nothing here")).hint(hint));
     }
+    if kernels || facts {
+        device::lays_out(&args.passes)?;
+    }
+    apart([&args.spec.spec], args.output.iter().chain(args.memory.iter().flatten()))?;
     let spec = Spec::load(&args.spec.spec, &args.spec.set, ui)?;
     if args.emit == Some(Emit::Ast) {
         return print(&ddnnc_syntax::dump(&spec.file));

@@ -11,7 +11,7 @@ use serde_json::json;
 
 /// Evaluates on the test images, or on those held out of the training set.
 pub fn run(args: &EvalArgs, ui: Ui) -> Result<(), Failure> {
-    let options = device::options(&args.passes)?;
+    let options = device::options_on(&args.device, &args.passes)?;
     let (spec, source) = spec_and_weights(&args.spec, &args.weights, ui)?;
     let model = spec.lower(Mode::Eval, args.batch)?;
     let values = source.read(&model)?;

@@ -1,7 +1,7 @@
 //! `ddnnc export`: one sub-net as a model of its own.
 
 use crate::cli::ExportArgs;
-use crate::output::grouped;
+use crate::output::{apart, grouped};
 use crate::training::{net, spec_and_weights};
 use crate::{Failure, Ui, weights};
 use ddnnc_ir::Mode;
@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 
 /// Writes the tensors of one net.
 pub fn run(args: &ExportArgs, ui: Ui) -> Result<(), Failure> {
+    apart([&args.spec.spec].into_iter().chain(&args.weights.weights), [&args.output])?;
     let (spec, source) = spec_and_weights(&args.spec, &args.weights, ui)?;
     let model = spec.lower(Mode::Eval, None)?;
     let net = net(&model, Some(&args.subnet))?;

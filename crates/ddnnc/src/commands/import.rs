@@ -1,12 +1,13 @@
 //! `ddnnc import`: weights under other names become a weights file of the spec.
 //!
-//! A tensor finds its place, in this order: by `--map`; by its exact public name; by its shape and the last word of its
+//! A tensor finds its place, in this order: by `--map`; by its exact public name; where the file is an exported sub-net
+//! (`name@net.…`), by the name without the mark; by its shape and the last word of its
 //! name (`weight`, `running_mean`, …), where only one tensor on either side is left that has both. Where several are
 //! left, `--by-order` pairs them in the order of their names in the file (numbers by value) and of use in the model; without
 //! it they are named and nothing is written.
 
 use crate::cli::ImportArgs;
-use crate::output::print;
+use crate::output::{apart, print};
 use crate::{Failure, Spec, Ui, weights};
 use ddnnc_ir::{Mode, Model, Shape};
 use ddnnc_train::{Tensor, Tensors, read_weights, write_weights};
@@ -19,6 +20,7 @@ const IGNORED: &str = "num_batches_tracked";
 
 /// Reads foreign weights, finds a place for each, writes them, and prints the pairing.
 pub fn run(args: &ImportArgs, ui: Ui) -> Result<(), Failure> {
+    apart([&args.spec.spec, &args.weights].into_iter().chain(&args.map), [&args.output])?;
     let spec = Spec::load(&args.spec.spec, &args.spec.set, ui)?;
     let model = spec.lower(Mode::Train, None)?;
     let file = &args.weights;
@@ -31,6 +33,7 @@ pub fn run(args: &ImportArgs, ui: Ui) -> Result<(), Failure> {
     let mut problems = matching.by_map(&mut foreign, &map);
     if problems.is_empty() {
         matching.by_name(&mut foreign);
+        matching.by_unmarked_name(&mut foreign);
         problems = matching.by_shape(&mut foreign, args.by_order);
     }
     problems.extend(
@@ -116,6 +119,12 @@ fn last(name: &str) -> &str {
     name.rsplit('.').next().unwrap_or(name)
 }
 
+/// `a.b@net.c` without the mark of the net that it belongs to.
+fn unmarked(name: &str) -> String {
+    let plain = |word: &str| word.split('@').next().unwrap_or_default().to_string();
+    name.split('.').map(plain).collect::<Vec<_>>().join(".")
+}
+
 fn read_map(path: &Path) -> Result<IndexMap<String, String>, Failure> {
     let text = std::fs::read_to_string(path).map_err(|e| Failure::reading(path, &e))?;
     serde_json::from_str(&text)
@@ -176,6 +185,23 @@ impl Matching {
         }
     }
 
+    /// Tensors of a sub-net's own, as `export` writes them, under the names that they have where the net stands alone.
+    fn by_unmarked_name(&mut self, foreign: &mut Tensors) {
+        let mut pairs: IndexMap<String, Vec<String>> = IndexMap::new();
+        for (name, tensor) in foreign.iter() {
+            let plain = unmarked(name);
+            if plain != *name && self.wanted.get(&plain) == Some(&tensor.shape) {
+                pairs.entry(plain).or_default().push(name.clone());
+            }
+        }
+        for (plain, names) in pairs {
+            // Where two nets have their own, which one is meant is the user's to say.
+            if let [name] = names.as_slice() {
+                self.take(foreign, name, &plain);
+            }
+        }
+    }
+
     fn by_shape(&mut self, foreign: &mut Tensors, by_order: bool) -> Vec<String> {
         let kinds: IndexSet<(String, Shape)> =
             self.wanted.iter().map(|(name, shape)| (last(name).to_string(), shape.clone())).collect();
@@ -213,6 +239,12 @@ impl Matching {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_loses_the_mark_of_its_net() {
+        assert_eq!(unmarked("resnet.s1.0.bn1@small.gain"), "resnet.s1.0.bn1.gain");
+        assert_eq!(unmarked("a.b"), "a.b");
+    }
 
     #[test]
     fn numbers_in_names_count_by_value() {

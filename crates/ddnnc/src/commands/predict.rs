@@ -11,7 +11,7 @@ use serde_json::json;
 
 /// Prints the likeliest classes of each image.
 pub fn run(args: &PredictArgs, ui: Ui) -> Result<(), Failure> {
-    let options = device::options(&args.passes)?;
+    let options = device::options_on(&args.device, &args.passes)?;
     let (spec, source) = spec_and_weights(&args.spec, &args.weights, ui)?;
     let model = spec.lower(Mode::Eval, Some(1))?;
     let net = net(&model, args.subnet.as_deref())?.name.clone();

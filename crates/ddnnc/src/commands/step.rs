@@ -1,6 +1,7 @@
 //! `ddnnc step`: one step on given tensors, or fresh weights.
 
 use crate::cli::StepArgs;
+use crate::output::apart;
 use crate::training::WeightSource;
 use crate::{Failure, Spec, Ui, device, weights};
 use ddnnc_ir::{DType, Mode, Model, Shape};
@@ -12,7 +13,9 @@ use std::path::Path;
 
 /// Writes initial weights, or runs a step and writes what it gives.
 pub fn run(args: &StepArgs, ui: Ui) -> Result<(), Failure> {
-    let options = device::options(&args.passes)?;
+    let options = device::options_on(&args.device, &args.passes)?;
+    let inputs = [&args.spec.spec].into_iter().chain(&args.weights).chain(&args.batch);
+    apart(inputs, args.out.iter().chain(&args.init))?;
     let spec = Spec::load(&args.spec.spec, &args.spec.set, ui)?;
     match (&args.init, &args.weights, &args.batch) {
         (Some(path), _, _) => init(&spec, args.seed, path, ui),

@@ -13,7 +13,7 @@ use std::path::Path;
 
 /// Trains into a run folder.
 pub fn run(args: &TrainArgs, ui: Ui) -> Result<(), Failure> {
-    let passes = device::options(&args.passes)?;
+    let passes = device::options_on(&args.device, &args.passes)?;
     // Options that say what the spec could say become part of the run's spec, so that `eval` and `--resume` see them.
     let mut set = args.spec.set.clone();
     set.extend(args.batch.map(|n| format!("train.batch={n}")));

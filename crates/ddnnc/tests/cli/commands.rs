@@ -385,6 +385,75 @@ fn import_finds_a_place_for_each_tensor() {
     assert!(tensors(&place.path("again.safetensors")) == ours);
 }
 
+/// A sub-net in a spec of its own is the exported one, to the bit, though its norms bore the net's mark.
+#[test]
+fn an_exported_net_is_imported_where_it_stands_alone() {
+    let place = Place::new();
+    let quick = spec("quickstart");
+    place.run(&["step", &quick, "--init", "w.safetensors"]).ok();
+    let args =
+        ["export", &quick, "--weights", "w.safetensors", "--subnet", "small", "-o", "small.safetensors"];
+    place.run(&args).ok();
+    let text = fs::read_to_string(&quick).expect("a spec");
+    let alone: String = text.split("\nsubnet ").next().expect("the backbone").to_string()
+        + "\nsubnet small = resnet depth [1, 1]\ntrain { data = mnist }\n";
+    fs::write(place.path("small.ddnn"), alone).expect("a writable folder");
+    let args = ["import", "small.ddnn", "--weights", "small.safetensors", "-o", "alone.safetensors"];
+    let pairs = place.run(&args).ok();
+    assert!(pairs.contains("@small") && pairs.lines().count() > 10, "{pairs}");
+    for pair in pairs.lines() {
+        let (from, to) = pair.split_once('\t').expect("a pair");
+        assert_eq!(from.replace("@small", ""), to);
+    }
+    let (theirs, ours) =
+        (tensors(&place.path("small.safetensors")), tensors(&place.path("alone.safetensors")));
+    assert_eq!(theirs.len(), ours.len());
+    for (name, tensor) in theirs {
+        assert!(ours[&name.replace("@small", "")] == tensor, "{name}");
+    }
+}
+
+#[test]
+fn what_is_read_is_not_overwritten() {
+    let place = Place::new();
+    let text = fs::read_to_string(spec("quickstart")).expect("a spec");
+    fs::create_dir(place.path("in")).expect("a writable folder");
+    fs::write(place.path("in/q.ddnn"), &text).expect("a writable folder");
+    place.run(&["step", "in/q.ddnn", "--init", "w"]).ok();
+    let weights = fs::read(place.path("w")).expect("weights");
+    let read = "this command reads it";
+    place.run(&["compile", "in/q.ddnn", "-o", "in/../in/q.ddnn"]).fails(2, &[read, "another name"]);
+    place.run(&["compile", "in/q.ddnn", "--memory", "in/q.ddnn"]).fails(2, &[read]);
+    place.run(&["compile", "in/q.ddnn", "-o", "new", "--memory", "./new"]).fails(2, &["another output"]);
+    place.run(&["inspect", "in/q.ddnn", "--graph", "in/q.ddnn"]).fails(2, &[read]);
+    place.run(&["bench", "in/q.ddnn", "--profile-svg", "in/q.ddnn"]).fails(2, &[read]);
+    place.run(&["step", "in/q.ddnn", "--init", "in/q.ddnn"]).fails(2, &[read]);
+    place.run(&["step", "in/q.ddnn", "--weights", "w", "--batch", "b", "--out", "w"]).fails(2, &[read]);
+    place.run(&["export", "in/q.ddnn", "--weights", "w", "--subnet", "small", "-o", "w"]).fails(2, &[read]);
+    place.run(&["import", "in/q.ddnn", "--weights", "w", "-o", "./w"]).fails(2, &[read]);
+    assert_eq!(fs::read_to_string(place.path("in/q.ddnn")).expect("the spec"), text);
+    assert_eq!(fs::read(place.path("w")).expect("weights"), weights);
+    assert!(!place.path("new").exists());
+    place.run(&["compile", "in/q.ddnn", "-o", "/dev/null", "--memory", "/dev/null"]).ok();
+}
+
+#[cfg(unix)]
+#[test]
+fn a_formatted_file_stays_what_it_was() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let place = Place::new();
+    let text = fs::read_to_string(spec("quickstart")).expect("a spec");
+    fs::write(place.path("q.ddnn"), text.clone() + "\n\n").expect("a writable folder");
+    let mode = |mode| fs::Permissions::from_mode(mode);
+    fs::set_permissions(place.path("q.ddnn"), mode(0o600)).expect("our own file");
+    symlink("q.ddnn", place.path("link.ddnn")).expect("a writable folder");
+    place.run(&["fmt", "link.ddnn"]).ok();
+    assert_eq!(fs::read_to_string(place.path("q.ddnn")).expect("the spec"), text);
+    assert!(fs::symlink_metadata(place.path("link.ddnn")).expect("the link").is_symlink());
+    let found = fs::metadata(place.path("q.ddnn")).expect("the spec").permissions().mode();
+    assert_eq!(found & 0o777, 0o600);
+}
+
 #[test]
 fn the_precision_is_the_specs() {
     let place = Place::new();

@@ -55,6 +55,21 @@ fn the_passes_decide_what_a_launch_is() {
     assert!(emitted(&["--passes", "dead_code,fuse"]).contains("fused("));
 }
 
+/// Kernels work on channels-last maps.
+#[test]
+fn a_list_without_layouts_is_refused_where_kernels_run() {
+    let place = Place::new();
+    let quick = spec("quickstart");
+    let bench = ["bench", &quick, "--steps", "1", "--batch", "2", "--passes"];
+    let bench = |passes: &str, device: &str| place.run(&[&bench[..], &[passes, "--device", device]].concat());
+    bench("dead_code,fuse", "cpu").fails(2, &["channels-last", "`--passes assign_layout,dead_code,fuse`"]);
+    bench("assign_layout,dead_code,fuse", "cpu").ok();
+    bench("dead_code,share_prefixes,canonical,assign_layout,fuse", "cpu").ok();
+    bench("dead_code,fuse", "reference").ok();
+    let args = ["compile", &quick, "--emit", "cuda", "--passes", "dead_code"];
+    place.run(&args).fails(2, &["channels-last"]);
+}
+
 #[test]
 fn values_are_kept_where_that_is_asked_for() {
     let place = Place::new();
