@@ -232,7 +232,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub steps: Option<u64>,
     /// Seed of everything random [default: the spec's]
-    #[arg(long, value_name = "S")]
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
     pub seed: Option<u64>,
     /// Images in a step [default: the spec's]
     #[arg(long, value_name = "N", value_parser = batch_parser())]
@@ -380,7 +380,7 @@ pub struct StepArgs {
     #[arg(long, value_name = "FILE")]
     pub init: Option<PathBuf>,
     /// Seed of initial weights and dropout [default: the spec's]
-    #[arg(long, value_name = "S")]
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
     pub seed: Option<u64>,
     /// Training behaviour: batch statistics and dropout (the default)
     #[arg(long, conflicts_with = "eval")]

@@ -61,6 +61,9 @@ impl Failure {
         let shown = path.display();
         match error.kind() {
             io::ErrorKind::NotFound => Failure::input(format!("no file `{shown}`")),
+            io::ErrorKind::NotADirectory | io::ErrorKind::InvalidFilename => {
+                Failure::input(format!("no file `{shown}`: {error}"))
+            }
             io::ErrorKind::IsADirectory => Failure::input(format!("`{shown}` is a folder, not a file")),
             _ => Failure::environment(format!("`{shown}` cannot be read: {error}")),
         }

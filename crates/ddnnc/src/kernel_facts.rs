@@ -2,7 +2,7 @@
 
 use crate::Failure;
 use crate::device_args::CodeArgs;
-use crate::kernel_text::{Silent, no_compiler, no_disassembly};
+use crate::kernel_text::{Silent, no_compiler, no_disassembly, no_kernel};
 use crate::launches::name;
 use crate::output::{bytes, grouped, si, table};
 use ddnnc_cuda::analysis::{AnalysisError, Compiled, examine, floor_us, is_bf16, total};
@@ -35,8 +35,8 @@ impl<'a> Facts<'a> {
         arch: Arch,
         note: &dyn Fn(&str),
     ) -> Result<Self, Failure> {
-        let emitted = Emitted::new(program, &args.kernels.target(arch))
-            .map_err(|e| Failure::input(format!("a launch has no CUDA kernel: {e}")))?;
+        let target = args.kernels.target(arch);
+        let emitted = Emitted::new(program, &target).map_err(|e| no_kernel(&e, &target))?;
         let compiled = match nvrtc::knows(arch) {
             Err(missing @ nvrtc::NvrtcError::NotFound { .. }) => {
                 note(&format!("no registers, spills and instructions: {missing}"));

@@ -7,6 +7,7 @@ use crate::launches::name;
 use ddnnc_cuda::arch::{Arch, Math, Target};
 use ddnnc_cuda::binaries::{Build, Built, Progress, Unit};
 use ddnnc_cuda::cache::Cache;
+use ddnnc_cuda::code::EmitError;
 use ddnnc_cuda::emit::PRELUDE;
 use ddnnc_cuda::emitted::{Emitted, Use};
 use ddnnc_cuda::machine_code::{DisassemblyError, disassemble, nvdisasm};
@@ -20,6 +21,12 @@ const DEFAULT_ARCH: Arch = Arch(90);
 /// Whether a phase is one of kernels.
 pub fn is_kernels(emit: Option<Emit>) -> bool {
     matches!(emit, Some(Emit::Cuda | Emit::Ptx | Emit::Sass))
+}
+
+/// A launch without a kernel: the command line's fault where that names the tile.
+pub fn no_kernel(error: &EmitError, target: &Target) -> Failure {
+    let message = format!("a launch has no CUDA kernel: {error}");
+    if target.tile.is_some() { Failure::usage(message) } else { Failure::input(message) }
 }
 
 /// The kernels of a program as `emit` says; equal programs give equal text.
@@ -36,8 +43,7 @@ pub fn text(program: &Program, emit: Emit, args: &CodeArgs) -> Result<String, Fa
     if emit == Emit::Sass {
         nvdisasm().map_err(no_disassembly)?;
     }
-    let emitted = Emitted::new(program, &target)
-        .map_err(|e| Failure::input(format!("a launch has no CUDA kernel: {e}")))?;
+    let emitted = Emitted::new(program, &target).map_err(|e| no_kernel(&e, &target))?;
     let built = match output {
         Some(output) => compile(&emitted, output, target.arch)?,
         None => Vec::new(),

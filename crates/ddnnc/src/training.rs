@@ -82,8 +82,11 @@ pub fn spec_and_weights(
         (Some(file), _) => WeightSource::File(file.clone()),
         (None, Some(folder)) => WeightSource::Run(folder.clone()),
         (None, None) if run => WeightSource::Run(spec.spec.clone()),
+        (None, None) if !path.exists() => {
+            return Err(Failure::input(format!("no spec and no run folder `{}`", path.display())));
+        }
         (None, None) => {
-            return Err(Failure::input("no weights")
+            return Err(Failure::usage(format!("no weights for `{}`", path.display()))
                 .hint("give a file with `--weights FILE` or a run with `--run RUN`"));
         }
     };

@@ -166,7 +166,11 @@ fn bad_weights_are_named() {
     fs::write(place.path("bad.safetensors"), b"").expect("a writable folder");
     run().fails(1, &["bad.safetensors"]);
     assert!(!place.path("out.safetensors").exists());
-    place.run(&["eval", &quick]).fails(1, &["no weights", "--weights"]);
+    place.run(&["eval", &quick]).fails(2, &["no weights", "--weights"]);
+    place.run(&["eval", "nope"]).fails(1, &["no spec and no run folder `nope`"]);
+    place.run(&["check", &format!("{quick}/")]).fails(1, &["no file"]);
+    let seed = "9223372036854775808";
+    place.run(&["step", &quick, "--init", "w", "--seed", seed]).fails(2, &["--seed"]);
     place.run(&["eval", &quick, "--run", "absent"]).fails(1, &["absent"]);
     place.run(&["eval", &quick, "--run", "."]).fails(1, &["no run folder"]);
     place.run(&["train", &quick, "--out", "w.safetensors"]).fails(1, &["`w.safetensors` is a file"]);

@@ -181,7 +181,7 @@ fn what_is_known_of_kernels_and_a_tile_of_ones_own() {
     );
     assert!(tiles(&kernels).iter().any(|t| t != "128x64x16"), "{:?}", tiles(&kernels));
     let args = ["compile", "small.ddnn", "--arch", "sm_90", "--json", "--cuda-tile", "100x1x1"];
-    run(&place, &[], &args).fails(1, &["100x1x1", "legal are 128x128x16"]);
+    run(&place, &[], &args).fails(2, &["100x1x1", "legal are 128x128x16"]);
 }
 
 #[test]
