@@ -34,6 +34,15 @@ pub enum TrainError {
         /// What is missing.
         missing: &'static str,
     },
+    /// Another process trains in the run folder.
+    #[error(
+        "another process is training in {}. Wait until it has ended or end it (Ctrl-C leaves a checkpoint), or give \
+         another folder with `--out`", path.display()
+    )]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
     /// The run to continue was started with another spec.
     #[error(
         "the run in {} was started with another spec: {} differs. Resume it with that spec and the same settings, or \
@@ -90,6 +99,7 @@ impl TrainError {
             TrainError::Data(_)
             | TrainError::RunExists { .. }
             | TrainError::NothingToResume { .. }
+            | TrainError::InUse { .. }
             | TrainError::OtherSpec { .. }
             | TrainError::NotFinite { .. }
             | TrainError::Program { .. } => false,

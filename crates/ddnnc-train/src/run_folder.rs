@@ -3,13 +3,18 @@
 //! A checkpoint is written to a temporary file and renamed, and an older one is removed only after that: whenever the
 //! process is killed, the newest complete checkpoint can be read. It carries a checksum of its tensors, so that a damaged
 //! one is passed over for the one before.
+//!
+//! While a process trains in the folder, it holds a lock on `spec.ddnn`, which is written once and never replaced. The
+//! lock is advisory and ends with the process, however that ends; on a filesystem without locks there is none.
 
 use crate::error::TrainError;
 use crate::metrics::{Record, Sums};
-use crate::weights::{self, Tensor, Tensors, WeightsError, atomic_write, read_weights, write_weights};
+use crate::weights::{
+    self, Tensor, Tensors, WeightsError, atomic_create_locked, atomic_write, read_weights, write_weights,
+};
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs::{self, File, TryLockError};
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 /// Version of what a checkpoint holds.
@@ -117,6 +122,8 @@ pub struct RunFolder {
     root: PathBuf,
     metrics: File,
     keep: usize,
+    /// `spec.ddnn`, locked.
+    _lock: File,
 }
 
 impl RunFolder {
@@ -125,7 +132,7 @@ impl RunFolder {
         match fs::read_dir(root).map(|mut entries| entries.next().is_none()) {
             Ok(true) => Ok(()),
             Ok(false) => Err(TrainError::RunExists { path: root.to_path_buf() }),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
             Err(e) => Err(TrainError::io(root, e)),
         }
     }
@@ -135,8 +142,39 @@ impl RunFolder {
         RunFolder::check_new(root)?;
         let checkpoints = root.join("checkpoints");
         fs::create_dir_all(&checkpoints).map_err(|e| TrainError::io(&checkpoints, e))?;
-        write_text(&root.join("spec.ddnn"), spec)?;
-        RunFolder::with_metrics(root, keep)
+        let spec_path = root.join("spec.ddnn");
+        let lock = atomic_create_locked(&spec_path, spec).map_err(|e| match e.kind() {
+            ErrorKind::AlreadyExists => TrainError::RunExists { path: root.to_path_buf() },
+            _ => TrainError::io(&spec_path, e),
+        })?;
+        RunFolder::open(root, keep, lock)
+    }
+
+    /// Whether the run in `root` can be continued: it was started with this spec, and no other process trains in it.
+    pub fn check_resume(root: &Path, spec: &str) -> Result<(), TrainError> {
+        RunFolder::lock(root, spec).map(drop)
+    }
+
+    /// Locks the run in `root`, once its spec is known to be this one.
+    fn lock(root: &Path, spec: &str) -> Result<File, TrainError> {
+        let path = root.join("spec.ddnn");
+        // Over NFS, only a file that is open for writing can be locked.
+        let opened = File::options().read(true).write(true).open(&path).or_else(|_| File::open(&path));
+        let file = match opened {
+            Ok(file) => file,
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                return Err(TrainError::NothingToResume { path: root.to_path_buf(), missing: "spec.ddnn" });
+            }
+            Err(e) => return Err(TrainError::io(&path, e)),
+        };
+        if let Err(TryLockError::WouldBlock) = file.try_lock() {
+            return Err(TrainError::InUse { path: root.to_path_buf() });
+        }
+        let written = io::read_to_string(&file).map_err(|e| TrainError::io(&path, e))?;
+        if spec_digest(&written) != spec_digest(spec) {
+            return Err(TrainError::OtherSpec { path: root.to_path_buf() });
+        }
+        Ok(file)
     }
 
     /// Opens a run to continue it: the newest complete checkpoint (`None` where none was written yet), and warnings about
@@ -146,17 +184,8 @@ impl RunFolder {
         spec: &str,
         keep: usize,
     ) -> Result<(RunFolder, Option<Checkpoint>, Vec<String>), TrainError> {
-        let nothing = |missing| TrainError::NothingToResume { path: root.to_path_buf(), missing };
-        let spec_path = root.join("spec.ddnn");
-        let written = match fs::read_to_string(&spec_path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(nothing("spec.ddnn")),
-            Err(e) => return Err(TrainError::io(&spec_path, e)),
-        };
+        let lock = RunFolder::lock(root, spec)?;
         let digest = spec_digest(spec);
-        if spec_digest(&written) != digest {
-            return Err(TrainError::OtherSpec { path: root.to_path_buf() });
-        }
         let checkpoints = root.join("checkpoints");
         fs::create_dir_all(&checkpoints).map_err(|e| TrainError::io(&checkpoints, e))?;
         let (mut found, mut warnings, mut damaged) = (None, Vec::new(), Vec::new());
@@ -187,14 +216,14 @@ impl RunFolder {
         }
         remove_leftovers(root);
         truncate_metrics(&root.join("metrics.jsonl"), found.as_ref().map_or(0, |c| c.step))?;
-        Ok((RunFolder::with_metrics(root, keep)?, found, warnings))
+        Ok((RunFolder::open(root, keep, lock)?, found, warnings))
     }
 
-    fn with_metrics(root: &Path, keep: usize) -> Result<RunFolder, TrainError> {
+    fn open(root: &Path, keep: usize, lock: File) -> Result<RunFolder, TrainError> {
         let path = root.join("metrics.jsonl");
         let metrics =
             File::options().create(true).append(true).open(&path).map_err(|e| TrainError::io(&path, e))?;
-        Ok(RunFolder { root: root.to_path_buf(), metrics, keep: keep.max(1) })
+        Ok(RunFolder { root: root.to_path_buf(), metrics, keep: keep.max(1), _lock: lock })
     }
 
     /// Removes the files of a new run that came to nothing; one that has a checkpoint, or files of others, stays.
@@ -264,7 +293,7 @@ fn list_checkpoints(root: &Path) -> Result<Vec<PathBuf>, TrainError> {
     let folder = root.join("checkpoints");
     let entries = match fs::read_dir(&folder) {
         Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => return Err(TrainError::io(&folder, e)),
     };
     let mut found = Vec::new();
@@ -297,7 +326,7 @@ fn remove_leftovers(root: &Path) {
 fn truncate_metrics(path: &Path, step: u64) -> Result<(), TrainError> {
     let text = match fs::read(path) {
         Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(TrainError::io(path, e)),
     };
     let keeps = |line: &&str| {

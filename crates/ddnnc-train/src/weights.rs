@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use tempfile::NamedTempFile;
 
 /// An f32 tensor on the host.
 #[derive(Clone, Debug, PartialEq)]
@@ -187,10 +188,39 @@ pub fn write_tensors(
 /// Writes a file so that at every moment either the old or the whole new content stands at `path`: a temporary file
 /// in the same folder, fsync, rename. On any error the old file stays and nothing else is left behind.
 pub fn atomic_write(path: &Path, fill: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
-    let folder = match path.parent() {
+    write_beside(path, fill)?.persist(path).map_err(|e| e.error)?;
+    sync_folder(path);
+    Ok(())
+}
+
+/// As [`atomic_write`] where nothing stands at `path` yet (else `AlreadyExists`); gives the file, locked for this process
+/// before anybody else can see it.
+pub(crate) fn atomic_create_locked(path: &Path, text: &str) -> io::Result<File> {
+    let temporary = write_beside(path, &mut |out| out.write_all(text.as_bytes()))?;
+    // Nobody else knows the file, so that only a filesystem without locks can refuse.
+    let _ = temporary.as_file().try_lock();
+    let file = match temporary.persist_noclobber(path) {
+        Ok(file) => file,
+        Err(e) if e.error.kind() == io::ErrorKind::AlreadyExists => return Err(e.error),
+        // A filesystem that can only replace.
+        Err(e) => e.file.persist(path).map_err(|e| e.error)?,
+    };
+    sync_folder(path);
+    Ok(file)
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
-    };
+    }
+}
+
+/// A temporary file in the folder of `path`, on the disk with all its content.
+fn write_beside(
+    path: &Path,
+    fill: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(TEMPORARY_PREFIX).suffix(".tmp");
     #[cfg(unix)]
@@ -199,20 +229,22 @@ pub fn atomic_write(path: &Path, fill: &mut dyn FnMut(&mut dyn Write) -> io::Res
         // The process's umask still applies; the default of the crate would hide the file from everybody else.
         builder.permissions(std::fs::Permissions::from_mode(0o666));
     }
-    let temporary = builder.tempfile_in(folder).map_err(without_path)?;
+    let temporary = builder.tempfile_in(folder_of(path)).map_err(without_path)?;
     {
         let mut writer = BufWriter::new(temporary.as_file());
         fill(&mut writer)?;
         writer.flush()?;
     }
     temporary.as_file().sync_all()?;
-    temporary.persist(path).map_err(|e| e.error)?;
-    // The rename itself reaches the disk with its folder. Some file systems refuse to sync a folder; the rename is
-    // atomic there all the same.
-    if let Ok(handle) = File::open(folder) {
+    Ok(temporary)
+}
+
+/// A rename reaches the disk with its folder. Some file systems refuse to sync a folder; the rename is atomic there all
+/// the same.
+fn sync_folder(path: &Path) {
+    if let Ok(handle) = File::open(folder_of(path)) {
         let _ = handle.sync_all();
     }
-    Ok(())
 }
 
 /// The system's own error: the name of the temporary file, which `tempfile` adds, differs from call to call and says

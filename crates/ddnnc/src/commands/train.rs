@@ -26,9 +26,11 @@ pub fn run(args: &TrainArgs, ui: Ui) -> Result<(), Failure> {
     if folder.exists() && !folder.is_dir() {
         return Err(Failure::input(format!("`{}` is a file; a run needs a folder", folder.display())));
     }
-    if !args.resume {
-        RunFolder::check_new(&folder).map_err(failed)?;
+    match args.resume {
+        true => RunFolder::check_resume(&folder, spec.text()),
+        false => RunFolder::check_new(&folder),
     }
+    .map_err(failed)?;
     let device = device::open(&args.device, ui)?;
     let data_folder = data_folder(&spec, &model, args.data.as_deref())?;
     let data = DataSource::open(&model.recipe.data, &data_folder, fit(&model)).map_err(bad_data)?;

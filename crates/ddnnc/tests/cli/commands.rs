@@ -358,6 +358,27 @@ fn a_signal_leaves_a_readable_checkpoint() {
 }
 
 #[test]
+fn a_run_folder_has_one_trainer() {
+    let place = Place::new();
+    tiny_mnist(&place.path("mnist"));
+    let quick = spec("quickstart");
+    let args = ["train", &quick, "--data", "mnist", "--out", "run", "--threads", "1"];
+    let args = [&args[..], &SMALL[..], &["--set", "train.epochs=100000"]].concat();
+    let resume = [&args[..], &["--resume", "--steps", "1"]].concat();
+    let mut first = place.start(&args);
+    wait_for("a checkpoint", || place.names("run/checkpoints").iter().any(|n| n.ends_with(".safetensors")));
+    let second = place.run(&resume);
+    let goes_on = first.try_wait().expect("our own process").is_none();
+    first.kill().expect("it runs");
+    first.wait().expect("it ends");
+    second.fails(1, &["another process is training in run", "--out"]);
+    assert!(goes_on, "the first is not disturbed");
+    // The lock ended with the process, and no file of it stays.
+    place.run(&resume).ok();
+    assert_eq!(place.names("run"), ["checkpoints", "metrics.jsonl", "report.html", "spec.ddnn"]);
+}
+
+#[test]
 fn import_finds_a_place_for_each_tensor() {
     let place = Place::new();
     let quick = spec("quickstart");
