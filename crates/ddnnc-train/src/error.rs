@@ -61,18 +61,18 @@ pub enum TrainError {
         /// Why.
         source: io::Error,
     },
-    /// A loss is NaN or infinite.
+    /// A loss, a parameter or a running statistic is NaN or infinite.
     #[error(
-        "the loss term `{term}` is {value} at step {step}: training has diverged and stops here. {}. A smaller \
-         learning rate or a warm-up is the usual cure",
+        "{what} is {value} at step {step}: training has diverged and stops here. {}. A smaller learning rate or a \
+         warm-up is the usual cure",
         checkpoint.as_ref().map_or_else(
             || "No checkpoint had been written yet".to_string(),
             |p| format!("The last checkpoint before it is {}", p.display()),
         )
     )]
     NotFinite {
-        /// The first term that is not finite.
-        term: String,
+        /// The first value that is not finite: "the loss term `ce.full`".
+        what: String,
         /// Its value.
         value: f32,
         /// The step, from 1.

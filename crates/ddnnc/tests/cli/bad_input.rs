@@ -254,6 +254,19 @@ fn an_unreadable_image_leaves_no_run_before_the_first_checkpoint() {
 }
 
 #[test]
+fn a_run_that_diverges_fails() {
+    let place = Place::new();
+    tiny_mnist(&place.path("mnist"));
+    // The losses of the first step are those of the initial weights; the test images are the first to meet the update.
+    let ran = train(&place, &["--set", "train.optimizer.lr=1e30", "--set", "train.schedule=constant"]);
+    ran.fails(
+        1,
+        &["the test loss of `full`", "at step 1", "No checkpoint had been written yet", "learning rate"],
+    );
+    assert!(place.names("run/checkpoints").is_empty());
+}
+
+#[test]
 fn an_accuracy_that_is_not_reached_is_a_failure() {
     let place = Place::new();
     tiny_mnist(&place.path("mnist"));
