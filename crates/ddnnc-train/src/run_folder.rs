@@ -127,9 +127,14 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Whether `root` can become a new run: it does not exist, or is an empty folder.
+    /// Whether `root` can become a new run: it does not exist, or holds no more than what is left where a process is killed
+    /// before its run has begun: temporary files, and `checkpoints/` with nothing in it.
     pub fn check_new(root: &Path) -> Result<(), TrainError> {
-        match fs::read_dir(root).map(|mut entries| entries.next().is_none()) {
+        let left_over = |entry: fs::DirEntry| {
+            let empty = || fs::read_dir(entry.path()).is_ok_and(|mut all| all.next().is_none());
+            is_temporary(&entry) || (entry.file_name() == "checkpoints" && empty())
+        };
+        match fs::read_dir(root).map(|mut entries| entries.all(|e| e.is_ok_and(left_over))) {
             Ok(true) => Ok(()),
             Ok(false) => Err(TrainError::RunExists { path: root.to_path_buf() }),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
@@ -137,17 +142,22 @@ impl RunFolder {
         }
     }
 
-    /// Begins a new run, keeping the newest `keep` checkpoints.
+    /// Begins a new run, keeping the newest `keep` checkpoints. Where that fails, no run is left behind.
     pub fn create(root: &Path, spec: &str, keep: usize) -> Result<RunFolder, TrainError> {
         RunFolder::check_new(root)?;
-        let checkpoints = root.join("checkpoints");
-        fs::create_dir_all(&checkpoints).map_err(|e| TrainError::io(&checkpoints, e))?;
+        fs::create_dir_all(root).map_err(|e| TrainError::io(root, e))?;
+        // The spec comes first: from then on the folder is a run, and this process's.
         let spec_path = root.join("spec.ddnn");
-        let lock = atomic_create_locked(&spec_path, spec).map_err(|e| match e.kind() {
-            ErrorKind::AlreadyExists => TrainError::RunExists { path: root.to_path_buf() },
-            _ => TrainError::io(&spec_path, e),
+        let lock = atomic_create_locked(&spec_path, spec).map_err(|e| {
+            // A folder that is not empty stays.
+            let _ = fs::remove_dir(root);
+            match e.kind() {
+                ErrorKind::AlreadyExists => TrainError::RunExists { path: root.to_path_buf() },
+                _ => TrainError::io(&spec_path, e),
+            }
         })?;
-        RunFolder::open(root, keep, lock)
+        remove_leftovers(root);
+        RunFolder::open(root, keep, lock).inspect_err(|_| RunFolder::discard(root))
     }
 
     /// Whether the run in `root` can be continued: it was started with this spec, and no other process trains in it.
@@ -186,8 +196,6 @@ impl RunFolder {
     ) -> Result<(RunFolder, Option<Checkpoint>, Vec<String>), TrainError> {
         let lock = RunFolder::lock(root, spec)?;
         let digest = spec_digest(spec);
-        let checkpoints = root.join("checkpoints");
-        fs::create_dir_all(&checkpoints).map_err(|e| TrainError::io(&checkpoints, e))?;
         let (mut found, mut warnings, mut damaged) = (None, Vec::new(), Vec::new());
         for path in list_checkpoints(root)?.into_iter().rev() {
             match Checkpoint::read(&path) {
@@ -220,6 +228,8 @@ impl RunFolder {
     }
 
     fn open(root: &Path, keep: usize, lock: File) -> Result<RunFolder, TrainError> {
+        let checkpoints = root.join("checkpoints");
+        fs::create_dir_all(&checkpoints).map_err(|e| TrainError::io(&checkpoints, e))?;
         let path = root.join("metrics.jsonl");
         let metrics =
             File::options().create(true).append(true).open(&path).map_err(|e| TrainError::io(&path, e))?;
@@ -311,11 +321,15 @@ fn list_checkpoints(root: &Path) -> Result<Vec<PathBuf>, TrainError> {
     Ok(found.into_iter().map(|(_, path)| path).collect())
 }
 
+fn is_temporary(entry: &fs::DirEntry) -> bool {
+    entry.file_name().to_string_lossy().starts_with(weights::TEMPORARY_PREFIX)
+}
+
 /// Removes temporary files that a killed process left behind; one that cannot be removed harms nothing.
 fn remove_leftovers(root: &Path) {
     for folder in [root.to_path_buf(), root.join("checkpoints")] {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-            if entry.file_name().to_string_lossy().starts_with(weights::TEMPORARY_PREFIX) {
+            if is_temporary(&entry) {
                 let _ = fs::remove_file(entry.path());
             }
         }

@@ -116,7 +116,8 @@ pub struct Summary {
 /// continues to the bit: parameters, statistics, optimizer state, the position within the epoch, and random numbers.
 /// A run whose losses, parameters or running statistics are no longer finite ends with [`TrainError::NotFinite`] and makes
 /// no checkpoint of them.
-/// A run that finds an image that cannot be read before its first checkpoint leaves no run folder behind.
+/// A new run that fails otherwise before its first checkpoint (an image that cannot be read, a full disk) leaves no run
+/// folder behind.
 ///
 /// Where statistics are recalibrated (`norm = recalibrated`), they are reset and estimated on training batches before
 /// each validation (on a copy) and at the end. The programs average exponentially with a fixed momentum, so at the
@@ -124,8 +125,11 @@ pub struct Summary {
 pub fn train(job: Job<'_>, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Summary, TrainError> {
     let (folder, resumed) = (job.options.run.clone(), job.options.resume);
     let result = Trainer::new(job, observer)?.run(observer, stop);
-    if let (Err(TrainError::Data(_)), false) = (&result, resumed) {
-        RunFolder::discard(&folder);
+    match &result {
+        // What the losses were says why it diverged.
+        Ok(_) | Err(TrainError::NotFinite { .. }) => {}
+        Err(_) if resumed => {}
+        Err(_) => RunFolder::discard(&folder),
     }
     result
 }
@@ -177,8 +181,10 @@ impl<'a> Trainer<'a> {
         }
         let evaluator = Evaluator::new(job.eval_model, job.eval, job.device)?;
         let mut exec = job.device.load(job.train)?;
+        feed::upload(exec.as_mut(), &started_values)?;
 
-        // Nothing is written before everything that can be wrong with the input has been looked at.
+        // Nothing is written before everything that can be wrong with the input has been looked at, and nothing but the
+        // run itself can fail once a new folder is made.
         let options = &job.options;
         let (run, checkpoint) = if options.resume {
             let (run, checkpoint, warnings) = RunFolder::resume(&options.run, &options.spec, options.keep)?;
@@ -200,9 +206,9 @@ impl<'a> Trainer<'a> {
                 values.insert(name, tensor);
             }
             path = RunFolder::newest_checkpoint(&options.run)?;
+            feed::upload(exec.as_mut(), &values)?;
             observer.note(&format!("resuming at step {step}"));
         }
-        feed::upload(exec.as_mut(), &values)?;
         let nets = nets_with_logits(job.model, job.train);
         Ok(Trainer {
             job,

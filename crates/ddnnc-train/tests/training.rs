@@ -256,6 +256,20 @@ fn run_folders_are_guarded() {
 }
 
 #[test]
+fn what_a_process_leaves_that_was_killed_at_the_start_is_no_run() {
+    let setup = Setup::new();
+    let run = setup.run("run");
+    fs::create_dir_all(run.join("checkpoints")).unwrap();
+    fs::write(run.join(".ddnnc-x.tmp"), "half").unwrap();
+    setup.train("run", 0, |o| o.steps = Some(2)).unwrap();
+    assert!(!run.join(".ddnnc-x.tmp").exists());
+    // A checkpoint without a spec is somebody's.
+    fs::remove_file(run.join("spec.ddnn")).unwrap();
+    let error = setup.train("run", 0, |_| {}).unwrap_err();
+    assert!(matches!(error, TrainError::RunExists { .. }), "{error}");
+}
+
+#[test]
 fn a_step_limit_keeps_the_schedule() {
     let setup = Setup::new();
     let (summary, _) = setup.train("short", 0, |o| (o.steps, o.test) = (Some(4), false)).unwrap();

@@ -253,6 +253,28 @@ fn an_unreadable_image_leaves_no_run_before_the_first_checkpoint() {
     assert_eq!(place.names("good/checkpoints").len(), 1);
 }
 
+/// The largest file that a process may write stands for a disk that is full; it needs no privileges.
+#[cfg(unix)]
+#[test]
+fn a_full_disk_at_the_start_leaves_no_run() {
+    let place = Place::new();
+    tiny_mnist(&place.path("mnist"));
+    let quick = spec("quickstart");
+    let args = ["train", &quick, "--data", "mnist", "--out", "run", "--steps", "1", "--set", "train.batch=8"];
+    // The spec cannot be written; a checkpoint cannot be written.
+    for (blocks, file) in [("0", "run/spec.ddnn"), ("8", "run/checkpoints/step-00000001.safetensors")] {
+        let output = std::process::Command::new("sh")
+            .args(["-c", "trap '' XFSZ; ulimit -f $0; exec \"$@\"", blocks, env!("CARGO_BIN_EXE_ddnnc")])
+            .args(args)
+            .current_dir(place.dir.path())
+            .output()
+            .expect("there is `sh`");
+        Ran::new(output).fails(3, &[file, "too large"]);
+        assert!(!place.path("run").exists(), "{blocks} blocks: {:?}", place.names("run"));
+    }
+    place.run(&args).ok();
+}
+
 #[test]
 fn a_run_that_diverges_fails() {
     let place = Place::new();
