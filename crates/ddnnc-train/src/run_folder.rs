@@ -278,16 +278,21 @@ impl RunFolder {
         Ok(list_checkpoints(root)?.pop())
     }
 
-    /// Parameters and running statistics of the newest complete checkpoint of a run, for evaluation and export.
-    pub fn newest_values(root: &Path) -> Result<(PathBuf, Tensors), TrainError> {
-        let mut last_error = None;
+    /// Parameters and running statistics of the newest complete checkpoint of a run, for evaluation and export, and warnings
+    /// about newer ones that cannot be read.
+    pub fn newest_values(root: &Path) -> Result<(PathBuf, Tensors, Vec<String>), TrainError> {
+        let mut errors = Vec::new();
         for path in list_checkpoints(root)?.into_iter().rev() {
             match Checkpoint::read(&path) {
-                Ok(checkpoint) => return Ok((path, checkpoint.values)),
-                Err(e) => last_error = Some(e),
+                Ok(checkpoint) => {
+                    let used = path.file_name().unwrap_or_default().display().to_string();
+                    let warning = |e: WeightsError| format!("{e}; {used} is used instead");
+                    return Ok((path, checkpoint.values, errors.into_iter().map(warning).collect()));
+                }
+                Err(e) => errors.push(e),
             }
         }
-        Err(match last_error {
+        Err(match errors.pop() {
             Some(e) => e.into(),
             None => TrainError::NothingToResume { path: root.to_path_buf(), missing: "checkpoint" },
         })

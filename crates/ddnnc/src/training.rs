@@ -91,8 +91,8 @@ pub fn spec_and_weights(
 }
 
 impl WeightSource {
-    /// Reads exactly the parameters and running statistics of a model.
-    pub fn read(&self, model: &Model) -> Result<Tensors, Failure> {
+    /// Reads exactly the parameters and running statistics of a model; says which checkpoints of a run were passed over.
+    pub fn read(&self, model: &Model, ui: Ui) -> Result<Tensors, Failure> {
         match self {
             WeightSource::File(path) => {
                 let file = read_weights(path).map_err(weights::failed)?;
@@ -115,7 +115,8 @@ impl WeightSource {
                 if RunFolder::newest_checkpoint(folder).map_err(failed)?.is_none() {
                     return Err(Failure::input(format!("the run `{shown}` has no checkpoint yet")));
                 }
-                let (path, tensors) = RunFolder::newest_values(folder).map_err(failed)?;
+                let (path, tensors, warnings) = RunFolder::newest_values(folder).map_err(failed)?;
+                warnings.iter().for_each(|text| ui.warn(text));
                 weights::check(model, &tensors, &path)?;
                 Ok(tensors)
             }

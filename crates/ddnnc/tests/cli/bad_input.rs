@@ -253,6 +253,39 @@ fn an_unreadable_image_leaves_no_run_before_the_first_checkpoint() {
     assert_eq!(place.names("good/checkpoints").len(), 1);
 }
 
+#[test]
+fn a_checkpoint_that_is_passed_over_is_named() {
+    let place = Place::new();
+    tiny_mnist(&place.path("mnist"));
+    train(&place, &[]).ok();
+    let good = "run/checkpoints/step-00000001.safetensors";
+    image::GrayImage::new(28, 28).save(place.path("digit.png")).expect("a writable folder");
+    let bytes = fs::read(place.path(good)).expect("a checkpoint");
+    let old = "\"format_version\":\"1\"";
+    let at = bytes.windows(old.len()).position(|w| w == old.as_bytes()).expect("a version");
+    let mut later = bytes.clone();
+    later[at + old.len() - 2] = b'7';
+    for (newest, reason) in [(&bytes[..bytes.len() - 9], "not a complete"), (&later, "checkpoint format 7")] {
+        fs::write(place.path("run/checkpoints/step-00000002.safetensors"), newest)
+            .expect("a writable folder");
+        for command in [
+            &["eval", "run", "--data", "mnist", "--json"][..],
+            &["export", "run", "--subnet", "small", "-o", "small.safetensors"],
+            &["predict", "run", "digit.png"],
+        ] {
+            let ran = place.run(command);
+            let warnings: Vec<&str> = ran.stderr.lines().filter(|l| l.starts_with("warning: ")).collect();
+            assert_eq!(warnings.len(), 1, "{command:?}: {}", ran.stderr);
+            for word in ["step-00000002.safetensors", reason, "step-00000001.safetensors is used"] {
+                assert!(warnings[0].contains(word), "{command:?}: {}", ran.stderr);
+            }
+            ran.ok();
+            let quiet = place.run(&[command, &["--quiet"]].concat());
+            assert!(quiet.stderr.is_empty(), "{}", quiet.stderr);
+        }
+    }
+}
+
 /// The largest file that a process may write stands for a disk that is full; it needs no privileges.
 #[cfg(unix)]
 #[test]
