@@ -1,6 +1,6 @@
 //! Every command on the quickstart spec, as a user runs it.
 
-use crate::common::{Place, spec, specs, tiny_mnist, wait_for};
+use crate::common::{Place, Ran, spec, specs, tiny_mnist, wait_for};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -376,6 +376,38 @@ fn a_run_folder_has_one_trainer() {
     // The lock ended with the process, and no file of it stays.
     place.run(&resume).ok();
     assert_eq!(place.names("run"), ["checkpoints", "metrics.jsonl", "report.html", "spec.ddnn"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn the_commands_that_train_prints_work() {
+    let place = Place::new();
+    tiny_mnist(&place.path("a b/data/mnist"));
+    let text = fs::read_to_string(spec("quickstart")).expect("the spec");
+    fs::write(place.path("a b/q.ddnn"), text).expect("a writable folder");
+    fs::create_dir_all(place.path("elsewhere")).expect("a writable folder");
+    let ddnnc = env!("CARGO_BIN_EXE_ddnnc");
+    // Data beside the spec; data in the current folder; data that are named.
+    for (from, spec, run, data) in [
+        ("elsewhere", "../a b/q.ddnn", "runs of mine/1", None),
+        ("a b", "q.ddnn", "../2", None),
+        ("elsewhere", "../a b/q.ddnn", "3", Some("../a b/data/mnist")),
+    ] {
+        let mut args = vec!["train", spec, "--out", run, "--steps", "1", "--set", "train.batch=8"];
+        args.extend(data.iter().flat_map(|data| ["--data", data]));
+        let output = place.command(&args).current_dir(place.path(from)).output().expect("the binary runs");
+        let text = Ran::new(output).ok();
+        let lines = text.lines().filter_map(|line| line.find("ddnnc ").map(|at| &line[at + 6..]));
+        let lines: Vec<&str> = lines.collect();
+        assert_eq!(lines.len(), 2, "eval and export: {text}");
+        for line in lines {
+            let mut shell = std::process::Command::new("sh");
+            let output = shell.args(["-c", &format!("\"$0\" {line}"), ddnnc]).current_dir(place.path(from));
+            let ran = Ran::new(output.output().expect("there is `sh`"));
+            assert_eq!(ran.status, 0, "{line}: {}", ran.stderr);
+        }
+        assert!(place.path(from).join("small.safetensors").exists());
+    }
 }
 
 #[test]
