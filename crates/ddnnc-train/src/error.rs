@@ -43,6 +43,18 @@ pub enum TrainError {
         /// The folder.
         path: PathBuf,
     },
+    /// A run that has been trained and has no checkpoint left.
+    #[error(
+        "no checkpoint of the run in {} can be read: {reason}. Put a copy of one into {}, or start a new run with \
+         `--out`",
+        path.display(), path.join("checkpoints").display()
+    )]
+    NoCheckpoint {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong with the newest, or that there is none.
+        reason: String,
+    },
     /// The run to continue was started with another spec.
     #[error(
         "the run in {} was started with another spec: {} differs. Resume it with that spec and the same settings, or \
@@ -100,6 +112,7 @@ impl TrainError {
             | TrainError::RunExists { .. }
             | TrainError::NothingToResume { .. }
             | TrainError::InUse { .. }
+            | TrainError::NoCheckpoint { .. }
             | TrainError::OtherSpec { .. }
             | TrainError::NotFinite { .. }
             | TrainError::Program { .. } => false,

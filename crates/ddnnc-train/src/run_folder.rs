@@ -9,6 +9,7 @@
 
 use crate::error::TrainError;
 use crate::metrics::{Record, Sums};
+use crate::report::read_records;
 use crate::weights::{
     self, Tensor, Tensors, WeightsError, atomic_create_locked, atomic_write, read_weights, write_weights,
 };
@@ -188,7 +189,8 @@ impl RunFolder {
     }
 
     /// Opens a run to continue it: the newest complete checkpoint (`None` where none was written yet), and warnings about
-    /// damaged ones, which are renamed to `.damaged`. Records after that checkpoint are removed from the metrics.
+    /// that and about damaged ones, which are renamed to `.damaged`. Records after that checkpoint are removed from the
+    /// metrics; where whole epochs would go because no checkpoint is left, that is an error.
     pub fn resume(
         root: &Path,
         spec: &str,
@@ -212,10 +214,16 @@ impl RunFolder {
             }
         }
         if found.is_none() {
-            // To begin anew over a run whose checkpoints are all damaged is for the user to decide.
-            if let Some((_, e)) = damaged.pop() {
-                return Err(e.into());
+            // To begin anew over a run whose checkpoints are damaged or gone is for the user to decide.
+            if let Some((_, newest)) = damaged.first() {
+                return Err(no_checkpoint(root, newest.to_string()));
             }
+            let records = read_records(root).unwrap_or_default();
+            if let Some(last) = records.iter().rfind(|r| r["kind"] != "step") {
+                let reason = format!("there is none, though its metrics go to step {}", last["step"]);
+                return Err(no_checkpoint(root, reason));
+            }
+            warnings.push("the run has no checkpoint: beginning at step 0".to_string());
         }
         for (path, _) in damaged {
             // Out of the way of the next checkpoints, but not lost.
@@ -281,7 +289,7 @@ impl RunFolder {
     /// Parameters and running statistics of the newest complete checkpoint of a run, for evaluation and export, and warnings
     /// about newer ones that cannot be read.
     pub fn newest_values(root: &Path) -> Result<(PathBuf, Tensors, Vec<String>), TrainError> {
-        let mut errors = Vec::new();
+        let mut errors: Vec<WeightsError> = Vec::new();
         for path in list_checkpoints(root)?.into_iter().rev() {
             match Checkpoint::read(&path) {
                 Ok(checkpoint) => {
@@ -292,11 +300,15 @@ impl RunFolder {
                 Err(e) => errors.push(e),
             }
         }
-        Err(match errors.pop() {
-            Some(e) => e.into(),
+        Err(match errors.first() {
+            Some(newest) => no_checkpoint(root, newest.to_string()),
             None => TrainError::NothingToResume { path: root.to_path_buf(), missing: "checkpoint" },
         })
     }
+}
+
+fn no_checkpoint(root: &Path, reason: String) -> TrainError {
+    TrainError::NoCheckpoint { path: root.to_path_buf(), reason }
 }
 
 fn write_text(path: &Path, text: &str) -> Result<(), TrainError> {

@@ -228,8 +228,26 @@ fn a_killed_run_goes_on_from_the_newest_whole_checkpoint() {
     }
     let before = setup.records("killed");
     let error = setup.train("killed", 0, |o| o.resume = true).unwrap_err().to_string();
-    assert!(error.contains("not a complete safetensors file"), "{error}");
+    assert!(error.contains("step-00000018"), "the newest: {error}");
+    assert!(error.contains("not a complete safetensors file") && error.contains("`--out`"), "{error}");
     assert_eq!(setup.records("killed"), before);
+    let error = RunFolder::newest_values(&setup.run("killed")).unwrap_err().to_string();
+    assert!(error.contains("step-00000018") && error.contains("Put a copy"), "{error}");
+    fs::remove_dir_all(&checkpoints).unwrap();
+    let error = setup.train("killed", 0, |o| o.resume = true).unwrap_err().to_string();
+    assert!(error.contains("go to step 18") && error.contains("Put a copy"), "{error}");
+    assert_eq!(setup.records("killed"), before);
+}
+
+#[test]
+fn a_run_killed_before_its_first_checkpoint_begins_anew_and_says_so() {
+    let setup = Setup::new();
+    setup.train("whole", 0, |_| {}).unwrap();
+    setup.train("killed", 3, |_| {}).unwrap();
+    fs::remove_dir_all(setup.run("killed").join("checkpoints")).unwrap();
+    let (_, notes) = setup.train("killed", 0, |o| o.resume = true).unwrap();
+    assert_eq!(notes, ["the run has no checkpoint: beginning at step 0"]);
+    assert_eq!(setup.records("killed"), setup.records("whole"));
 }
 
 #[test]

@@ -34,7 +34,11 @@ pub fn run(args: &TrainArgs, ui: Ui) -> Result<(), Failure> {
     let device = device::open(&args.device, ui)?;
     let data_folder = data_folder(&spec, &model, args.data.as_deref())?;
     let data = DataSource::open(&model.recipe.data, &data_folder, fit(&model)).map_err(bad_data)?;
-    let start = weights::initial(&spec, &model, model.recipe.seed)?;
+    // The checkpoint of a run that goes on has all its values: files that its spec loads may have gone since.
+    let start = weights::initial(&spec, &model, model.recipe.seed).or_else(|failure| {
+        let kept = args.resume.then(|| RunFolder::newest_values(&folder).ok()).flatten();
+        kept.map(|(_, values, _)| values).ok_or(failure)
+    })?;
     let step = match &args.program {
         Some(path) => saved_program::load(path, &model, &args.spec.spec)?,
         None => device::compile(&model, Goal::Train, &passes)?.program,

@@ -378,6 +378,38 @@ fn a_run_folder_has_one_trainer() {
     assert_eq!(place.names("run"), ["checkpoints", "metrics.jsonl", "report.html", "spec.ddnn"]);
 }
 
+#[test]
+fn a_run_goes_on_without_the_files_that_its_spec_loads() {
+    let place = Place::new();
+    tiny_mnist(&place.path("data/mnist"));
+    let text = fs::read_to_string(spec("kd_two_networks")).expect("the spec");
+    let text = text
+        .replace("f32[3, 32, 32]", "f32[1, 28, 28]")
+        .replace("class[100]", "class[10]")
+        .replace("width = 16, blocks = 3", "width = 2, blocks = 1")
+        .replace("width = 32, blocks = 9", "width = 4, blocks = 1")
+        .replace(
+            "cifar100(path = \"data/cifar100\", augment = [crop(pad = 4), flip])",
+            "mnist(path = \"data/mnist\")",
+        );
+    fs::write(place.path("kd.ddnn"), &text).expect("a writable folder");
+    fs::write(place.path("fresh.ddnn"), text.replace(", load = \"teacher.safetensors\"", ""))
+        .expect("a writable folder");
+    place.run(&["step", "fresh.ddnn", "--init", "fresh.safetensors", "--seed", "5"]).ok();
+    let fresh = ["export", "fresh.ddnn", "--weights", "fresh.safetensors", "--subnet", "teacher"];
+    place.run(&[&fresh[..], &["-o", "teacher.safetensors"]].concat()).ok();
+    let train = |run: &str, more: &[&str]| {
+        place.run(&[&["train", "kd.ddnn", "--out", run], &SMALL[..], more].concat())
+    };
+    train("whole", &["--steps", "4"]).ok();
+    train("parts", &["--steps", "2"]).ok();
+    fs::remove_file(place.path("teacher.safetensors")).expect("it was there");
+    train("another", &["--steps", "2"]).fails(1, &["teacher.safetensors", "no such file"]);
+    train("parts", &["--steps", "4", "--resume"]).ok();
+    let last = |run: &str| tensors(&place.path(&format!("{run}/checkpoints/step-00000004.safetensors")));
+    assert!(last("parts") == last("whole"));
+}
+
 #[cfg(unix)]
 #[test]
 fn the_commands_that_train_prints_work() {
