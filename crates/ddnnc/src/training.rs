@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 
 /// The exit status of an error of the training library.
 pub fn failed(error: TrainError) -> Failure {
-    if let TrainError::Device(error @ DeviceError::TooLarge { .. }) = error {
+    if let TrainError::Device(error @ (DeviceError::TooLarge { .. } | DeviceError::OutOfMemory { .. })) =
+        error
+    {
         return device::failed(error);
     }
     if error.is_environment() { Failure::environment(error) } else { Failure::input(error) }

@@ -308,6 +308,23 @@ fn a_full_disk_at_the_start_leaves_no_run() {
     place.run(&args).ok();
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn memory_that_cannot_be_had_is_said() {
+    let place = Place::new();
+    let quick = spec("quickstart");
+    for device in ["cpu", "reference"] {
+        let output = std::process::Command::new("sh")
+            .args(["-c", "ulimit -v 1500000; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_ddnnc")])
+            .args(["bench", &quick, "--batch", "20000", "--steps", "1", "--device", device, "--threads", "1"])
+            .current_dir(place.dir.path())
+            .output()
+            .expect("there is `sh`");
+        Ran::new(output)
+            .fails(3, &["the program needs", "GiB, and as much memory cannot be had", "`--batch N`"]);
+    }
+}
+
 #[test]
 fn a_run_that_diverges_fails() {
     let place = Place::new();
