@@ -16,6 +16,7 @@ impl ReferenceDevice {
     /// As [`Device::load`], with the executable's own type.
     pub fn load_reference(&self, program: &Program) -> Result<ReferenceExecutable, DeviceError> {
         program.validate().map_err(|e| DeviceError::Failed(e.to_string()))?;
+        check_memory(program)?;
         let mut executable = ReferenceExecutable {
             program: program.clone(),
             arena: BTreeMap::new(),
@@ -27,6 +28,17 @@ impl ReferenceDevice {
         }
         Ok(executable)
     }
+}
+
+/// Fails where the memory that a run takes cannot be had: the plan's bytes, doubled as f32 becomes f64, and the operands
+/// and results of the largest launch beside them.
+fn check_memory(program: &Program) -> Result<(), DeviceError> {
+    let elements = |b: &BufferId| program.buffer(*b).ty.elements();
+    let of_launch = program.launches.iter().map(|l| l.operands.iter().chain(&l.results).map(elements).sum());
+    let largest: usize = of_launch.max().unwrap_or(0);
+    let kept = program.arena_bytes.saturating_add(program.persistent_bytes).saturating_mul(2);
+    let needed = kept.saturating_add(largest.saturating_mul(size_of::<f64>()));
+    Vec::<u8>::new().try_reserve_exact(needed).map_err(|_| DeviceError::OutOfMemory { needed })
 }
 
 impl Device for ReferenceDevice {

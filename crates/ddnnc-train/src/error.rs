@@ -34,6 +34,27 @@ pub enum TrainError {
         /// What is missing.
         missing: &'static str,
     },
+    /// Another process trains in the run folder.
+    #[error(
+        "another process is training in {}. Wait until it has ended or end it (Ctrl-C leaves a checkpoint), or give \
+         another folder with `--out`", path.display()
+    )]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A run that has been trained and has no checkpoint left.
+    #[error(
+        "no checkpoint of the run in {} can be read: {reason}. Put a copy of one into {}, or start a new run with \
+         `--out`",
+        path.display(), path.join("checkpoints").display()
+    )]
+    NoCheckpoint {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong with the newest, or that there is none.
+        reason: String,
+    },
     /// The run to continue was started with another spec.
     #[error(
         "the run in {} was started with another spec: {} differs. Resume it with that spec and the same settings, or \
@@ -52,18 +73,18 @@ pub enum TrainError {
         /// Why.
         source: io::Error,
     },
-    /// A loss is NaN or infinite.
+    /// A loss, a parameter or a running statistic is NaN or infinite.
     #[error(
-        "the loss term `{term}` is {value} at step {step}: training has diverged and stops here. {}. A smaller \
-         learning rate or a warm-up is the usual cure",
+        "{what} is {value} at step {step}: training has diverged and stops here. {}. A smaller learning rate or a \
+         warm-up is the usual cure",
         checkpoint.as_ref().map_or_else(
             || "No checkpoint had been written yet".to_string(),
             |p| format!("The last checkpoint before it is {}", p.display()),
         )
     )]
     NotFinite {
-        /// The first term that is not finite.
-        term: String,
+        /// The first value that is not finite: "the loss term `ce.full`".
+        what: String,
         /// Its value.
         value: f32,
         /// The step, from 1.
@@ -90,6 +111,8 @@ impl TrainError {
             TrainError::Data(_)
             | TrainError::RunExists { .. }
             | TrainError::NothingToResume { .. }
+            | TrainError::InUse { .. }
+            | TrainError::NoCheckpoint { .. }
             | TrainError::OtherSpec { .. }
             | TrainError::NotFinite { .. }
             | TrainError::Program { .. } => false,

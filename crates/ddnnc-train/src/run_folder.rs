@@ -3,13 +3,19 @@
 //! A checkpoint is written to a temporary file and renamed, and an older one is removed only after that: whenever the
 //! process is killed, the newest complete checkpoint can be read. It carries a checksum of its tensors, so that a damaged
 //! one is passed over for the one before.
+//!
+//! While a process trains in the folder, it holds a lock on `spec.ddnn`, which is written once and never replaced. The
+//! lock is advisory and ends with the process, however that ends; on a filesystem without locks there is none.
 
 use crate::error::TrainError;
 use crate::metrics::{Record, Sums};
-use crate::weights::{self, Tensor, Tensors, WeightsError, atomic_write, read_weights, write_weights};
+use crate::report::read_records;
+use crate::weights::{
+    self, Tensor, Tensors, WeightsError, atomic_create_locked, atomic_write, read_weights, write_weights,
+};
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs::{self, File, TryLockError};
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 /// Version of what a checkpoint holds.
@@ -117,48 +123,81 @@ pub struct RunFolder {
     root: PathBuf,
     metrics: File,
     keep: usize,
+    /// `spec.ddnn`, locked.
+    _lock: File,
 }
 
 impl RunFolder {
-    /// Whether `root` can become a new run: it does not exist, or is an empty folder.
+    /// Whether `root` can become a new run: it does not exist, or holds no more than what is left where a process is killed
+    /// before its run has begun: temporary files, and `checkpoints/` with nothing in it.
     pub fn check_new(root: &Path) -> Result<(), TrainError> {
-        match fs::read_dir(root).map(|mut entries| entries.next().is_none()) {
+        let left_over = |entry: fs::DirEntry| {
+            let empty = || fs::read_dir(entry.path()).is_ok_and(|mut all| all.next().is_none());
+            is_temporary(&entry) || (entry.file_name() == "checkpoints" && empty())
+        };
+        match fs::read_dir(root).map(|mut entries| entries.all(|e| e.is_ok_and(left_over))) {
             Ok(true) => Ok(()),
             Ok(false) => Err(TrainError::RunExists { path: root.to_path_buf() }),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
             Err(e) => Err(TrainError::io(root, e)),
         }
     }
 
-    /// Begins a new run, keeping the newest `keep` checkpoints.
+    /// Begins a new run, keeping the newest `keep` checkpoints. Where that fails, no run is left behind.
     pub fn create(root: &Path, spec: &str, keep: usize) -> Result<RunFolder, TrainError> {
         RunFolder::check_new(root)?;
-        let checkpoints = root.join("checkpoints");
-        fs::create_dir_all(&checkpoints).map_err(|e| TrainError::io(&checkpoints, e))?;
-        write_text(&root.join("spec.ddnn"), spec)?;
-        RunFolder::with_metrics(root, keep)
+        fs::create_dir_all(root).map_err(|e| TrainError::io(root, e))?;
+        // The spec comes first: from then on the folder is a run, and this process's.
+        let spec_path = root.join("spec.ddnn");
+        let lock = atomic_create_locked(&spec_path, spec).map_err(|e| {
+            // A folder that is not empty stays.
+            let _ = fs::remove_dir(root);
+            match e.kind() {
+                ErrorKind::AlreadyExists => TrainError::RunExists { path: root.to_path_buf() },
+                _ => TrainError::io(&spec_path, e),
+            }
+        })?;
+        remove_leftovers(root);
+        RunFolder::open(root, keep, lock).inspect_err(|_| RunFolder::discard(root))
+    }
+
+    /// Whether the run in `root` can be continued: it was started with this spec, and no other process trains in it.
+    pub fn check_resume(root: &Path, spec: &str) -> Result<(), TrainError> {
+        RunFolder::lock(root, spec).map(drop)
+    }
+
+    /// Locks the run in `root`, once its spec is known to be this one.
+    fn lock(root: &Path, spec: &str) -> Result<File, TrainError> {
+        let path = root.join("spec.ddnn");
+        // Over NFS, only a file that is open for writing can be locked.
+        let opened = File::options().read(true).write(true).open(&path).or_else(|_| File::open(&path));
+        let file = match opened {
+            Ok(file) => file,
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                return Err(TrainError::NothingToResume { path: root.to_path_buf(), missing: "spec.ddnn" });
+            }
+            Err(e) => return Err(TrainError::io(&path, e)),
+        };
+        if let Err(TryLockError::WouldBlock) = file.try_lock() {
+            return Err(TrainError::InUse { path: root.to_path_buf() });
+        }
+        let written = io::read_to_string(&file).map_err(|e| TrainError::io(&path, e))?;
+        if spec_digest(&written) != spec_digest(spec) {
+            return Err(TrainError::OtherSpec { path: root.to_path_buf() });
+        }
+        Ok(file)
     }
 
     /// Opens a run to continue it: the newest complete checkpoint (`None` where none was written yet), and warnings about
-    /// damaged ones, which are renamed to `.damaged`. Records after that checkpoint are removed from the metrics.
+    /// that and about damaged ones, which are renamed to `.damaged`. Records after that checkpoint are removed from the
+    /// metrics; where whole epochs would go because no checkpoint is left, that is an error.
     pub fn resume(
         root: &Path,
         spec: &str,
         keep: usize,
     ) -> Result<(RunFolder, Option<Checkpoint>, Vec<String>), TrainError> {
-        let nothing = |missing| TrainError::NothingToResume { path: root.to_path_buf(), missing };
-        let spec_path = root.join("spec.ddnn");
-        let written = match fs::read_to_string(&spec_path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(nothing("spec.ddnn")),
-            Err(e) => return Err(TrainError::io(&spec_path, e)),
-        };
+        let lock = RunFolder::lock(root, spec)?;
         let digest = spec_digest(spec);
-        if spec_digest(&written) != digest {
-            return Err(TrainError::OtherSpec { path: root.to_path_buf() });
-        }
-        let checkpoints = root.join("checkpoints");
-        fs::create_dir_all(&checkpoints).map_err(|e| TrainError::io(&checkpoints, e))?;
         let (mut found, mut warnings, mut damaged) = (None, Vec::new(), Vec::new());
         for path in list_checkpoints(root)?.into_iter().rev() {
             match Checkpoint::read(&path) {
@@ -175,10 +214,16 @@ impl RunFolder {
             }
         }
         if found.is_none() {
-            // To begin anew over a run whose checkpoints are all damaged is for the user to decide.
-            if let Some((_, e)) = damaged.pop() {
-                return Err(e.into());
+            // To begin anew over a run whose checkpoints are damaged or gone is for the user to decide.
+            if let Some((_, newest)) = damaged.first() {
+                return Err(no_checkpoint(root, newest.to_string()));
             }
+            let records = read_records(root).unwrap_or_default();
+            if let Some(last) = records.iter().rfind(|r| r["kind"] != "step") {
+                let reason = format!("there is none, though its metrics go to step {}", last["step"]);
+                return Err(no_checkpoint(root, reason));
+            }
+            warnings.push("the run has no checkpoint: beginning at step 0".to_string());
         }
         for (path, _) in damaged {
             // Out of the way of the next checkpoints, but not lost.
@@ -187,14 +232,16 @@ impl RunFolder {
         }
         remove_leftovers(root);
         truncate_metrics(&root.join("metrics.jsonl"), found.as_ref().map_or(0, |c| c.step))?;
-        Ok((RunFolder::with_metrics(root, keep)?, found, warnings))
+        Ok((RunFolder::open(root, keep, lock)?, found, warnings))
     }
 
-    fn with_metrics(root: &Path, keep: usize) -> Result<RunFolder, TrainError> {
+    fn open(root: &Path, keep: usize, lock: File) -> Result<RunFolder, TrainError> {
+        let checkpoints = root.join("checkpoints");
+        fs::create_dir_all(&checkpoints).map_err(|e| TrainError::io(&checkpoints, e))?;
         let path = root.join("metrics.jsonl");
         let metrics =
             File::options().create(true).append(true).open(&path).map_err(|e| TrainError::io(&path, e))?;
-        Ok(RunFolder { root: root.to_path_buf(), metrics, keep: keep.max(1) })
+        Ok(RunFolder { root: root.to_path_buf(), metrics, keep: keep.max(1), _lock: lock })
     }
 
     /// Removes the files of a new run that came to nothing; one that has a checkpoint, or files of others, stays.
@@ -239,20 +286,29 @@ impl RunFolder {
         Ok(list_checkpoints(root)?.pop())
     }
 
-    /// Parameters and running statistics of the newest complete checkpoint of a run, for evaluation and export.
-    pub fn newest_values(root: &Path) -> Result<(PathBuf, Tensors), TrainError> {
-        let mut last_error = None;
+    /// Parameters and running statistics of the newest complete checkpoint of a run, for evaluation and export, and warnings
+    /// about newer ones that cannot be read.
+    pub fn newest_values(root: &Path) -> Result<(PathBuf, Tensors, Vec<String>), TrainError> {
+        let mut errors: Vec<WeightsError> = Vec::new();
         for path in list_checkpoints(root)?.into_iter().rev() {
             match Checkpoint::read(&path) {
-                Ok(checkpoint) => return Ok((path, checkpoint.values)),
-                Err(e) => last_error = Some(e),
+                Ok(checkpoint) => {
+                    let used = path.file_name().unwrap_or_default().display().to_string();
+                    let warning = |e: WeightsError| format!("{e}; {used} is used instead");
+                    return Ok((path, checkpoint.values, errors.into_iter().map(warning).collect()));
+                }
+                Err(e) => errors.push(e),
             }
         }
-        Err(match last_error {
-            Some(e) => e.into(),
+        Err(match errors.first() {
+            Some(newest) => no_checkpoint(root, newest.to_string()),
             None => TrainError::NothingToResume { path: root.to_path_buf(), missing: "checkpoint" },
         })
     }
+}
+
+fn no_checkpoint(root: &Path, reason: String) -> TrainError {
+    TrainError::NoCheckpoint { path: root.to_path_buf(), reason }
 }
 
 fn write_text(path: &Path, text: &str) -> Result<(), TrainError> {
@@ -264,7 +320,7 @@ fn list_checkpoints(root: &Path) -> Result<Vec<PathBuf>, TrainError> {
     let folder = root.join("checkpoints");
     let entries = match fs::read_dir(&folder) {
         Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => return Err(TrainError::io(&folder, e)),
     };
     let mut found = Vec::new();
@@ -282,11 +338,15 @@ fn list_checkpoints(root: &Path) -> Result<Vec<PathBuf>, TrainError> {
     Ok(found.into_iter().map(|(_, path)| path).collect())
 }
 
+fn is_temporary(entry: &fs::DirEntry) -> bool {
+    entry.file_name().to_string_lossy().starts_with(weights::TEMPORARY_PREFIX)
+}
+
 /// Removes temporary files that a killed process left behind; one that cannot be removed harms nothing.
 fn remove_leftovers(root: &Path) {
     for folder in [root.to_path_buf(), root.join("checkpoints")] {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-            if entry.file_name().to_string_lossy().starts_with(weights::TEMPORARY_PREFIX) {
+            if is_temporary(&entry) {
                 let _ = fs::remove_file(entry.path());
             }
         }
@@ -297,7 +357,7 @@ fn remove_leftovers(root: &Path) {
 fn truncate_metrics(path: &Path, step: u64) -> Result<(), TrainError> {
     let text = match fs::read(path) {
         Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(TrainError::io(path, e)),
     };
     let keeps = |line: &&str| {

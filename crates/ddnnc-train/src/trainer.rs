@@ -114,7 +114,10 @@ pub struct Summary {
 ///
 /// Set `stop` (from a signal handler, say) to end after the current step with a checkpoint. A run that is resumed
 /// continues to the bit: parameters, statistics, optimizer state, the position within the epoch, and random numbers.
-/// A run that finds an image that cannot be read before its first checkpoint leaves no run folder behind.
+/// A run whose losses, parameters or running statistics are no longer finite ends with [`TrainError::NotFinite`] and makes
+/// no checkpoint of them.
+/// A new run that fails otherwise before its first checkpoint (an image that cannot be read, a full disk) leaves no run
+/// folder behind.
 ///
 /// Where statistics are recalibrated (`norm = recalibrated`), they are reset and estimated on training batches before
 /// each validation (on a copy) and at the end. The programs average exponentially with a fixed momentum, so at the
@@ -122,8 +125,11 @@ pub struct Summary {
 pub fn train(job: Job<'_>, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Summary, TrainError> {
     let (folder, resumed) = (job.options.run.clone(), job.options.resume);
     let result = Trainer::new(job, observer)?.run(observer, stop);
-    if let (Err(TrainError::Data(_)), false) = (&result, resumed) {
-        RunFolder::discard(&folder);
+    match &result {
+        // What the losses were says why it diverged.
+        Ok(_) | Err(TrainError::NotFinite { .. }) => {}
+        Err(_) if resumed => {}
+        Err(_) => RunFolder::discard(&folder),
     }
     result
 }
@@ -175,8 +181,10 @@ impl<'a> Trainer<'a> {
         }
         let evaluator = Evaluator::new(job.eval_model, job.eval, job.device)?;
         let mut exec = job.device.load(job.train)?;
+        feed::upload(exec.as_mut(), &started_values)?;
 
-        // Nothing is written before everything that can be wrong with the input has been looked at.
+        // Nothing is written before everything that can be wrong with the input has been looked at, and nothing but the
+        // run itself can fail once a new folder is made.
         let options = &job.options;
         let (run, checkpoint) = if options.resume {
             let (run, checkpoint, warnings) = RunFolder::resume(&options.run, &options.spec, options.keep)?;
@@ -198,9 +206,9 @@ impl<'a> Trainer<'a> {
                 values.insert(name, tensor);
             }
             path = RunFolder::newest_checkpoint(&options.run)?;
+            feed::upload(exec.as_mut(), &values)?;
             observer.note(&format!("resuming at step {step}"));
         }
-        feed::upload(exec.as_mut(), &values)?;
         let nets = nets_with_logits(job.model, job.train);
         Ok(Trainer {
             job,
@@ -281,8 +289,7 @@ impl<'a> Trainer<'a> {
                 (mark, images_since) = (Instant::now(), 0);
             }
             if let Some((term, value)) = bad {
-                let (step, checkpoint) = (self.step, self.checkpoint.clone());
-                return Err(TrainError::NotFinite { term, value, step, checkpoint });
+                return Err(self.diverged(format!("the loss term `{term}`"), value));
             }
             if epoch_ends {
                 validation = self.end_epoch(&record, epoch_seconds, epoch_images, observer)?;
@@ -348,6 +355,32 @@ impl<'a> Trainer<'a> {
         record.loss.iter().find(|(_, v)| !v.is_finite()).map(|(n, v)| (n.clone(), *v as f32))
     }
 
+    /// Reads parameters and running statistics into `values`. What the last update made of them shows in no loss yet.
+    fn download(&mut self) -> Result<(), TrainError> {
+        feed::download(self.exec.as_ref(), &mut self.values)?;
+        self.check_finite(&self.values)
+    }
+
+    /// Fails where a parameter or running statistic is not finite: no checkpoint is made of such values.
+    fn check_finite(&self, values: &Tensors) -> Result<(), TrainError> {
+        let bad = values.iter().find_map(|(name, t)| Some((name, t.data.iter().find(|x| !x.is_finite())?)));
+        let Some((name, &value)) = bad else { return Ok(()) };
+        let kind = if self.job.model.states.contains_key(name) { "running statistic" } else { "parameter" };
+        Err(self.diverged(format!("the {kind} `{name}`"), value))
+    }
+
+    /// Fails where the loss of a net on a split is not finite.
+    fn check_results(&self, split: &str, results: &[NetResult]) -> Result<(), TrainError> {
+        match results.iter().find(|r| !r.loss.is_finite()) {
+            Some(bad) => Err(self.diverged(format!("the {split} loss of `{}`", bad.name), bad.loss as f32)),
+            None => Ok(()),
+        }
+    }
+
+    fn diverged(&self, what: String, value: f32) -> TrainError {
+        TrainError::NotFinite { what, value, step: self.step, checkpoint: self.checkpoint.clone() }
+    }
+
     /// Validation, record, checkpoint and report at the end of an epoch.
     fn end_epoch(
         &mut self,
@@ -356,7 +389,7 @@ impl<'a> Trainer<'a> {
         images: u64,
         observer: &mut dyn Observer,
     ) -> Result<Vec<NetResult>, TrainError> {
-        feed::download(self.exec.as_ref(), &mut self.values)?;
+        self.download()?;
         let validation = if self.job.data.validation_len() > 0 {
             let calibrated = self.recalibrated()?;
             self.evaluator.set(calibrated.as_ref().unwrap_or(&self.values))?;
@@ -379,6 +412,7 @@ impl<'a> Trainer<'a> {
         };
         observer.epoch(&record);
         self.run.append(&Record::Epoch(record))?;
+        self.check_results("validation", &validation)?;
         self.save()?;
         self.report()?;
         Ok(validation)
@@ -438,6 +472,16 @@ impl<'a> Trainer<'a> {
         Ok(Some(values))
     }
 
+    /// Results on the test images; empty where they are not evaluated.
+    fn tested(&mut self) -> Result<Vec<NetResult>, TrainError> {
+        if !self.job.options.test || self.job.data.test_len() == 0 {
+            return Ok(Vec::new());
+        }
+        self.evaluator.set(&self.values)?;
+        let threads = self.job.options.loader_threads;
+        self.evaluator.run(self.job.data.test(self.evaluator.batch(), threads))
+    }
+
     fn finish(
         mut self,
         interrupted: bool,
@@ -446,7 +490,7 @@ impl<'a> Trainer<'a> {
         started: Instant,
         observer: &mut dyn Observer,
     ) -> Result<Summary, TrainError> {
-        feed::download(self.exec.as_ref(), &mut self.values)?;
+        self.download()?;
         let mut test = Vec::new();
         if interrupted {
             self.save()?;
@@ -456,13 +500,18 @@ impl<'a> Trainer<'a> {
             ));
         } else {
             if let Some(values) = self.recalibrated()? {
+                self.check_finite(&values)?;
                 self.values = values;
             }
+            // Before the checkpoint, which is not written where a loss is not finite; images that cannot be read are no
+            // reason to throw it away.
+            let tested = self.tested();
+            if let Ok(results) = &tested {
+                self.check_results("test", results)?;
+            }
             self.save()?;
-            if self.job.options.test && self.job.data.test_len() > 0 {
-                self.evaluator.set(&self.values)?;
-                let threads = self.job.options.loader_threads;
-                test = self.evaluator.run(self.job.data.test(self.evaluator.batch(), threads))?;
+            test = tested?;
+            if !test.is_empty() {
                 observer.test(&test);
                 let epoch = self.step.div_ceil(self.steps_per_epoch);
                 self.run.append(&Record::Test(TestRecord { step: self.step, epoch, test: by_net(&test) }))?;

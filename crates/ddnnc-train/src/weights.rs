@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use tempfile::NamedTempFile;
 
 /// An f32 tensor on the host.
 #[derive(Clone, Debug, PartialEq)]
@@ -187,8 +188,8 @@ pub fn write_tensors(
 /// Writes a file so that at every moment either the old or the whole new content stands at `path`: a temporary file
 /// in the same folder, fsync, rename. On any error the old file stays and nothing else is left behind.
 ///
-/// Symbolic links are followed, and a file that is replaced keeps its permissions. What is no regular file (a device, a pipe) or already open in this process
-/// (`/dev/stdout`) is written through.
+/// Symbolic links are followed, and a file that is replaced keeps its permissions. What is no regular file (a device, a
+/// pipe) or already open in this process (`/dev/stdout`) is written through.
 pub fn atomic_write(path: &Path, fill: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let Some(path) = &replaced(path)? else {
         let mut through = BufWriter::new(OpenOptions::new().append(true).open(path)?);
@@ -201,10 +202,43 @@ pub fn atomic_write(path: &Path, fill: &mut dyn FnMut(&mut dyn Write) -> io::Res
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
         Err(_) => None,
     };
-    let folder = match path.parent() {
+    let temporary = write_beside(path, fill)?;
+    if let Some(permissions) = permissions {
+        temporary.as_file().set_permissions(permissions)?;
+    }
+    temporary.persist(path).map_err(|e| e.error)?;
+    sync_folder(path);
+    Ok(())
+}
+
+/// As [`atomic_write`] where nothing stands at `path` yet (else `AlreadyExists`); gives the file, locked for this process
+/// before anybody else can see it.
+pub(crate) fn atomic_create_locked(path: &Path, text: &str) -> io::Result<File> {
+    let temporary = write_beside(path, &mut |out| out.write_all(text.as_bytes()))?;
+    // Nobody else knows the file, so that only a filesystem without locks can refuse.
+    let _ = temporary.as_file().try_lock();
+    let file = match temporary.persist_noclobber(path) {
+        Ok(file) => file,
+        Err(e) if e.error.kind() == io::ErrorKind::AlreadyExists => return Err(e.error),
+        // A filesystem that can only replace.
+        Err(e) => e.file.persist(path).map_err(|e| e.error)?,
+    };
+    sync_folder(path);
+    Ok(file)
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
-    };
+    }
+}
+
+/// A temporary file in the folder of `path`, on the disk with all its content.
+fn write_beside(
+    path: &Path,
+    fill: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(TEMPORARY_PREFIX).suffix(".tmp");
     #[cfg(unix)]
@@ -213,23 +247,22 @@ pub fn atomic_write(path: &Path, fill: &mut dyn FnMut(&mut dyn Write) -> io::Res
         // The process's umask still applies; the default of the crate would hide the file from everybody else.
         builder.permissions(std::fs::Permissions::from_mode(0o666));
     }
-    let temporary = builder.tempfile_in(folder).map_err(without_path)?;
+    let temporary = builder.tempfile_in(folder_of(path)).map_err(without_path)?;
     {
         let mut writer = BufWriter::new(temporary.as_file());
         fill(&mut writer)?;
         writer.flush()?;
     }
-    if let Some(permissions) = permissions {
-        temporary.as_file().set_permissions(permissions)?;
-    }
     temporary.as_file().sync_all()?;
-    temporary.persist(path).map_err(|e| e.error)?;
-    // The rename itself reaches the disk with its folder. Some file systems refuse to sync a folder; the rename is
-    // atomic there all the same.
-    if let Ok(handle) = File::open(folder) {
+    Ok(temporary)
+}
+
+/// A rename reaches the disk with its folder. Some file systems refuse to sync a folder; the rename is atomic there all
+/// the same.
+fn sync_folder(path: &Path) {
+    if let Ok(handle) = File::open(folder_of(path)) {
         let _ = handle.sync_all();
     }
-    Ok(())
 }
 
 /// The file that takes the place of what stands at `path`; none where that is written through.

@@ -44,6 +44,7 @@ struct Setup {
     data: DataSource,
     recalibrate: bool,
     nan_at: Option<u64>,
+    overflow_at: Option<u64>,
     apart: bool,
     early: Arc<AtomicU64>,
 }
@@ -53,7 +54,15 @@ impl Setup {
     fn new() -> Setup {
         let folder = tempfile::tempdir().unwrap();
         let data = mnist(&folder.path().join("data"), 60, 25, 0.1, vec![]);
-        Setup { folder, data, recalibrate: false, nan_at: None, apart: false, early: Arc::default() }
+        Setup {
+            folder,
+            data,
+            recalibrate: false,
+            nan_at: None,
+            overflow_at: None,
+            apart: false,
+            early: Arc::default(),
+        }
     }
 
     fn run(&self, name: &str) -> PathBuf {
@@ -77,7 +86,12 @@ impl Setup {
             eval_model: &model,
             eval: &eval,
             calibrate: Some(&calibrate),
-            device: &FakeDevice { nan_at: self.nan_at, apart: self.apart, early: self.early.clone() },
+            device: &FakeDevice {
+                nan_at: self.nan_at,
+                overflow_at: self.overflow_at,
+                apart: self.apart,
+                early: self.early.clone(),
+            },
             data: &self.data,
             start: initial_values(&model, 7, Path::new("")).unwrap(),
             options,
@@ -214,8 +228,26 @@ fn a_killed_run_goes_on_from_the_newest_whole_checkpoint() {
     }
     let before = setup.records("killed");
     let error = setup.train("killed", 0, |o| o.resume = true).unwrap_err().to_string();
-    assert!(error.contains("not a complete safetensors file"), "{error}");
+    assert!(error.contains("step-00000018"), "the newest: {error}");
+    assert!(error.contains("not a complete safetensors file") && error.contains("`--out`"), "{error}");
     assert_eq!(setup.records("killed"), before);
+    let error = RunFolder::newest_values(&setup.run("killed")).unwrap_err().to_string();
+    assert!(error.contains("step-00000018") && error.contains("Put a copy"), "{error}");
+    fs::remove_dir_all(&checkpoints).unwrap();
+    let error = setup.train("killed", 0, |o| o.resume = true).unwrap_err().to_string();
+    assert!(error.contains("go to step 18") && error.contains("Put a copy"), "{error}");
+    assert_eq!(setup.records("killed"), before);
+}
+
+#[test]
+fn a_run_killed_before_its_first_checkpoint_begins_anew_and_says_so() {
+    let setup = Setup::new();
+    setup.train("whole", 0, |_| {}).unwrap();
+    setup.train("killed", 3, |_| {}).unwrap();
+    fs::remove_dir_all(setup.run("killed").join("checkpoints")).unwrap();
+    let (_, notes) = setup.train("killed", 0, |o| o.resume = true).unwrap();
+    assert_eq!(notes, ["the run has no checkpoint: beginning at step 0"]);
+    assert_eq!(setup.records("killed"), setup.records("whole"));
 }
 
 #[test]
@@ -242,6 +274,20 @@ fn run_folders_are_guarded() {
 }
 
 #[test]
+fn what_a_process_leaves_that_was_killed_at_the_start_is_no_run() {
+    let setup = Setup::new();
+    let run = setup.run("run");
+    fs::create_dir_all(run.join("checkpoints")).unwrap();
+    fs::write(run.join(".ddnnc-x.tmp"), "half").unwrap();
+    setup.train("run", 0, |o| o.steps = Some(2)).unwrap();
+    assert!(!run.join(".ddnnc-x.tmp").exists());
+    // A checkpoint without a spec is somebody's.
+    fs::remove_file(run.join("spec.ddnn")).unwrap();
+    let error = setup.train("run", 0, |_| {}).unwrap_err();
+    assert!(matches!(error, TrainError::RunExists { .. }), "{error}");
+}
+
+#[test]
 fn a_step_limit_keeps_the_schedule() {
     let setup = Setup::new();
     let (summary, _) = setup.train("short", 0, |o| (o.steps, o.test) = (Some(4), false)).unwrap();
@@ -256,13 +302,28 @@ fn a_loss_that_is_nan_stops_the_run() {
     let mut setup = Setup::new();
     setup.nan_at = Some(9);
     let error = setup.train("run", 0, |_| {}).unwrap_err();
-    let TrainError::NotFinite { term, step, checkpoint, .. } = &error else { panic!("{error}") };
-    assert_eq!((term.as_str(), *step), ("kl.right.wrong", 9));
+    let TrainError::NotFinite { what, step, checkpoint, .. } = &error else { panic!("{error}") };
+    assert_eq!((what.as_str(), *step), ("the loss term `kl.right.wrong`", 9));
     assert_eq!(Checkpoint::read(checkpoint.as_ref().unwrap()).unwrap().step, 6);
     assert!(error.to_string().contains("step-00000006"), "{error}");
     let last = setup.records("run").pop().unwrap();
     assert_eq!(last["step"], 9);
     assert!(last["loss"]["kl.right.wrong"].is_null() && last["loss"]["ce.right"].is_f64());
+}
+
+#[test]
+fn weights_that_are_not_finite_become_no_checkpoint() {
+    // The update of the last step of an epoch, of the step before a limit, and of the step before an interruption.
+    for (step, stop_at, limit) in [(12, 0, None), (10, 0, Some(10)), (9, 9, None)] {
+        let mut setup = Setup::new();
+        setup.overflow_at = Some(step);
+        let error = setup.train("run", stop_at, |o| o.steps = limit).unwrap_err();
+        let TrainError::NotFinite { what, step: at, checkpoint, .. } = &error else { panic!("{error}") };
+        assert_eq!((what.as_str(), *at), ("the parameter `net.w`", step));
+        assert_eq!(setup.last("run").step, 6);
+        assert!(checkpoint.as_ref().unwrap().ends_with("step-00000006.safetensors"), "{error}");
+        assert!(error.to_string().contains("is inf at step") && error.to_string().contains("learning rate"));
+    }
 }
 
 #[test]

@@ -159,13 +159,21 @@ pub fn not_compiled(error: &PassError) -> Failure {
     Failure::input(format!("the spec does not compile: {error}"))
 }
 
+/// The way out where memory is short.
+const SMALLER: &str = "a smaller batch needs less: `--batch N`";
+
 /// A device that failed.
 pub fn failed(error: DeviceError) -> Failure {
     match error {
         DeviceError::TooLarge { needed, free } => {
             let (needed, free) = (bytes(needed as u64), bytes(free as u64));
             Failure::environment(format!("the program needs {needed} and the device has {free} free"))
-                .hint("a smaller batch needs less: `--batch N`")
+                .hint(SMALLER)
+        }
+        DeviceError::OutOfMemory { needed } => {
+            let needed = bytes(needed as u64);
+            Failure::environment(format!("the program needs {needed}, and as much memory cannot be had"))
+                .hint(SMALLER)
         }
         error => Failure::environment(error),
     }

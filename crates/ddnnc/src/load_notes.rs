@@ -75,6 +75,6 @@ impl Watch for LoadNotes {
     }
 
     fn warn(&self, text: &str) {
-        self.ui.note(&format!("warning: {text}"));
+        self.ui.warn(text);
     }
 }

@@ -15,6 +15,11 @@ pub struct Ui {
 }
 
 impl Ui {
+    /// A warning in one line, as [`Ui::note`].
+    pub fn warn(&self, text: &str) {
+        self.note(&format!("warning: {text}"));
+    }
+
     /// A remark on standard error, unless the user asked for quiet. A closed standard error is no reason to stop.
     pub fn note(&self, text: &str) {
         if !self.quiet {

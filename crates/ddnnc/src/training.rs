@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 
 /// The exit status of an error of the training library.
 pub fn failed(error: TrainError) -> Failure {
-    if let TrainError::Device(error @ DeviceError::TooLarge { .. }) = error {
+    if let TrainError::Device(error @ (DeviceError::TooLarge { .. } | DeviceError::OutOfMemory { .. })) =
+        error
+    {
         return device::failed(error);
     }
     if error.is_environment() { Failure::environment(error) } else { Failure::input(error) }
@@ -94,8 +96,8 @@ pub fn spec_and_weights(
 }
 
 impl WeightSource {
-    /// Reads exactly the parameters and running statistics of a model.
-    pub fn read(&self, model: &Model) -> Result<Tensors, Failure> {
+    /// Reads exactly the parameters and running statistics of a model; says which checkpoints of a run were passed over.
+    pub fn read(&self, model: &Model, ui: Ui) -> Result<Tensors, Failure> {
         match self {
             WeightSource::File(path) => {
                 let file = read_weights(path).map_err(weights::failed)?;
@@ -118,7 +120,8 @@ impl WeightSource {
                 if RunFolder::newest_checkpoint(folder).map_err(failed)?.is_none() {
                     return Err(Failure::input(format!("the run `{shown}` has no checkpoint yet")));
                 }
-                let (path, tensors) = RunFolder::newest_values(folder).map_err(failed)?;
+                let (path, tensors, warnings) = RunFolder::newest_values(folder).map_err(failed)?;
+                warnings.iter().for_each(|text| ui.warn(text));
                 weights::check(model, &tensors, &path)?;
                 Ok(tensors)
             }

@@ -164,6 +164,8 @@ pub fn program(goal: Goal, batch: usize) -> Program {
 pub struct FakeDevice {
     /// The step, from 1, whose `kl.right.wrong` is NaN.
     pub nan_at: Option<u64>,
+    /// The step, from 1, whose update makes a weight infinite, after losses that are finite.
+    pub overflow_at: Option<u64>,
     /// Inputs of the next step may be written before the results of the last are read; else writing one destroys them,
     /// as it may where inputs and outputs share memory.
     pub apart: bool,
@@ -180,6 +182,7 @@ struct FakeExecutable {
     floats: IndexMap<String, Vec<f32>>,
     integers: IndexMap<String, Vec<i64>>,
     nan_at: Option<u64>,
+    overflow_at: Option<u64>,
 }
 
 impl Device for FakeDevice {
@@ -204,6 +207,7 @@ impl Device for FakeDevice {
             floats,
             integers,
             nan_at: self.nan_at,
+            overflow_at: self.overflow_at,
             apart: self.apart,
             early: self.early.clone(),
             unread: Cell::new(false),
@@ -273,6 +277,9 @@ impl Executable for FakeExecutable {
             }
             let ce = self.floats["net.w"].iter().map(|w| w * w).sum::<f32>();
             let kl = if self.nan_at == Some(step as u64) { f32::NAN } else { weight * ce };
+            if self.overflow_at == Some(step as u64) {
+                self.floats["net.w"][2] = f32::INFINITY;
+            }
             for (name, value) in [("ce.right", ce), ("kl.right.wrong", kl), ("total", ce + kl)] {
                 self.floats[&format!("loss.{name}")][0] = value;
             }

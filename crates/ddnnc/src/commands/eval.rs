@@ -14,7 +14,7 @@ pub fn run(args: &EvalArgs, ui: Ui) -> Result<(), Failure> {
     let options = device::options_on(&args.device, &args.passes)?;
     let (spec, source) = spec_and_weights(&args.spec, &args.weights, ui)?;
     let model = spec.lower(Mode::Eval, args.batch)?;
-    let values = source.read(&model)?;
+    let values = source.read(&model, ui)?;
     let folder = data_folder(&spec, &model, args.data.as_deref())?;
     let (part, split, data) = match args.split {
         SplitName::Test => {

@@ -14,7 +14,7 @@ pub fn run(args: &ExportArgs, ui: Ui) -> Result<(), Failure> {
     let (spec, source) = spec_and_weights(&args.spec, &args.weights, ui)?;
     let model = spec.lower(Mode::Eval, None)?;
     let net = net(&model, Some(&args.subnet))?;
-    let tensors = source.read(&model)?;
+    let tensors = source.read(&model, ui)?;
     let picked = subnet_weights(&model, &tensors, &net.name).map_err(weights::failed)?;
     let stages: Vec<String> = net.stages.iter().map(|(stage, n)| format!("{stage}={n}")).collect();
     let metadata = [

@@ -15,7 +15,7 @@ pub fn run(args: &PredictArgs, ui: Ui) -> Result<(), Failure> {
     let (spec, source) = spec_and_weights(&args.spec, &args.weights, ui)?;
     let model = spec.lower(Mode::Eval, Some(1))?;
     let net = net(&model, args.subnet.as_deref())?.name.clone();
-    let values = source.read(&model)?;
+    let values = source.read(&model, ui)?;
     let mut images = Vec::new();
     for path in &args.images {
         // A path that is no file is said as everywhere; what is wrong inside the file is the data reader's to say.

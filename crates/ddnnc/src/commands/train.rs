@@ -26,13 +26,19 @@ pub fn run(args: &TrainArgs, ui: Ui) -> Result<(), Failure> {
     if folder.exists() && !folder.is_dir() {
         return Err(Failure::input(format!("`{}` is a file; a run needs a folder", folder.display())));
     }
-    if !args.resume {
-        RunFolder::check_new(&folder).map_err(failed)?;
+    match args.resume {
+        true => RunFolder::check_resume(&folder, spec.text()),
+        false => RunFolder::check_new(&folder),
     }
+    .map_err(failed)?;
     let device = device::open(&args.device, ui)?;
     let data_folder = data_folder(&spec, &model, args.data.as_deref())?;
     let data = DataSource::open(&model.recipe.data, &data_folder, fit(&model)).map_err(bad_data)?;
-    let start = weights::initial(&spec, &model, model.recipe.seed)?;
+    // The checkpoint of a run that goes on has all its values: files that its spec loads may have gone since.
+    let start = weights::initial(&spec, &model, model.recipe.seed).or_else(|failure| {
+        let kept = args.resume.then(|| RunFolder::newest_values(&folder).ok()).flatten();
+        kept.map(|(_, values, _)| values).ok_or(failure)
+    })?;
     let step = match &args.program {
         Some(path) => saved_program::load(path, &model, &args.spec.spec)?,
         None => device::compile(&model, Goal::Train, &passes)?.program,
@@ -74,7 +80,7 @@ pub fn run(args: &TrainArgs, ui: Ui) -> Result<(), Failure> {
         if ui.quiet { Box::new(Silent) } else { Box::new(Progress::stderr()) };
     let summary = train(job, progress.as_mut(), stop).map_err(failed)?;
     drop(progress);
-    print(&text(args, &model, &summary, &folder))
+    print(&text(args, &model, &summary, &folder, &data_folder))
 }
 
 /// The command that goes on with the run: whatever changes the spec or leads to the data belongs to it.
@@ -103,7 +109,28 @@ fn resume_command(args: &TrainArgs, folder: &Path) -> String {
     words.extend(args.passes.no_fuse.then(|| "--no-fuse".to_string()));
     words.extend(args.passes.no_recompute.then(|| "--no-recompute".to_string()));
     words.push("--resume".to_string());
-    words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
+    command(&words)
+}
+
+/// The command that evaluates the run. The data are named, unless the path in the run's spec leads to them from here.
+fn eval_command(args: &TrainArgs, model: &Model, folder: &Path, data: &Path) -> String {
+    let mut words = vec!["ddnnc".to_string(), "eval".to_string(), folder.display().to_string()];
+    if args.data.is_some() || model.recipe.data.path.as_ref().is_none_or(|path| Path::new(path) != data) {
+        words.extend(["--data".to_string(), data.display().to_string()]);
+    }
+    command(&words)
+}
+
+/// The command that writes a net of the run as a model of its own.
+fn export_command(folder: &Path, net: &str) -> String {
+    let folder = folder.display().to_string();
+    let file = format!("{net}.safetensors");
+    command(&["ddnnc", "export", &folder, "--subnet", net, "-o", &file])
+}
+
+/// Words as a line for a shell.
+fn command(words: &[impl AsRef<str>]) -> String {
+    words.iter().map(|word| quoted(word.as_ref())).collect::<Vec<_>>().join(" ")
 }
 
 /// A word as a shell takes it.
@@ -115,7 +142,7 @@ fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\\''"))
 }
 
-fn text(args: &TrainArgs, model: &Model, summary: &Summary, folder: &Path) -> String {
+fn text(args: &TrainArgs, model: &Model, summary: &Summary, folder: &Path, data: &Path) -> String {
     let how = match summary.ending {
         Ending::Finished => "trained",
         Ending::StepLimit => "stopped at the limit of steps",
@@ -130,11 +157,10 @@ fn text(args: &TrainArgs, model: &Model, summary: &Summary, folder: &Path) -> St
     if summary.ending == Ending::Interrupted {
         next.push(resume_command(args, folder));
     } else {
-        next.push(format!("ddnnc eval {}", folder.display()));
+        next.push(eval_command(args, model, folder, data));
     }
     if let Some(net) = model.nets.last() {
-        let name = &net.name;
-        next.push(format!("ddnnc export {} --subnet {name} -o {name}.safetensors", folder.display()));
+        next.push(export_command(folder, &net.name));
     }
     for (i, command) in next.iter().enumerate() {
         let head = if i == 0 { "next" } else { "" };

@@ -258,6 +258,91 @@ fn an_unreadable_image_leaves_no_run_before_the_first_checkpoint() {
 }
 
 #[test]
+fn a_checkpoint_that_is_passed_over_is_named() {
+    let place = Place::new();
+    tiny_mnist(&place.path("mnist"));
+    train(&place, &[]).ok();
+    let good = "run/checkpoints/step-00000001.safetensors";
+    image::GrayImage::new(28, 28).save(place.path("digit.png")).expect("a writable folder");
+    let bytes = fs::read(place.path(good)).expect("a checkpoint");
+    let old = "\"format_version\":\"1\"";
+    let at = bytes.windows(old.len()).position(|w| w == old.as_bytes()).expect("a version");
+    let mut later = bytes.clone();
+    later[at + old.len() - 2] = b'7';
+    for (newest, reason) in [(&bytes[..bytes.len() - 9], "not a complete"), (&later, "checkpoint format 7")] {
+        fs::write(place.path("run/checkpoints/step-00000002.safetensors"), newest)
+            .expect("a writable folder");
+        for command in [
+            &["eval", "run", "--data", "mnist", "--json"][..],
+            &["export", "run", "--subnet", "small", "-o", "small.safetensors"],
+            &["predict", "run", "digit.png"],
+        ] {
+            let ran = place.run(command);
+            let warnings: Vec<&str> = ran.stderr.lines().filter(|l| l.starts_with("warning: ")).collect();
+            assert_eq!(warnings.len(), 1, "{command:?}: {}", ran.stderr);
+            for word in ["step-00000002.safetensors", reason, "step-00000001.safetensors is used"] {
+                assert!(warnings[0].contains(word), "{command:?}: {}", ran.stderr);
+            }
+            ran.ok();
+            let quiet = place.run(&[command, &["--quiet"]].concat());
+            assert!(quiet.stderr.is_empty(), "{}", quiet.stderr);
+        }
+    }
+}
+
+/// The largest file that a process may write stands for a disk that is full; it needs no privileges.
+#[cfg(unix)]
+#[test]
+fn a_full_disk_at_the_start_leaves_no_run() {
+    let place = Place::new();
+    tiny_mnist(&place.path("mnist"));
+    let quick = spec("quickstart");
+    let args = ["train", &quick, "--data", "mnist", "--out", "run", "--steps", "1", "--set", "train.batch=8"];
+    // The spec cannot be written; a checkpoint cannot be written.
+    for (blocks, file) in [("0", "run/spec.ddnn"), ("8", "run/checkpoints/step-00000001.safetensors")] {
+        let output = std::process::Command::new("sh")
+            .args(["-c", "trap '' XFSZ; ulimit -f $0; exec \"$@\"", blocks, env!("CARGO_BIN_EXE_ddnnc")])
+            .args(args)
+            .current_dir(place.dir.path())
+            .output()
+            .expect("there is `sh`");
+        Ran::new(output).fails(3, &[file, "too large"]);
+        assert!(!place.path("run").exists(), "{blocks} blocks: {:?}", place.names("run"));
+    }
+    place.run(&args).ok();
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn memory_that_cannot_be_had_is_said() {
+    let place = Place::new();
+    let quick = spec("quickstart");
+    for device in ["cpu", "reference"] {
+        let output = std::process::Command::new("sh")
+            .args(["-c", "ulimit -v 1500000; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_ddnnc")])
+            .args(["bench", &quick, "--batch", "20000", "--steps", "1", "--device", device, "--threads", "1"])
+            .current_dir(place.dir.path())
+            .output()
+            .expect("there is `sh`");
+        Ran::new(output)
+            .fails(3, &["the program needs", "GiB, and as much memory cannot be had", "`--batch N`"]);
+    }
+}
+
+#[test]
+fn a_run_that_diverges_fails() {
+    let place = Place::new();
+    tiny_mnist(&place.path("mnist"));
+    // The losses of the first step are those of the initial weights; the test images are the first to meet the update.
+    let ran = train(&place, &["--set", "train.optimizer.lr=1e30", "--set", "train.schedule=constant"]);
+    ran.fails(
+        1,
+        &["the test loss of `full`", "at step 1", "No checkpoint had been written yet", "learning rate"],
+    );
+    assert!(place.names("run/checkpoints").is_empty());
+}
+
+#[test]
 fn an_accuracy_that_is_not_reached_is_a_failure() {
     let place = Place::new();
     tiny_mnist(&place.path("mnist"));

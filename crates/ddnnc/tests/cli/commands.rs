@@ -1,6 +1,6 @@
 //! Every command on the quickstart spec, as a user runs it.
 
-use crate::common::{Place, spec, specs, tiny_mnist, wait_for};
+use crate::common::{Place, Ran, spec, specs, tiny_mnist, wait_for};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -354,6 +354,91 @@ fn a_signal_leaves_a_readable_checkpoint() {
     for run in ["interrupted", "killed"] {
         let json = place.run(&["eval", run, "--data", "mnist", "--json"]).json();
         assert_eq!(json["subnets"].as_array().map(Vec::len), Some(3), "{run}");
+    }
+}
+
+#[test]
+fn a_run_folder_has_one_trainer() {
+    let place = Place::new();
+    tiny_mnist(&place.path("mnist"));
+    let quick = spec("quickstart");
+    let args = ["train", &quick, "--data", "mnist", "--out", "run", "--threads", "1"];
+    let args = [&args[..], &SMALL[..], &["--set", "train.epochs=100000"]].concat();
+    let resume = [&args[..], &["--resume", "--steps", "1"]].concat();
+    let mut first = place.start(&args);
+    wait_for("a checkpoint", || place.names("run/checkpoints").iter().any(|n| n.ends_with(".safetensors")));
+    let second = place.run(&resume);
+    let goes_on = first.try_wait().expect("our own process").is_none();
+    first.kill().expect("it runs");
+    first.wait().expect("it ends");
+    second.fails(1, &["another process is training in run", "--out"]);
+    assert!(goes_on, "the first is not disturbed");
+    // The lock ended with the process, and no file of it stays.
+    place.run(&resume).ok();
+    assert_eq!(place.names("run"), ["checkpoints", "metrics.jsonl", "report.html", "spec.ddnn"]);
+}
+
+#[test]
+fn a_run_goes_on_without_the_files_that_its_spec_loads() {
+    let place = Place::new();
+    tiny_mnist(&place.path("data/mnist"));
+    let text = fs::read_to_string(spec("kd_two_networks")).expect("the spec");
+    let text = text
+        .replace("f32[3, 32, 32]", "f32[1, 28, 28]")
+        .replace("class[100]", "class[10]")
+        .replace("width = 16, blocks = 3", "width = 2, blocks = 1")
+        .replace("width = 32, blocks = 9", "width = 4, blocks = 1")
+        .replace(
+            "cifar100(path = \"data/cifar100\", augment = [crop(pad = 4), flip])",
+            "mnist(path = \"data/mnist\")",
+        );
+    fs::write(place.path("kd.ddnn"), &text).expect("a writable folder");
+    fs::write(place.path("fresh.ddnn"), text.replace(", load = \"teacher.safetensors\"", ""))
+        .expect("a writable folder");
+    place.run(&["step", "fresh.ddnn", "--init", "fresh.safetensors", "--seed", "5"]).ok();
+    let fresh = ["export", "fresh.ddnn", "--weights", "fresh.safetensors", "--subnet", "teacher"];
+    place.run(&[&fresh[..], &["-o", "teacher.safetensors"]].concat()).ok();
+    let train = |run: &str, more: &[&str]| {
+        place.run(&[&["train", "kd.ddnn", "--out", run], &SMALL[..], more].concat())
+    };
+    train("whole", &["--steps", "4"]).ok();
+    train("parts", &["--steps", "2"]).ok();
+    fs::remove_file(place.path("teacher.safetensors")).expect("it was there");
+    train("another", &["--steps", "2"]).fails(1, &["teacher.safetensors", "no such file"]);
+    train("parts", &["--steps", "4", "--resume"]).ok();
+    let last = |run: &str| tensors(&place.path(&format!("{run}/checkpoints/step-00000004.safetensors")));
+    assert!(last("parts") == last("whole"));
+}
+
+#[cfg(unix)]
+#[test]
+fn the_commands_that_train_prints_work() {
+    let place = Place::new();
+    tiny_mnist(&place.path("a b/data/mnist"));
+    let text = fs::read_to_string(spec("quickstart")).expect("the spec");
+    fs::write(place.path("a b/q.ddnn"), text).expect("a writable folder");
+    fs::create_dir_all(place.path("elsewhere")).expect("a writable folder");
+    let ddnnc = env!("CARGO_BIN_EXE_ddnnc");
+    // Data beside the spec; data in the current folder; data that are named.
+    for (from, spec, run, data) in [
+        ("elsewhere", "../a b/q.ddnn", "runs of mine/1", None),
+        ("a b", "q.ddnn", "../2", None),
+        ("elsewhere", "../a b/q.ddnn", "3", Some("../a b/data/mnist")),
+    ] {
+        let mut args = vec!["train", spec, "--out", run, "--steps", "1", "--set", "train.batch=8"];
+        args.extend(data.iter().flat_map(|data| ["--data", data]));
+        let output = place.command(&args).current_dir(place.path(from)).output().expect("the binary runs");
+        let text = Ran::new(output).ok();
+        let lines = text.lines().filter_map(|line| line.find("ddnnc ").map(|at| &line[at + 6..]));
+        let lines: Vec<&str> = lines.collect();
+        assert_eq!(lines.len(), 2, "eval and export: {text}");
+        for line in lines {
+            let mut shell = std::process::Command::new("sh");
+            let output = shell.args(["-c", &format!("\"$0\" {line}"), ddnnc]).current_dir(place.path(from));
+            let ran = Ran::new(output.output().expect("there is `sh`"));
+            assert_eq!(ran.status, 0, "{line}: {}", ran.stderr);
+        }
+        assert!(place.path(from).join("small.safetensors").exists());
     }
 }
 
