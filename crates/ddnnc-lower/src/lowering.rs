@@ -5,6 +5,7 @@ use crate::emit::Emitter;
 use crate::eval::Evaluator;
 use crate::names::Names;
 use crate::naming::name_weights;
+use crate::sharing::check_shared_shapes;
 use crate::{check, limits};
 use ddnnc_diag::{Code, Diagnostic};
 use ddnnc_ir::{Graph, Mode, Model};
@@ -104,6 +105,10 @@ fn lower_here(file: &SpecFile, options: &Options) -> Result<Lowered, Vec<Diagnos
         return Err(errors(file, diags));
     }
     let named = name_weights(&nets, &shares);
+    check_shared_shapes(&names, &nets, &named, &mut diags);
+    if diags.has_errors() {
+        return Err(diags.finish().0);
+    }
     Emitter::new(&mut model, &mut diags).emit(&nets, &named, &terms);
     if diags.has_errors() {
         return Err(diags.finish().0);
