@@ -601,3 +601,24 @@ impl Paired {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The table's second column for a term: `weight = 1, label_smoothing = 0`.
+    fn documented(term: &str) -> Vec<String> {
+        let text = include_str!("../../../docs/language.md");
+        let row = text.lines().find_map(|line| line.strip_prefix(&format!("| `{term}` | `")));
+        let params = row.and_then(|row| row.split('`').next()).expect("a row for each term");
+        params.split(", ").map(|param| param.split(" = ").next().unwrap_or("").to_string()).collect()
+    }
+
+    #[test]
+    fn arguments_stand_in_the_documented_order() {
+        for term in SUPERVISED.iter().chain(DISTILLED) {
+            let params: Vec<&str> = term.signature().params.iter().map(|param| param.0).collect();
+            assert_eq!(documented(term.name), params, "`{}`", term.name);
+        }
+    }
+}
