@@ -86,7 +86,7 @@ impl<'t> Scan<'t> {
     }
 }
 
-/// Cuts `text` into tokens; an error where it is too large or nested too deep.
+/// Cuts `text` into tokens; an error where it is too large, nested too deep, or has line ends of another kind.
 pub(crate) fn scan(text: &str, source: SourceId) -> Result<Scan<'_>, Diagnostic> {
     let mut scan = Scan { text, source, tokens: Vec::new(), comments: Vec::new(), errors: Vec::new() };
     if text.len() > MAX_BYTES {
@@ -94,12 +94,13 @@ pub(crate) fn scan(text: &str, source: SourceId) -> Result<Scan<'_>, Diagnostic>
             .at(scan.span(0, 0), "")
             .hint(format!("a spec has at most {MAX_BYTES} bytes")));
     }
-    tokenize(&mut scan);
+    tokenize(&mut scan)?;
     limit_depth(&scan)?;
     Ok(scan)
 }
 
-fn tokenize(scan: &mut Scan<'_>) {
+/// Fills in the tokens and comments; an error where a line end is none, which makes nonsense of the rest.
+fn tokenize(scan: &mut Scan<'_>) -> Result<(), Diagnostic> {
     let text = scan.text;
     let bytes = text.as_bytes();
     let mut at = if text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
@@ -121,6 +122,12 @@ fn tokenize(scan: &mut Scan<'_>) {
             b'/' if bytes.get(at + 1) == Some(&b'/') => {
                 at = line_end(bytes, at);
                 let comment = text[start..at].trim_end();
+                if let Some(cr) = comment.find('\r') {
+                    let message = "a carriage return alone does not end a line";
+                    return Err(Diagnostic::error(Code::Syntax, message)
+                        .at(scan.span(start + cr, start + cr), "the comment would go on behind it")
+                        .hint("save the file with line feeds, or with carriage returns and line feeds"));
+                }
                 scan.comments.push(Comment {
                     text: comment.to_string(),
                     span: scan.span(start, start + comment.len()),
@@ -194,6 +201,7 @@ fn tokenize(scan: &mut Scan<'_>) {
         scan.tokens.push(Token { kind, start, end: at, first });
         first = false;
     }
+    Ok(())
 }
 
 fn line_end(bytes: &[u8], at: usize) -> usize {
