@@ -131,7 +131,14 @@ impl Given {
     /// A number in a range.
     pub(crate) fn number(&self, range: Range, diags: &mut Diags) -> Option<f64> {
         let Some(x) = self.value.number() else { return self.wrong_kind("a number", diags) };
-        if range.holds(x) { Some(x) } else { self.out_of_range(&x, &range.to_string(), diags) }
+        if !range.holds(x) {
+            return self.out_of_range(&x, &range.to_string(), diags);
+        }
+        // Programs compute in 32 bits.
+        if !(x as f32).is_finite() {
+            return self.out_of_range(&format_args!("{x:e}"), &format!("at most {:e}", f32::MAX), diags);
+        }
+        Some(x)
     }
 
     /// Numbers, each in a range.

@@ -62,7 +62,7 @@ fn lower_here(file: &SpecFile, options: &Options) -> Result<Lowered, Vec<Diagnos
     let shares = evaluator.shares();
     let nets = evaluator.nets(input.as_ref(), classes);
     let terms = evaluator.terms(&nets);
-    let recipe = evaluator.recipe(input.as_ref());
+    let recipe = evaluator.recipe(input.as_ref(), classes);
     let mut diags = evaluator.diags;
     if terms.is_empty() && !names.nets.is_empty() && !diags.has_errors() {
         diags.push(
