@@ -78,17 +78,26 @@ impl Diagnostic {
     }
 }
 
+/// Pairs of letters that one search for a name may compare.
+const MAX_WORK: usize = 1 << 20;
+
 /// The candidate nearest to `name`, where one is near enough to have been meant.
 ///
 /// Near enough is a third of the letters changed, left out, put in or swapped, or any difference of case; of two equally
-/// near ones it is the first in the alphabet.
+/// near ones it is the first in the alphabet. Of very many or very long candidates only the first ones are looked at.
 pub fn did_you_mean<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let length = name.chars().count();
     let limit = (length / 3).max(1);
     let lower = name.to_lowercase();
+    let mut work = MAX_WORK;
     candidates
         .into_iter()
-        .filter(|candidate| *candidate != name)
+        .filter(|candidate| *candidate != name && candidate.chars().count().abs_diff(length) <= limit)
+        .take_while(|candidate| {
+            let needed = length.saturating_mul(candidate.len());
+            work = work.saturating_sub(needed);
+            work > 0
+        })
         .map(|candidate| (strsim::damerau_levenshtein(&lower, &candidate.to_lowercase()), candidate))
         // A name of one letter has nothing in common with another one.
         .filter(|(distance, candidate)| {
@@ -111,5 +120,14 @@ mod tests {
         assert_eq!(did_you_mean("a", ["b", "c"]), None);
         assert_eq!(did_you_mean("conv", ["conv", "linear"]), None);
         assert_eq!(did_you_mean("", ["a"]), None);
+    }
+
+    #[test]
+    fn the_search_for_a_name_is_bounded() {
+        let (a, b) = ("a".repeat(100_000), "b".repeat(100_000));
+        assert_eq!(did_you_mean(&a, [b.as_str()]), None);
+        let many: Vec<String> = (0..20_000).map(|i| format!("{i:0>200}")).collect();
+        assert_eq!(did_you_mean(&"x".repeat(200), many.iter().map(String::as_str)), None);
+        assert_eq!(did_you_mean("subnett", [a.as_str(), "subnet"]), Some("subnet"));
     }
 }

@@ -298,8 +298,7 @@ impl<'a> Evaluator<'a> {
         };
         let mut dims = Vec::with_capacity(items.len());
         for item in items.iter() {
-            let item = crate::args::Given { value: item.clone(), ..given.clone() };
-            dims.push(item.size(1, limits::EXTENT, &mut self.diags)?);
+            dims.push(given.entry(item).size(1, limits::EXTENT, &mut self.diags)?);
         }
         let shape = Shape::from(dims.as_slice());
         if shape.rank() == 0 || shape.rank() > 3 || shape.checked_elements() != Some(x.elements()) {

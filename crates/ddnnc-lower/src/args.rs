@@ -83,8 +83,8 @@ impl Given {
         None
     }
 
-    fn whole(&self, value: &Value, wanted: &str, lo: i64, hi: i64, diags: &mut Diags) -> Option<i64> {
-        let Value::Int(i) = *value else { return self.wrong_kind(wanted, diags) };
+    fn whole(&self, wanted: &str, lo: i64, hi: i64, diags: &mut Diags) -> Option<i64> {
+        let Value::Int(i) = self.value else { return self.wrong_kind(wanted, diags) };
         if (lo..=hi).contains(&i) {
             return Some(i);
         }
@@ -94,7 +94,7 @@ impl Given {
 
     /// An integer in `lo..=hi`.
     pub(crate) fn int(&self, lo: i64, hi: i64, diags: &mut Diags) -> Option<i64> {
-        self.whole(&self.value, "an integer", lo, hi, diags)
+        self.whole("an integer", lo, hi, diags)
     }
 
     /// An integer in `lo..=hi`, `lo` not negative, as a size.
@@ -105,12 +105,11 @@ impl Given {
     /// An integer for both directions, or a list of two: (rows, columns).
     pub(crate) fn pair(&self, lo: i64, hi: i64, diags: &mut Diags) -> Option<[usize; 2]> {
         const WANTED: &str = "an integer or a list of two";
-        let one = |value: &Value, diags: &mut Diags| {
-            self.whole(value, WANTED, lo, hi, diags).and_then(|i| usize::try_from(i).ok())
-        };
         match &self.value {
             Value::List(items) => match &**items {
-                [rows, columns] => Some([one(rows, diags)?, one(columns, diags)?]),
+                [rows, columns] => {
+                    Some([self.entry(rows).size(lo, hi, diags)?, self.entry(columns).size(lo, hi, diags)?])
+                }
                 _ => {
                     diags.push_once(
                         Diagnostic::error(
@@ -122,28 +121,35 @@ impl Given {
                     None
                 }
             },
-            value => one(value, diags).map(|k| [k, k]),
+            _ => {
+                let k = self.whole(WANTED, lo, hi, diags).and_then(|i| usize::try_from(i).ok())?;
+                Some([k, k])
+            }
         }
     }
 
     /// A number in a range.
     pub(crate) fn number(&self, range: Range, diags: &mut Diags) -> Option<f64> {
         let Some(x) = self.value.number() else { return self.wrong_kind("a number", diags) };
-        if range.holds(x) { Some(x) } else { self.out_of_range(&x, &range.to_string(), diags) }
+        if !range.holds(x) {
+            return self.out_of_range(&x, &range.to_string(), diags);
+        }
+        // Programs compute in 32 bits.
+        if !(x as f32).is_finite() {
+            return self.out_of_range(&format_args!("{x:e}"), &format!("at most {:e}", f32::MAX), diags);
+        }
+        Some(x)
     }
 
     /// Numbers, each in a range.
     pub(crate) fn numbers(&self, range: Range, diags: &mut Diags) -> Option<Vec<f64>> {
         let Value::List(items) = &self.value else { return self.wrong_kind("a list of numbers", diags) };
-        items
-            .iter()
-            .map(|item| Given {
-                what: format!("an entry of {}", self.what),
-                value: item.clone(),
-                span: self.span,
-            })
-            .map(|item| item.number(range, diags))
-            .collect()
+        items.iter().map(|item| self.entry(item).number(range, diags)).collect()
+    }
+
+    /// An entry of a list.
+    pub(crate) fn entry(&self, value: &Value) -> Given {
+        Given { what: format!("an entry of {}", self.what), value: value.clone(), span: self.span }
     }
 
     /// A boolean.

@@ -51,8 +51,10 @@ impl Diags {
     /// (errors, warnings) in the order of their places.
     pub(crate) fn finish(mut self) -> (Vec<Diagnostic>, Vec<Diagnostic>) {
         self.list.sort_by_key(place);
-        let (mut errors, warnings): (Vec<_>, Vec<_>) = self.list.into_iter().partition(Diagnostic::is_error);
+        let (mut errors, mut warnings): (Vec<_>, Vec<_>) =
+            self.list.into_iter().partition(Diagnostic::is_error);
         errors.truncate(limits::ERRORS);
+        warnings.truncate(limits::ERRORS);
         (errors, warnings)
     }
 }

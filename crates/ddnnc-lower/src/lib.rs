@@ -6,7 +6,8 @@
 //!    calls whose arguments do not fit, also where nothing is evaluated (`names`, `check`, `signature`).
 //! 2. *traces*: every sub-net, exit and network is evaluated into a straight list of operators with shapes per sample
 //!    (`eval`, `apply`, `operators`, `trace`, `nets`).
-//! 3. *public names*: which sub-nets see the same value at a norm, and so share it (`naming`).
+//! 3. *public names*: which sub-nets see the same value at a norm, and so share it (`naming`); what is shared has one shape
+//!    (`sharing`).
 //! 4. *the graph*: every net is emitted on its own, then the losses (`losses`, `terms`, `emit`); merging what the nets
 //!    have in common is a pass's work.
 //!
@@ -31,6 +32,7 @@ mod operators;
 mod plan;
 mod recipe;
 mod settings;
+mod sharing;
 mod signature;
 mod terms;
 mod trace;

@@ -20,7 +20,7 @@ pub(crate) const PARTS: usize = 1_000;
 pub(crate) const TERMS: usize = 10_000;
 /// Errors beyond which names that may have been meant are no longer searched for.
 pub(crate) const SUGGESTIONS: usize = 200;
-/// Errors shown.
+/// Errors shown, and warnings.
 pub(crate) const ERRORS: usize = 100;
 /// Stack of the thread that lowers: enough for [`EVAL_DEPTH`] in an unoptimised build.
 pub(crate) const STACK: usize = 64 << 20;

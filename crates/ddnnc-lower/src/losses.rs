@@ -13,6 +13,7 @@ use ddnnc_diag::{Code, Diagnostic, Span, did_you_mean};
 use ddnnc_ir::Weight;
 use ddnnc_syntax::{BackboneDecl, DistillDecl, Expr, ExprKind, Ident, Member, SuperviseDecl};
 use indexmap::IndexMap;
+use rustc_hash::FxHashSet;
 
 const SUPERVISED: &[Fixed] = &[Fixed { name: "cross_entropy", params: &["weight", "label_smoothing"] }];
 
@@ -107,7 +108,47 @@ impl<'a> Evaluator<'a> {
             }
         }
         terms.retain(|t| t.weight != Weight::Constant(0.0));
+        self.warn_untrained(&terms, &frozen);
         terms
+    }
+
+    /// Warns of nets that no term trains, where there is a term.
+    fn warn_untrained(&mut self, terms: &[TermPlan<'a>], frozen: &IndexMap<&'a str, bool>) {
+        let mut trained: FxHashSet<&str> = FxHashSet::default();
+        for term in terms {
+            match &term.kind {
+                TermKind::CrossEntropy { net, .. } => {
+                    trained.insert(net);
+                }
+                TermKind::Kl { pair, .. }
+                | TermKind::Attention { pair, .. }
+                | TermKind::Hint { pair, .. } => {
+                    trained.insert(pair.student);
+                    if !pair.detach {
+                        trained.insert(pair.teacher);
+                    }
+                }
+            }
+        }
+        for (name, net) in &self.names.nets {
+            if terms.is_empty() || trained.contains(name) || frozen.get(name) == Some(&true) {
+                continue;
+            }
+            self.diags.push(
+                Diagnostic::warning(Code::Unused, format!("no term of the loss trains `{name}`"))
+                    .at(net.name().span, "what it does not share with others stays as it begins")
+                    .hint("give it a `cross_entropy` in `supervise`, or make it a student of a `distill`"),
+            );
+        }
+    }
+
+    /// Says that a list of nets is empty.
+    fn no_nets(&mut self, declared: &str, span: Span) {
+        self.diags.push(
+            Diagnostic::error(Code::Missing, format!("this `{declared}` names no net"))
+                .at(span, "")
+                .hint("name one or several: `[small, medium]`; or remove it"),
+        );
     }
 
     fn is_frozen(&mut self, net: NetDecl<'a>, nets: &Nets<'a>) -> bool {
@@ -146,6 +187,9 @@ impl<'a> Evaluator<'a> {
         places: &mut IndexMap<&'a str, Span>,
         supervised: &mut IndexMap<&'a str, Vec<TermPlan<'a>>>,
     ) {
+        if decl.targets.is_empty() {
+            self.no_nets("supervise", decl.span);
+        }
         let calls: Vec<_> = decl.terms.iter().filter_map(|e| self.term_call(e, SUPERVISED)).collect();
         let mut read = Vec::new();
         for call in &calls {
@@ -278,6 +322,16 @@ impl<'a> Evaluator<'a> {
         terms: &mut Vec<TermPlan<'a>>,
     ) {
         let teacher = self.teacher(&decl.teacher);
+        if decl.students.is_empty() {
+            self.no_nets("distill", decl.span);
+        }
+        if decl.terms.is_empty() {
+            self.diags.push(
+                Diagnostic::error(Code::Missing, "this `distill` has no terms")
+                    .at(decl.span, "")
+                    .hint("say what the teacher teaches: `{ kl }`; or remove it"),
+            );
+        }
         let mut students = Vec::new();
         for student in &decl.students {
             let Some(name) = self.net_name(student) else { continue };
@@ -598,6 +652,27 @@ impl Paired {
             d.with(*there, format!("{teacher}, {student}"))
         } else {
             d.with(*there, teacher.clone()).with(*here, student.clone())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The table's second column for a term: `weight = 1, label_smoothing = 0`.
+    fn documented(term: &str) -> Vec<String> {
+        let text = include_str!("../../../docs/language.md");
+        let row = text.lines().find_map(|line| line.strip_prefix(&format!("| `{term}` | `")));
+        let params = row.and_then(|row| row.split('`').next()).expect("a row for each term");
+        params.split(", ").map(|param| param.split(" = ").next().unwrap_or("").to_string()).collect()
+    }
+
+    #[test]
+    fn arguments_stand_in_the_documented_order() {
+        for term in SUPERVISED.iter().chain(DISTILLED) {
+            let params: Vec<&str> = term.signature().params.iter().map(|param| param.0).collect();
+            assert_eq!(documented(term.name), params, "`{}`", term.name);
         }
     }
 }

@@ -5,6 +5,7 @@ use crate::emit::Emitter;
 use crate::eval::Evaluator;
 use crate::names::Names;
 use crate::naming::name_weights;
+use crate::sharing::check_shared_shapes;
 use crate::{check, limits};
 use ddnnc_diag::{Code, Diagnostic};
 use ddnnc_ir::{Graph, Mode, Model};
@@ -61,7 +62,7 @@ fn lower_here(file: &SpecFile, options: &Options) -> Result<Lowered, Vec<Diagnos
     let shares = evaluator.shares();
     let nets = evaluator.nets(input.as_ref(), classes);
     let terms = evaluator.terms(&nets);
-    let recipe = evaluator.recipe(input.as_ref());
+    let recipe = evaluator.recipe(input.as_ref(), classes);
     let mut diags = evaluator.diags;
     if terms.is_empty() && !names.nets.is_empty() && !diags.has_errors() {
         diags.push(
@@ -104,6 +105,10 @@ fn lower_here(file: &SpecFile, options: &Options) -> Result<Lowered, Vec<Diagnos
         return Err(errors(file, diags));
     }
     let named = name_weights(&nets, &shares);
+    check_shared_shapes(&names, &nets, &named, &mut diags);
+    if diags.has_errors() {
+        return Err(diags.finish().0);
+    }
     Emitter::new(&mut model, &mut diags).emit(&nets, &named, &terms);
     if diags.has_errors() {
         return Err(diags.finish().0);

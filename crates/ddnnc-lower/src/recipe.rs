@@ -4,7 +4,7 @@ use crate::args::{Args, Given, Range};
 use crate::eval::Evaluator;
 use crate::limits;
 use crate::signature::Fixed;
-use ddnnc_diag::{Code, Diagnostic, did_you_mean};
+use ddnnc_diag::{Code, Diagnostic, Span, did_you_mean};
 use ddnnc_ir::{Augment, Data, Dataset, Optimizer, Precision, Recipe, Schedule, ScheduleKind, Shape};
 use ddnnc_syntax::{Expr, ExprKind, Setting};
 
@@ -41,7 +41,7 @@ const SCHEDULES: &[Fixed] = &[
 
 impl<'a> Evaluator<'a> {
     /// The recipe; `None` where there is none or something in it is wrong.
-    pub(crate) fn recipe(&mut self, input: Option<&Shape>) -> Option<Recipe> {
+    pub(crate) fn recipe(&mut self, input: Option<&Shape>, classes: Option<usize>) -> Option<Recipe> {
         let decl = self.names.train?;
         let known = self.settings(&decl.settings, "`train`", KEYS);
         let misspelt = |s: &Setting| {
@@ -69,6 +69,12 @@ impl<'a> Evaluator<'a> {
             Some(setting) => self.schedule(&setting.value),
         };
         let precision = self.precision(get("precision"));
+        if let (Some(data), Some(setting)) = (&data, get("data")) {
+            self.warn_unlike(data.dataset, input, classes, setting.value.span);
+        }
+        if let (Some(schedule), Some(epochs), Some(setting)) = (&schedule, epochs, get("schedule")) {
+            self.warn_unreached(schedule, epochs, setting.value.span);
+        }
         Some(Recipe {
             data: data?,
             batch: usize::try_from(batch?).ok()?,
@@ -79,6 +85,52 @@ impl<'a> Evaluator<'a> {
             seed: u64::try_from(seed?).ok()?,
             validation: validation?,
         })
+    }
+
+    /// Warns of a model that the data set's images do not fit: it can be compiled and timed, and not trained.
+    fn warn_unlike(&mut self, dataset: Dataset, input: Option<&Shape>, classes: Option<usize>, data: Span) {
+        let (name, shape, labels) = match dataset {
+            Dataset::Mnist => ("mnist", [1, 28, 28], 10),
+            Dataset::Cifar10 => ("cifar10", [3, 32, 32], 10),
+            Dataset::Cifar100 => ("cifar100", [3, 32, 32], 100),
+            Dataset::ImageFolder => return,
+        };
+        let names = self.names;
+        let mut warn = |what: String, stated: Option<Span>| {
+            let d = Diagnostic::warning(Code::Conflict, what).at(data, "");
+            let d = stated.into_iter().fold(d, |d, span| d.with(span, "stated here"));
+            self.diags.push(d.hint("the model can be compiled, and not be trained on these data"));
+        };
+        let shape = Shape::from(shape);
+        if let Some(input) = input.filter(|input| **input != shape) {
+            let what = format!("the images of `{name}` are {shape}, and the input {input}");
+            warn(what, names.input.map(|input| input.ty.span));
+        }
+        if let Some(classes) = classes.filter(|classes| *classes != labels) {
+            let what = format!("`{name}` has {labels} classes, and the target {classes}");
+            warn(what, names.target.map(|target| target.ty.span));
+        }
+    }
+
+    /// Warns of what a schedule plans for epochs that are never reached.
+    fn warn_unreached(&mut self, schedule: &Schedule, epochs: i64, span: Span) {
+        let are = if epochs == 1 { "is 1 epoch".to_string() } else { format!("are {epochs} epochs") };
+        let mut warn = |what: String| {
+            let what = format!("{what}: there {are}");
+            self.diags.push(
+                Diagnostic::warning(Code::Conflict, what)
+                    .at(span, "")
+                    .hint("lower it, or train for more epochs; a milestone counts from 0"),
+            );
+        };
+        if let ScheduleKind::Multistep { milestones, .. } = &schedule.kind
+            && let Some(late) = milestones.iter().find(|m| **m >= epochs as f64)
+        {
+            warn(format!("the milestone {late} is never reached"));
+        }
+        if schedule.warmup > epochs as f64 {
+            warn(format!("the warm-up of {} epochs does not end", schedule.warmup));
+        }
     }
 
     fn given(&mut self, setting: &'a Setting) -> Given {

@@ -66,7 +66,7 @@ impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Value::Int(i) => write!(f, "{i}"),
-            Value::Float(x) => write!(f, "{x}"),
+            Value::Float(x) => write!(f, "{x:?}"),
             Value::Bool(b) => write!(f, "{b}"),
             Value::Str(s) => write!(f, "{s:?}"),
             Value::Poison | Value::List(_) | Value::Tensor(_) => f.write_str(self.kind()),
@@ -126,8 +126,10 @@ pub(crate) fn binary(op: BinaryOp, a: &Value, b: &Value) -> Result<Value, Arithm
         return Ok(Value::Poison);
     }
     let kinds = || {
-        let wanted =
-            if matches!(op, BinaryOp::Eq | BinaryOp::Ne) { "two values of one kind" } else { "two numbers" };
+        let wanted = match op {
+            BinaryOp::Eq | BinaryOp::Ne => "two numbers, two booleans or two strings",
+            _ => "two numbers",
+        };
         ArithmeticError::Kind(format!("`{}` takes {wanted}, not {} and {}", symbol(op), a.kind(), b.kind()))
     };
     match op {

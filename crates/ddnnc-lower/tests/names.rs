@@ -201,3 +201,22 @@ fn operators_are_numbered_by_kind_and_nested_blocks_have_a_component() {
     assert!(early.parameters.contains(&"net.stem.inner1.conv1.weight".to_string()));
     assert!(!early.parameters.iter().any(|p| p.starts_with("net.s1")));
 }
+
+#[test]
+fn a_count_repeats_the_whole_pipe_of_its_entry() {
+    let text = "model m
+        input image : f32[3, 8, 8]
+        target label : class[10]
+        backbone net { stage s1 = 2 * conv(4, 3) |> bn, relu  head = global_avg_pool |> linear(classes) }
+        subnet full = net
+        train { data = cifar10 }";
+    let lowered = model(text, Mode::Train, 2);
+    let names: Vec<&str> = lowered.parameters.keys().map(String::as_str).collect();
+    for block in ["0", "1"] {
+        for operator in ["conv1", "bn1"] {
+            let name = format!("net.s1.{block}.{operator}.weight");
+            assert!(names.contains(&name.as_str()), "{name} in {names:?}");
+        }
+    }
+    assert_eq!(net(&lowered, "full").stages, [("s1".to_string(), 3)]);
+}

@@ -195,4 +195,16 @@ fn large_files_of_mistakes_are_bounded() {
     ));
     let parts = repeat(20_000, |i| format!("stage t{i} = relu"));
     quick(&with_blocks("", &format!("relu\n{parts}")));
+    // Misspelt names that each have much to be compared with.
+    let long = "n".repeat(200);
+    let lets = repeat(2_000, |i| format!("let {long}{i} = 1"));
+    let uses = repeat(200, |i| format!("let m{i} = {long}x{i}"));
+    quick(&with_blocks(&format!("{lets}\n{uses}"), "relu"));
+}
+
+#[test]
+fn warnings_are_bounded() {
+    let blocks = repeat(8_000, |i| format!("block b{i} {{ in }}"));
+    let lowered = try_lower(&with_blocks(&blocks, "relu"), Mode::Train, 2).expect("a legal spec");
+    assert_eq!(lowered.warnings.len(), 100);
 }

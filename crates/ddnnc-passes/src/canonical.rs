@@ -44,7 +44,7 @@ pub fn canonical(graph: &mut Graph) -> Result<(), IrError> {
         let mut instead = None;
         while let Some(rewrite) = simplify(&new, &op, &operands, &node.results) {
             // The readers of what is stored are known to run before its update: nothing may become a new one.
-            if ordered[id.index()] || reads_stored(&new, &rewrite, &stored) {
+            if ordered[id.index()] || reads_stored(&new, &rewrite, &stored) || !is_finite(&rewrite) {
                 break;
             }
             match rewrite {
@@ -79,6 +79,14 @@ pub fn canonical(graph: &mut Graph) -> Result<(), IrError> {
     }
     *graph = new;
     Ok(())
+}
+
+/// Whether the number that a rule computes is one that a graph may hold.
+fn is_finite(rewrite: &Rewrite) -> bool {
+    match rewrite {
+        Rewrite::Constant(number) | Rewrite::Op(Op::Scale { factor: number }, _) => number.is_finite(),
+        Rewrite::Op(..) | Rewrite::Value(_) => true,
+    }
 }
 
 /// Whether what a rule puts in place reads, under any name, the old content of something that is stored.

@@ -28,7 +28,7 @@ const NEIGHBOURS: usize = 8;
 /// - elementwise chains with their reductions into one group, chains of the same operands or of sub-nets at one place
 ///   of the network side by side;
 /// - small operators (losses, softmax, products of scalars) that wait for the same launches into one sequence;
-/// - all updates into one group.
+/// - all updates into one group, or a few where a group cannot hold so many operands.
 ///
 /// Launches that have become one stand at another place of the order, and others may now join them: it goes over the
 /// graph until nothing more is found.
@@ -72,6 +72,14 @@ enum Kind {
     Convolution,
     Pointwise,
     Other,
+}
+
+/// Operands and results of one group, counted for each of its operators.
+const MOST_VALUES: usize = u16::MAX as usize;
+
+/// Operands and results of an operator.
+fn values_of(graph: &Graph, id: NodeId) -> usize {
+    graph.operands(id).len() + graph.node(id).results.len()
 }
 
 /// Whether a value is large: a map, not a vector, a row or a scalar.
@@ -459,10 +467,10 @@ impl Fuse {
     /// Makes one cluster of all updates that nothing waits for but what stores them.
     fn join_updates(&mut self) {
         let graph = &self.clusters.graph;
-        let mut joined: Option<usize> = None;
         // Backwards, so that the first update of a chain finds the second in the group.
         let order: Vec<NodeId> = graph.nodes().collect();
         let mut inside = vec![false; graph.index_bound()];
+        let mut joined: Vec<NodeId> = Vec::new();
         for &id in order.iter().rev() {
             if !is_update(&graph.node(id).op) {
                 continue;
@@ -473,9 +481,23 @@ impl Fuse {
                 .all(|s| matches!(graph.node(s).op, Op::Store { .. }) || inside[s.index()]);
             if chained {
                 inside[id.index()] = true;
-                let cluster = *joined.get_or_insert(self.clusters.of[id.index()]);
-                self.clusters.of[id.index()] = cluster;
+                joined.push(id);
             }
+        }
+        let values = |id: NodeId| values_of(graph, id);
+        if joined.iter().map(|&id| values(id)).sum::<usize>() > MOST_VALUES {
+            // Several groups, each of neighbours in the order; once made, they stay as they are.
+            let members = self.clusters.members();
+            if joined.iter().any(|id| members[self.clusters.of[id.index()]].len() > 1) {
+                return;
+            }
+        }
+        let mut group: Option<(usize, usize)> = None;
+        for id in joined {
+            let own = (self.clusters.of[id.index()], 0);
+            let (cluster, held) = group.filter(|(_, held)| held + values(id) <= MOST_VALUES).unwrap_or(own);
+            self.clusters.of[id.index()] = cluster;
+            group = Some((cluster, held + values(id)));
         }
     }
 
@@ -500,7 +522,8 @@ impl Fuse {
         let Some(sequence) = self.clusters.sequence() else { return };
         let mut level = vec![0usize; self.clusters.count];
         let mut is_small = vec![false; self.clusters.count];
-        let mut groups: FxHashMap<usize, usize> = FxHashMap::default();
+        // By level: the sequence that is being filled, and how many values it has.
+        let mut groups: FxHashMap<usize, (usize, usize)> = FxHashMap::default();
         let mut join: Vec<(NodeId, usize)> = Vec::new();
         for cluster in sequence {
             let nodes = &members[cluster];
@@ -515,8 +538,13 @@ impl Fuse {
                 .max()
                 .unwrap_or(0);
             if smallness {
-                let group = *groups.entry(level[cluster]).or_insert(cluster);
-                join.push((nodes[0], group));
+                let group = groups.entry(level[cluster]).or_insert((cluster, 0));
+                let values = values_of(graph, nodes[0]);
+                if group.1 + values > MOST_VALUES {
+                    *group = (cluster, 0);
+                }
+                group.1 += values;
+                join.push((nodes[0], group.0));
             }
         }
         // A group in which nothing is computed would be a launch more.

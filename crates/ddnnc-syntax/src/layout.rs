@@ -25,6 +25,8 @@ pub(crate) struct Writer<'a> {
     comments: &'a [Comment],
     next: usize,
     out: String,
+    /// Where the last line of `out` begins.
+    line_start: usize,
     /// The column at which the lines of the current construct begin.
     indent: usize,
 }
@@ -44,7 +46,7 @@ pub(crate) enum Line {
 
 impl<'a> Writer<'a> {
     pub(crate) fn new(text: &'a str, comments: &'a [Comment]) -> Writer<'a> {
-        Writer { text, comments, next: 0, out: String::new(), indent: 0 }
+        Writer { text, comments, next: 0, out: String::new(), line_start: 0, indent: 0 }
     }
 
     /// The text so far, with the comments that are left at its end.
@@ -68,18 +70,22 @@ impl<'a> Writer<'a> {
         self.text.get(span.start as usize..span.end as usize).unwrap_or("")
     }
 
+    /// The last line so far.
+    fn last_line(&self) -> &str {
+        self.out.get(self.line_start..).unwrap_or("")
+    }
+
     fn column(&self) -> usize {
-        let line = self.out.rfind('\n').map_or(0, |n| n + 1);
-        self.out[line..].chars().count()
+        self.last_line().chars().count()
     }
 
     fn line_is_blank(&self) -> bool {
-        let line = self.out.rfind('\n').map_or(0, |n| n + 1);
-        self.out[line..].trim().is_empty()
+        self.last_line().trim().is_empty()
     }
 
     pub(crate) fn fits(&self, text: &str) -> bool {
-        self.column() + text.chars().count() <= WIDTH
+        let mut all = self.last_line().chars().chain(text.chars());
+        all.nth(WIDTH).is_none()
     }
 
     /// Whether a comment stands inside `span`.
@@ -113,6 +119,7 @@ impl<'a> Writer<'a> {
         if blank && !self.out.ends_with("\n\n") {
             self.out.push('\n');
         }
+        self.line_start = self.out.len();
     }
 
     fn begin_line(&mut self, indent: usize) {

@@ -23,7 +23,9 @@ fn nests(word: &str, around: &str) -> bool {
 /// `whole` is the parser's error on the whole text, used where every declaration is fine on its own.
 pub(crate) fn diagnose(scan: &Scan<'_>, whole: Option<pest::error::Error<Rule>>) -> Vec<Diagnostic> {
     let mut found = scan.errors.clone();
-    let outline = Outline::of(scan);
+    let mut outline = Outline::of(scan);
+    outline.errors.sort_by_key(place);
+    outline.errors.truncate(MAX_ERRORS);
     found.extend(outline.errors);
     if let Some(missing) = missing_model(scan) {
         found.push(missing);
@@ -66,9 +68,13 @@ pub(crate) fn diagnose(scan: &Scan<'_>, whole: Option<pest::error::Error<Rule>>)
             None => errors::internal(scan),
         });
     }
-    found.sort_by_key(|d| d.labels.first().map_or(0, |l| l.span.start));
+    found.sort_by_key(place);
     found.truncate(MAX_ERRORS);
     found
+}
+
+fn place(diagnostic: &Diagnostic) -> u32 {
+    diagnostic.labels.first().map_or(0, |label| label.span.start)
 }
 
 fn missing_model(scan: &Scan<'_>) -> Option<Diagnostic> {

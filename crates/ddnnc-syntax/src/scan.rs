@@ -14,6 +14,9 @@ pub(crate) const MAX_NESTING: usize = 64;
 /// How many operators one expression may chain, its surroundings included; this bounds the depth of the tree.
 pub(crate) const MAX_CHAIN: usize = 256;
 
+/// The longest name, in bytes; what is laid out in columns is no wider than a few of them.
+pub(crate) const MAX_NAME: usize = 255;
+
 /// How many errors of one file are reported.
 pub(crate) const MAX_ERRORS: usize = 20;
 
@@ -83,7 +86,7 @@ impl<'t> Scan<'t> {
     }
 }
 
-/// Cuts `text` into tokens; an error where it is too large or nested too deep.
+/// Cuts `text` into tokens; an error where it is too large, nested too deep, or has line ends of another kind.
 pub(crate) fn scan(text: &str, source: SourceId) -> Result<Scan<'_>, Diagnostic> {
     let mut scan = Scan { text, source, tokens: Vec::new(), comments: Vec::new(), errors: Vec::new() };
     if text.len() > MAX_BYTES {
@@ -91,16 +94,19 @@ pub(crate) fn scan(text: &str, source: SourceId) -> Result<Scan<'_>, Diagnostic>
             .at(scan.span(0, 0), "")
             .hint(format!("a spec has at most {MAX_BYTES} bytes")));
     }
-    tokenize(&mut scan);
+    tokenize(&mut scan)?;
     limit_depth(&scan)?;
     Ok(scan)
 }
 
-fn tokenize(scan: &mut Scan<'_>) {
+/// Fills in the tokens and comments; an error where a line end is none, which makes nonsense of the rest.
+fn tokenize(scan: &mut Scan<'_>) -> Result<(), Diagnostic> {
     let text = scan.text;
     let bytes = text.as_bytes();
     let mut at = if text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
     let mut first = true;
+    // Where a search for the end of `/* … */` need not begin any more, as it found none.
+    let mut unclosed = bytes.len();
     while at < bytes.len() {
         let start = at;
         let kind = match bytes[at] {
@@ -116,6 +122,12 @@ fn tokenize(scan: &mut Scan<'_>) {
             b'/' if bytes.get(at + 1) == Some(&b'/') => {
                 at = line_end(bytes, at);
                 let comment = text[start..at].trim_end();
+                if let Some(cr) = comment.find('\r') {
+                    let message = "a carriage return alone does not end a line";
+                    return Err(Diagnostic::error(Code::Syntax, message)
+                        .at(scan.span(start + cr, start + cr), "the comment would go on behind it")
+                        .hint("save the file with line feeds, or with carriage returns and line feeds"));
+                }
                 scan.comments.push(Comment {
                     text: comment.to_string(),
                     span: scan.span(start, start + comment.len()),
@@ -124,7 +136,11 @@ fn tokenize(scan: &mut Scan<'_>) {
                 continue;
             }
             b'/' if bytes.get(at + 1) == Some(&b'*') => {
-                at = text[at + 2..].find("*/").map_or(line_end(bytes, at), |n| at + 2 + n + 2);
+                let end = if start < unclosed { text[at + 2..].find("*/") } else { None };
+                if end.is_none() {
+                    unclosed = unclosed.min(start);
+                }
+                at = end.map_or_else(|| line_end(bytes, at), |n| at + 2 + n + 2);
                 scan.error(
                     start,
                     start + 2,
@@ -141,8 +157,9 @@ fn tokenize(scan: &mut Scan<'_>) {
             }
             b'"' => string(scan, &mut at),
             b'\'' => {
-                let line = &text[at + 1..line_end(bytes, at)];
-                at = line.find('\'').map_or(at + 1, |n| at + 1 + n + 1);
+                let ends = |b: &u8| matches!(b, b'\'' | b'\n');
+                let end = bytes[at + 1..].iter().position(ends).map_or(bytes.len(), |n| at + 1 + n);
+                at = if bytes.get(end) == Some(&b'\'') { end + 1 } else { at + 1 };
                 scan.error(start, at, "a string stands in double quotes", "", "write \"…\" in place of '…'");
                 Kind::Bad
             }
@@ -163,7 +180,12 @@ fn tokenize(scan: &mut Scan<'_>) {
                 at = word_end(bytes, at);
                 match text[at..].chars().next() {
                     Some(c) if c.is_alphanumeric() => foreign_name(scan, start, &mut at),
-                    _ => Kind::Word,
+                    _ => {
+                        if at - start > MAX_NAME {
+                            long_name(scan, start, at);
+                        }
+                        Kind::Word
+                    }
                 }
             }
             b'(' | b'[' | b'{' => {
@@ -179,6 +201,7 @@ fn tokenize(scan: &mut Scan<'_>) {
         scan.tokens.push(Token { kind, start, end: at, first });
         first = false;
     }
+    Ok(())
 }
 
 fn line_end(bytes: &[u8], at: usize) -> usize {
@@ -193,18 +216,18 @@ fn word_end(bytes: &[u8], at: usize) -> usize {
 fn string(scan: &mut Scan<'_>, at: &mut usize) -> Kind {
     let bytes = scan.text.as_bytes();
     let start = *at;
-    let end = line_end(bytes, start);
     let mut i = start + 1;
-    while i < end {
-        match bytes[i] {
+    while let Some(byte) = bytes.get(i).filter(|b| **b != b'\n') {
+        match byte {
             b'"' => {
                 *at = i + 1;
                 return Kind::Str;
             }
-            b'\\' => i += 2,
+            b'\\' if bytes.get(i + 1).is_some_and(|b| *b != b'\n') => i += 2,
             _ => i += 1,
         }
     }
+    let end = i;
     *at = end;
     let shown = start + scan.text[start..end].trim_end().len();
     scan.error(
@@ -319,6 +342,14 @@ fn symbol(scan: &mut Scan<'_>, at: &mut usize) -> Kind {
             scan.error(start, end, format!("the character `{c}` has no meaning here"), "", "");
             Kind::Bad
         }
+    }
+}
+
+fn long_name(scan: &mut Scan<'_>, start: usize, end: usize) {
+    if scan.errors.len() < MAX_ERRORS {
+        let message = format!("this name has {} letters", end - start);
+        let error = Diagnostic::error(Code::TooLarge, message).at(scan.span(start, end), "");
+        scan.errors.push(error.hint(format!("a name has at most {MAX_NAME}")));
     }
 }
 

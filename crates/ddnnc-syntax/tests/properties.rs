@@ -402,3 +402,29 @@ fn deep_nesting_is_refused() {
     assert!(check_any(&format!("model m\nlet a = x{}\n", " |> x".repeat(many))).is_ok());
     assert!(check_any(&format!("model m\n// {}", "x".repeat(1 << 20))).is_err());
 }
+
+/// What takes a compiler or a formatter with a quadratic step minutes.
+#[test]
+fn large_texts_take_little_time() {
+    let times = |n: usize, part: &str| part.repeat(n);
+    let params: Vec<String> = (0..100_000).map(|i| format!("a{i}")).collect();
+    let texts = [
+        format!("model m\nblock b({}) {{ in }}\n", params.join(", ")),
+        format!("model m\nblock b({} = 1) {{ in }}\n", params.join(" = 1, ")),
+        format!("model m\n{}", times(50_000, "let x = \"let x = \" ")),
+        format!("model m\n{}", times(50_000, "'a' ")),
+        format!("model m\n{}", times(300_000, "/*\n")),
+        format!("model m\n{}", times(100_000, "foo bar\n")),
+        format!("model m\n{}", times(300_000, "}\n")),
+        format!("model m\nlet {} = 1\nlet b = 2\n", times(65_536, "a")),
+        format!("model m\n{} x\n", times(500_000, "let")),
+    ];
+    for text in &texts {
+        let start = std::time::Instant::now();
+        if let Ok(file) = check_any(text) {
+            format(&file, text);
+        }
+        let time = start.elapsed();
+        assert!(time.as_secs() < 20, "{time:?} for {} …", &text[..40]);
+    }
+}

@@ -97,8 +97,10 @@ pub fn table(left: usize, header: &[&str], rows: &[Vec<String>]) -> String {
         let mut line = String::new();
         for (i, cell) in row.iter().enumerate() {
             let width = widths.get(i).copied().unwrap_or(0);
+            // The widths of format strings end at 65,535, and a cell may be a name out of a file.
+            let fill = " ".repeat(width.saturating_sub(cell.chars().count()));
             line.push_str("  ");
-            line.push_str(&if i < left { format!("{cell:<width$}") } else { format!("{cell:>width$}") });
+            line.extend(if i < left { [cell.as_str(), &fill] } else { [&fill, cell.as_str()] });
         }
         text.push_str(line.trim_end());
         text.push('\n');
@@ -165,5 +167,7 @@ mod tests {
     fn tables_align() {
         let rows = vec![vec!["full".to_string(), "10".to_string()], vec!["s".to_string(), "2".to_string()]];
         assert_eq!(table(1, &["net", "count"], &rows), "  net   count\n  full     10\n  s         2\n");
+        let long = vec![vec!["x".repeat(70_000)]];
+        assert_eq!(table(1, &["net"], &long), format!("  net\n  {}\n", "x".repeat(70_000)));
     }
 }

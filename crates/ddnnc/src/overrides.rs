@@ -71,25 +71,21 @@ impl<'a> Override<'a> {
     fn check_value(&self) -> Result<(), Vec<Diagnostic>> {
         // The source id stands for the text made up here until its diagnostics are traced back.
         let made_up = SourceId(u32::MAX);
-        let mut text = Patched::new("", made_up);
         let (at, value) = self.value;
-        let parts = [
-            Part::Glue {
-                text: "model x
-train {
-    value = ",
-                at,
-            },
-            Part::Written { text: value, at },
-            Part::Glue {
-                text: "
-}
-",
-                at: at + value.len(),
-            },
-        ];
-        text.splice((0, 0), self.source, &parts);
-        match ddnnc_syntax::parse(text.text(), made_up) {
+        let parse = |before: &str, after: &str| {
+            let mut text = Patched::new("", made_up);
+            let parts = [
+                Part::Glue { text: before, at },
+                Part::Written { text: value, at },
+                Part::Glue { text: after, at: at + value.len() },
+            ];
+            text.splice((0, 0), self.source, &parts);
+            ddnnc_syntax::parse(text.text(), made_up).map_err(|mut errors| {
+                text.trace_back(made_up, &mut errors);
+                errors
+            })
+        };
+        match parse("model x\ntrain {\n    value = ", "\n}\n") {
             Ok(file) => match file.items.as_slice() {
                 [Item::Train(train)] if train.settings.len() == 1 => Ok(()),
                 _ => Err(vec![
@@ -98,10 +94,8 @@ train {
                         .hint("repeat `--set` for each setting"),
                 ]),
             },
-            Err(mut errors) => {
-                text.trace_back(made_up, &mut errors);
-                Err(errors)
-            }
+            // Without braces around the value, one that closes none of its own is what is shown.
+            Err(errors) => Err(parse("model x\nlet value = ", "\n").err().unwrap_or(errors)),
         }
     }
 }
@@ -409,6 +403,14 @@ train {
         ];
         for (text, expected) in cases {
             assert_eq!(with(text).expect_err(text), expected, "{text}");
+        }
+        for (text, place) in [("train.epochs=3}  model x", (14, 15)), ("train.epochs=3 }", (15, 16))] {
+            let mut sources = SourceMap::new();
+            let id = sources.add("--set", text);
+            let cut = Override::cut(text, id).expect("a key and a value");
+            let errors = cut.check_value().expect_err(text);
+            assert_eq!(errors[0].message, "`}` closes nothing");
+            assert_eq!(range(errors[0].labels[0].span), place, "{text}");
         }
         for text in [
             "train.epochs=3 }",

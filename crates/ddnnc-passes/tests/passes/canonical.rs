@@ -181,3 +181,21 @@ fn a_model_keeps_its_meaning() {
     canonical(&mut after).unwrap();
     assert_same(&graph, &after);
 }
+
+#[test]
+fn what_is_not_finite_is_not_folded() {
+    let text = r#"graph "g" {
+  v0 = constant value=1e300 : f32[]
+  v1 = scale(v0) factor=1e300 : f32[]
+  v2 = input name="x" : f32[]
+  v3 = scale(v2) factor=1e300 : f32[]
+  v4 = scale(v3) factor=1e300 : f32[]
+  n5 = output(v1) name="a"
+  n6 = output(v4) name="b"
+}
+"#;
+    let mut graph = ddnnc_ir::parse(text).expect("a graph");
+    canonical(&mut graph).expect("a pass");
+    ddnnc_ir::verify(&graph).expect("a graph that obeys the rules");
+    assert_eq!(ddnnc_ir::print(&graph).expect("a graph"), text);
+}

@@ -200,3 +200,30 @@ fn names_of_passes_and_their_order_are_checked() {
     assert_eq!(wrong.to_string(), "the pass `batch_shared_weights` must come before `fuse`");
     assert!(Options::named(&["fuse", "dead_code"]).is_ok());
 }
+
+#[test]
+fn more_updates_than_a_group_can_hold_are_several_groups() {
+    const UPDATES: usize = 33_000;
+    let mut text = String::from("graph \"g\" {\n  v0 = input name=\"lr\" : f32[]\n");
+    for i in 0..UPDATES {
+        let v = 1 + 4 * i;
+        text += &format!("  v{v} = parameter name=\"p{i}\" frozen=false : f32[3]\n");
+        text += &format!("  v{} = input name=\"g{i}\" : f32[3]\n", v + 1);
+        text += &format!(
+            "  v{} = sgd_update(v{v}, v{}, v0) momentum=0.0 nesterov=false weight_decay=0.0 : f32[3]\n",
+            v + 2,
+            v + 1
+        );
+        text += &format!("  n{} = store(v{}) name=\"p{i}\"\n", v + 3, v + 2);
+    }
+    text += "}\n";
+    let mut graph = ddnnc_ir::parse(&text).expect("a graph");
+    fuse(&mut graph).expect("groups that a graph can hold");
+    graph.topological().expect("no circle");
+    let launched = |id: &ddnnc_ir::NodeId| {
+        let op = &graph.node(*id).op;
+        !op.is_source() && !op.is_sink()
+    };
+    let launches: Vec<_> = graph.nodes().filter(launched).collect();
+    assert_eq!(launches.len(), 3, "groups of updates, and nothing else");
+}

@@ -58,6 +58,10 @@ pub fn run(args: &CompileArgs, ui: Ui) -> Result<(), Failure> {
         let hint = "it goes with `--emit cuda`, `ptx` or `sass`, or with `--arch` and no `--emit`";
         return Err(Failure::usage(format!("{option} changes nothing here")).hint(hint));
     }
+    if args.emit == Some(Emit::Grad) && args.mode == StepMode::Eval {
+        let hint = "`--emit ir` prints the forward graph, `--emit fused` what is run of it";
+        return Err(Failure::usage("`--mode eval` has no backward pass to print").hint(hint));
+    }
     if kernels || facts {
         device::lays_out(&args.passes)?;
     }
@@ -78,8 +82,7 @@ pub fn run(args: &CompileArgs, ui: Ui) -> Result<(), Failure> {
     let mut phases = Phases { all: args.dump_phases.is_some(), ..Phases::default() };
     phases.wanted = match args.emit {
         Some(Emit::Ir) => vec!["forward"],
-        // Without a backward pass, the forward graph with its prefixes shared is what comes nearest.
-        Some(Emit::Grad) => vec![if args.mode == StepMode::Train { "grad" } else { "shared" }],
+        Some(Emit::Grad) => vec!["grad"],
         Some(Emit::Fused) => vec!["fused"],
         Some(Emit::Ast | Emit::Schedule | Emit::Cuda | Emit::Ptx | Emit::Sass) | None => Vec::new(),
     };
