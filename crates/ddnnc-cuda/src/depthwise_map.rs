@@ -5,6 +5,7 @@ use crate::arch::Target;
 use crate::code::{Arguments, Cost, Kernel, LaunchCode, c_type};
 use crate::depthwise::{Geometry, Source, THREADS, lanes, read_cost, times, total, vector};
 use crate::emit::PRELUDE;
+use crate::limits::multiprocessor;
 use crate::steps::CHANNELS;
 use crate::tile::{TileCode, TileSpec, tile};
 use ddnnc_ir::{Group, Local, Op};
@@ -35,8 +36,25 @@ impl Cut {
         while rounds > 1 && positions.div_ceil(at_once * rounds) * across * parts < enough {
             rounds /= 2;
         }
-        let rows = at_once * rounds;
-        Cut { vector, lanes, rows, tiles: [positions.div_ceil(rows), across] }
+        Cut::of([vector, lanes, rounds], positions, channels)
+    }
+
+    fn of([vector, lanes, rounds]: [usize; 3], positions: usize, channels: usize) -> Cut {
+        let rows = THREADS / lanes * rounds;
+        Cut { vector, lanes, rows, tiles: [positions.div_ceil(rows), channels.div_ceil(lanes * vector)] }
+    }
+
+    /// One whose blocks need less memory: fewer positions, or fewer channels where the weights of all taps take more.
+    fn smaller(&self, positions: usize, channels: usize, taps: usize) -> Option<Cut> {
+        let rounds = self.rows * self.lanes / THREADS;
+        let [vector, lanes, rounds] = match () {
+            _ if rounds > 1 && self.rows >= taps => [self.vector, self.lanes, rounds / 2],
+            _ if self.lanes > 1 => [self.vector, self.lanes / 2, rounds],
+            _ if rounds > 1 => [self.vector, self.lanes, rounds / 2],
+            _ if self.vector > 1 => [self.vector / 2, self.lanes, rounds],
+            _ => return None,
+        };
+        Some(Cut::of([vector, lanes, rounds], positions, channels))
     }
 
     fn channels(&self) -> usize {
@@ -69,32 +87,44 @@ pub fn kernel(
     let positions = g.images * rows * columns;
     let parts = arguments.parts();
     let dtype = group.ty(conv.operands[0]).map_or(4, |ty| ty.dtype.size());
-    let cut = Cut::new(positions, g.channels, 16 / dtype, parts, target);
-    let wide = cut.channels();
     let plain = after.is_empty();
-    let epilogue = match plain {
-        true => TileCode::default(),
-        false => {
-            let spec = TileSpec {
-                group,
-                steps: after.to_vec(),
-                given: vec![(made, "tile".to_owned())],
-                given_stride: stride(wide),
-                rows: positions,
-                channels: g.channels,
-                tile_rows: cut.rows,
-                tile_channels: wide,
-                row_tiles: cut.tiles[0],
-                threads: THREADS,
-            };
-            tile(&spec, arguments, code)?
-        }
-    };
     let taps = g.taps();
-    // Weights as floats, the source's constants, the result's tile, what the epilogue needs.
-    let tables = (taps * wide + source.table(wide)).next_multiple_of(4);
-    let tile_floats = if plain { 0 } else { cut.rows * stride(wide) };
-    let shared = 4 * (tables + tile_floats) + epilogue.scratch_bytes;
+    let limit = multiprocessor(target.arch).shared_per_block as usize;
+    let before = (arguments.clone(), code.clone());
+    let mut cut = Cut::new(positions, g.channels, 16 / dtype, parts, target);
+    let (wide, epilogue, tables, tile_floats, shared) = loop {
+        let wide = cut.channels();
+        let epilogue = match plain {
+            true => TileCode::default(),
+            false => {
+                let spec = TileSpec {
+                    group,
+                    steps: after.to_vec(),
+                    given: vec![(made, "tile".to_owned())],
+                    given_stride: stride(wide),
+                    rows: positions,
+                    channels: g.channels,
+                    tile_rows: cut.rows,
+                    tile_channels: wide,
+                    row_tiles: cut.tiles[0],
+                    threads: THREADS,
+                };
+                tile(&spec, arguments, code)?
+            }
+        };
+        // Weights as floats, the source's constants, the result's tile, what the epilogue needs.
+        let tables = (taps * wide + source.table(wide)).next_multiple_of(4);
+        let tile_floats = if plain { 0 } else { cut.rows * stride(wide) };
+        let shared = 4 * (tables + tile_floats) + epilogue.scratch_bytes;
+        if shared <= limit {
+            break (wide, epilogue, tables, tile_floats, shared);
+        }
+        let less = cut.smaller(positions, g.channels, taps);
+        cut = less.ok_or_else(|| {
+            format!("{taps} taps take {shared} bytes of shared memory, and a block has {limit}")
+        })?;
+        (*arguments, *code) = before.clone();
+    };
     let write = match plain {
         true => direct(group, made, arguments, &cut, g.channels)?,
         false => format!(

@@ -18,6 +18,9 @@ const MOST_TAPS: usize = 25;
 /// Positions of one thread in a slice, at least.
 const LEAST_ROUNDS: usize = 8;
 
+/// Bytes of shared memory of a block that are declared, not asked for: 48 KiB at most.
+const MOST_STATIC: usize = 47 << 10;
+
 /// The one result that a sum of the convolutions gives: they are added up, and nothing else is done with them.
 fn root(group: &Group, convolutions: &[usize], after: &[usize]) -> Option<Local> {
     let adds = after.iter().all(|&s| matches!(group.steps[s].op, Op::Binary { kind: BinaryKind::Add }));
@@ -55,7 +58,17 @@ pub fn kernel(
     let chunks = taps.div_ceil(block_taps);
     let size = group.ty(group.steps[convolutions[0]].operands[0]).map_or(4, |ty| ty.dtype.size());
     let v = vector(g.channels, (16 / size).min((MOST_SUMS / block_taps).max(1)));
-    let lanes = lanes(g.channels, v);
+    // Fewer channels a block where the tables of many convolutions would not find room beside the rows.
+    let mut constants = 0;
+    for &s in convolutions {
+        for &operand in &group.steps[s].operands[..2] {
+            constants += Source::new(group, operand, "", &mut arguments.clone())?.table(1);
+        }
+    }
+    let mut lanes = lanes(g.channels, v);
+    while lanes > 1 && 4 * (THREADS * v + constants * lanes * v) > MOST_STATIC {
+        lanes /= 2;
+    }
     let (wide, at_once) = (lanes * v, THREADS / lanes);
     let across = g.channels.div_ceil(wide);
     let parts = arguments.parts();

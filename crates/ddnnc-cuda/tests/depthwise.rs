@@ -122,6 +122,63 @@ fn groups_agree_with_the_reference() {
     check(&all);
 }
 
+/// Blocks take fewer channels where the weights of all taps, or the constants of many sub-nets, would take more shared
+/// memory than the card has for one.
+#[test]
+fn shared_memory_is_what_a_block_has() {
+    let map =
+        |dims: [usize; 4]| ValueType::f32(dims).with_dtype(DType::Bf16).with_layout(Layout::ChannelsLast);
+    let conv = |side: usize, channels: usize| Conv {
+        stride: [1, 1],
+        pad: [side / 2; 2],
+        dilation: [1, 1],
+        groups: channels,
+    };
+    let weight =
+        |side: usize, channels: usize| ValueType::f32([channels, 1, side, side]).with_dtype(DType::Bf16);
+    let mut small = Vec::new();
+    for (channels, side, size) in [(64, 31, 3), (512, 11, 14), (512, 9, 14), (5, 127, 2)] {
+        let (x, w) = (map([2, channels, size, size]), weight(side, channels));
+        let input = [size; 2];
+        let (forward, backward) =
+            (Op::Conv2d(conv(side, channels)), Op::Conv2dGradInput { conv: conv(side, channels), input });
+        let mut b = Builder::new(GroupKind::Convolution);
+        let (bx, bw) = (b.operand(x.clone()), b.operand(w.clone()));
+        let y = b.step(forward.clone(), &[bx, bw]);
+        let stats = b.step(Op::ChannelStats, &[y]);
+        let mut all = vec![b.finish(&[y, stats])];
+        all.extend([forward, backward].map(|op| Case { op, operands: vec![x.clone(), w.clone()] }));
+        for case in &all {
+            let program = case.program(&[]);
+            let launch = program.launches.iter().find(|l| l.op == case.op).expect("the launch");
+            let group = group_of(&program, launch);
+            for (arch, most) in [(90, 227 << 10), (120, 99 << 10)] {
+                let code = emit_group(&group, &Target::new(Arch(arch))).expect("kernels");
+                let shared = code.kernels.iter().map(|k| k.dynamic_shared).max();
+                assert!(shared.is_some_and(|s| s <= most), "sm_{arch}: {shared:?} for {channels} x {side}");
+            }
+        }
+        if size < 14 {
+            small.extend(all);
+        }
+    }
+    check(&small);
+
+    let mut b = Builder::new(GroupKind::Convolution);
+    let mut sum = None;
+    for _ in 0..20 {
+        let (x, dy) = (b.operand(map([1, 256, 2, 2])), b.operand(map([1, 256, 2, 2])));
+        let vectors = [(); 4].map(|()| b.operand(ValueType::f32([256])));
+        let x = b.step(
+            Op::Normalize { eps: 1e-5, batch_stats: false },
+            &[x, vectors[0], vectors[1], vectors[2], vectors[3]],
+        );
+        let dw = b.step(Op::Conv2dGradWeight { conv: conv(3, 256), kernel: [3, 3] }, &[x, dy]);
+        sum = Some(sum.map_or(dw, |before| b.step(Op::Binary { kind: BinaryKind::Add }, &[before, dw])));
+    }
+    check(&[b.finish(&[sum.expect("twenty")])]);
+}
+
 /// relu(x · scale) of three sub-nets, their weight gradients and the sum of these.
 fn weight_gradients(dtype: DType) -> Case {
     let act = |dims: [usize; 4]| ValueType::f32(dims).with_dtype(dtype).with_layout(Layout::ChannelsLast);
