@@ -153,7 +153,9 @@ pub(crate) fn check_rows(ty: &ValueType) -> Result<(), String> {
         return Err(format!("a convolution takes channels-last values, not {ty}"));
     }
     if ty.elements() >= 1 << 31 {
-        return Err(format!("{ty} has more elements than an index of 32 bits counts"));
+        return Err(format!(
+            "{ty} has more elements than an index of 32 bits counts: a smaller batch has fewer"
+        ));
     }
     Ok(())
 }

@@ -43,7 +43,10 @@ fn products(group: &Group) -> Result<Vec<Product>, String> {
         };
         let depth = if transpose_a { k0 } else { k1 };
         if [rows * columns, rows * depth, depth * columns].iter().any(|&n| n >= 1 << 31) {
-            return Err("a matrix of more elements than an index of 32 bits counts".to_owned());
+            return Err(
+                "a matrix of more elements than an index of 32 bits counts: a smaller batch has fewer"
+                    .to_owned(),
+            );
         }
         all.push(Product {
             form: Form { dtype: ty.dtype, transposed: [transpose_a, transpose_b] },

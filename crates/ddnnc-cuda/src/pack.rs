@@ -43,7 +43,9 @@ pub(crate) fn pack(
     };
     let elements = pitch * rows;
     if elements >= 1 << 31 {
-        return Err(format!("{ty} has more elements than an index of 32 bits counts"));
+        return Err(format!(
+            "{ty} has more elements than an index of 32 bits counts: a smaller batch has fewer"
+        ));
     }
     let offset = code.workspace_bytes;
     let bytes = elements * ty.dtype.size();

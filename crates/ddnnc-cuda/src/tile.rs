@@ -96,7 +96,7 @@ pub(crate) struct Lanes {
 impl Lanes {
     fn new(spec: &TileSpec, plan: &Plan) -> Result<Lanes, String> {
         if spec.rows * spec.channels >= 1 << 31 {
-            return Err("more elements than an index of 32 bits counts".to_owned());
+            return Err("more elements than an index of 32 bits counts: a smaller batch has fewer".to_owned());
         }
         let half = |l: &Local| spec.group.ty(*l).is_some_and(|ty| ty.dtype == DType::Bf16);
         let widest = if plan.in_memory().iter().any(half) { 8 } else { 4 };
