@@ -272,6 +272,11 @@ pub(crate) fn ranked(
         if !taken || !column_multiple.is_multiple_of(tile.columns) {
             continue;
         }
+        // On Blackwell of data centres ptxas spills where such a tile makes an operand.
+        let large = !tile.warpgroups && tile.rows * tile.columns * tile.depth >= 128 * 128 * 64;
+        if forced.is_none() && large && (a.made || b.made) && (100..120).contains(&target.arch.0) {
+            continue;
+        }
         let limit = tile.shared_limit(target);
         let (tables, stage) = pipeline(tile, unit, a, b);
         // As many stages as keep three blocks on a multiprocessor, at least three. By warpgroups, whose copies are a stage
@@ -500,6 +505,21 @@ mod tests {
         assert!(!first(&hopper, 65_536, 32, 576).warpgroups, "half a tile");
         assert!(!first(&Target { warpgroups: false, ..hopper }, 65_536, 64, 576).warpgroups);
         assert!(!first(&Target::new(Arch(100)), 65_536, 64, 576).warpgroups);
+    }
+
+    #[test]
+    fn operands_are_made_in_tiles_that_do_not_spill() {
+        let largest = |arch: u32, made: bool| {
+            let extents = [Extent { rows: 1152, columns: 128, depth: 16_384, count: 2 }];
+            let sides = [Beside { made, ..Beside::default() }; 2];
+            let choices =
+                ranked(&Target::new(Arch(arch)), Unit::Bf16, &extents, sides, 0).expect("no forced tile");
+            choices.iter().map(|c| c.tile.rows * c.tile.columns * c.tile.depth).max()
+        };
+        assert_eq!(largest(80, true), Some(128 * 128 * 64));
+        assert_eq!(largest(100, false), Some(128 * 128 * 64));
+        assert!(largest(100, true) < Some(128 * 128 * 64));
+        assert_eq!(largest(120, true), largest(120, false));
     }
 
     #[test]
