@@ -83,24 +83,23 @@ impl Ahead {
 /// Asks for the line at an address, into the second cache.
 #[inline(always)]
 pub fn ask(address: usize) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: any address may be asked for.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T1>(std::ptr::without_provenance(address));
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = address;
+    request::<false>(address);
 }
 
 /// Asks for the line at an address, into the first cache.
 #[inline(always)]
 pub fn ask_near(address: usize) {
+    request::<true>(address);
+}
+
+#[inline(always)]
+fn request<const NEAR: bool>(address: usize) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: any address may be asked for.
     unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(std::ptr::without_provenance(address));
+        use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
+        let line = std::ptr::without_provenance(address);
+        if NEAR { _mm_prefetch::<_MM_HINT_T0>(line) } else { _mm_prefetch::<_MM_HINT_T1>(line) }
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = address;
