@@ -147,6 +147,16 @@ fn linear([batch, inputs, outputs]: [usize; 3]) -> Vec<Bench> {
     parts.map(make).into()
 }
 
+/// A launch of few elements, of which every thread has some.
+pub fn small() -> Bench {
+    let ty = ValueType::f32([2, 64, 32, 32]).with_layout(Layout::ChannelsLast);
+    let relu = |b: &mut Builder| {
+        let x = b.operand(ty.clone());
+        b.steps(Op::Unary { kind: UnaryKind::Relu }, &[x])
+    };
+    Bench::new("rows", "small".into(), Part::Rows, DType::F32, group(relu))
+}
+
 fn group(build: impl FnOnce(&mut Builder) -> Vec<Local>) -> Case {
     let mut builder = Builder::new(GroupKind::Pointwise);
     let results = build(&mut builder);
