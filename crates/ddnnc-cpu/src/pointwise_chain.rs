@@ -13,7 +13,6 @@
 use crate::ahead::{LINE, ask_near};
 use crate::half_vector::{Halves, HalvesVectored, with_floats, with_halves};
 use crate::pointwise_inst::{Code, Inst, Loc};
-use crate::pointwise_kernels::{narrow, widen};
 use crate::pointwise_pass::Element;
 use crate::simd::Level;
 use ddnnc_ir::{BinaryKind, UnaryKind};
@@ -238,11 +237,6 @@ pub enum Gathers<'a> {
 
 /// The sums (total, along), the value and its mean.
 pub type Product<'a> = ([&'a mut [f64]; 2], *const u8, &'a [f32]);
-
-/// The first row of moments, about which they are gathered: `x` as the chain rounds it.
-pub fn rounded(x: f32, halves: bool) -> f32 {
-    if halves { widen(narrow(x)) } else { x }
-}
 
 /// Runs a chain.
 ///

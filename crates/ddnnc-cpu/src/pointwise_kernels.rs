@@ -96,6 +96,16 @@ at_every_level! {
     }
 }
 
+/// out = f(x), or 0 where that is infinite or no number.
+pub fn shifts<A: Copy>(level: Level, out: &mut [f64], x: &[A], f: impl Fn(A) -> f32) {
+    level.run(|| {
+        each(out, x, |x| {
+            let x = f(x);
+            if x.is_finite() { f64::from(x) } else { 0.0 }
+        });
+    });
+}
+
 fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + (-x).exp())
 }

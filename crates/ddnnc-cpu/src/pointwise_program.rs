@@ -11,7 +11,7 @@ use crate::memory::{Memory, Slot};
 use crate::pointwise_chain::{self, CHAINED, Chain, Ends, Gate, Gathers, Sums};
 use crate::pointwise_inst::{Access, Accumulator, Code, Domain, Gather, Inst, Loc, TILE};
 use crate::pointwise_kernels as kernels;
-use crate::pointwise_kernels::{sum, widen};
+use crate::pointwise_kernels::{narrow, sum, widen};
 use crate::pointwise_pass::{self, Arith, Gathering, Port, Ports};
 use crate::pointwise_sums as sums;
 use crate::simd::Level;
@@ -244,14 +244,31 @@ impl Program {
 }
 
 /// Takes the first row for the mean that moments are gathered about, so that the squares do not cancel, unless there is one.
-fn take_shift(shift: &mut [f64], channels: usize, first: impl Fn(usize) -> f32) {
-    if shift[0].is_nan() {
-        for c in 0..channels {
-            let x = first(c);
-            let x = if x.is_finite() { f64::from(x) } else { 0.0 };
-            shift[c..].iter_mut().step_by(channels).for_each(|s| *s = x);
+///
+/// # Safety
+///
+/// The row has that many channels.
+unsafe fn take_shift(level: Level, shift: &mut [f64], channels: usize, row: Port) {
+    if !shift[0].is_nan() {
+        return;
+    }
+    let (first, others) = shift.split_at_mut(channels);
+    // SAFETY: promised.
+    unsafe {
+        match row {
+            Port::Floats(row) => {
+                kernels::shifts(level, first, std::slice::from_raw_parts(row, channels), |x| x)
+            }
+            Port::Rounded(row) => {
+                let row = std::slice::from_raw_parts(row, channels);
+                kernels::shifts(level, first, row, |x| widen(narrow(x)));
+            }
+            Port::Halves(row) => {
+                kernels::shifts(level, first, std::slice::from_raw_parts(row, channels), widen)
+            }
         }
     }
+    others.chunks_exact_mut(channels).for_each(|other| other.copy_from_slice(first));
 }
 
 /// A tile of a run.
@@ -373,13 +390,13 @@ impl Tile<'_> {
                 let at = self.program.accumulators[accumulator].at;
                 let (total, rest) = sums[at..][..3 * period].split_at_mut(period);
                 let (squares, shift) = rest.split_at_mut(period);
+                let row = match chain.rows {
+                    Loc::Half(_) => Port::Halves(rows.cast()),
+                    _ if chain.halves => Port::Rounded(rows.cast()),
+                    _ => Port::Floats(rows.cast()),
+                };
                 // SAFETY: a tile has a row, of the type that the chain says.
-                take_shift(shift, channels, |c| unsafe {
-                    match chain.rows {
-                        Loc::Half(_) => widen(*rows.cast::<u16>().add(c)),
-                        _ => pointwise_chain::rounded(*rows.cast::<f32>().add(c), chain.halves),
-                    }
-                });
+                unsafe { take_shift(self.level, shift, channels, row) };
                 Gathers::Moments([total, squares], shift)
             }
             Sums::Products(products) => {
@@ -556,13 +573,12 @@ impl Tile<'_> {
                 let at = self.program.accumulators[*accumulator].at;
                 let (total, rest) = sums[at..][..3 * period].split_at_mut(period);
                 let (squares, shift) = rest.split_at_mut(period);
+                let row = match self.port(inst, 0) {
+                    Port::Rounded(row) => Port::Floats(row),
+                    port => port,
+                };
                 // SAFETY: a tile has a row, whose elements `port` finds in their memory.
-                take_shift(shift, self.program.domain.channels, |c| unsafe {
-                    match self.port(inst, 0) {
-                        Port::Floats(row) | Port::Rounded(row) => *row.add(c),
-                        Port::Halves(row) => widen(*row.add(c)),
-                    }
-                });
+                unsafe { take_shift(level, shift, self.program.domain.channels, row) };
                 // SAFETY: the operand is the tile's, the sums and the shift are of one period.
                 unsafe {
                     let what = Gathering::Moments([total, squares], shift);
