@@ -21,7 +21,7 @@ pub const PIECE: usize = 1 << 15;
 const GATHERING: usize = 64;
 
 /// The fewest rows of such a task: what it gathers of a channel is as much work as a few rows of it.
-const FEWEST: usize = 32;
+const FEWEST: usize = 64;
 
 /// A program and its share of the tasks.
 #[derive(Clone, Debug)]
