@@ -3,3 +3,5 @@
 pub mod digest;
 pub mod gate;
 pub mod harness;
+pub mod random_spec;
+pub mod vocabulary;

@@ -1,0 +1,31 @@
+//! Random specs: what they reach.
+
+use ddnnc_diag::SourceId;
+use ddnnc_ir::Mode;
+use ddnnc_tests::harness::try_model;
+use ddnnc_tests::random_spec::random_spec;
+use ddnnc_tests::vocabulary::{everything, uses};
+use std::collections::BTreeSet;
+
+#[test]
+fn specs_are_legal_and_together_use_the_whole_language() {
+    let mut unused = everything();
+    for seed in 0..300 {
+        let spec = random_spec(seed);
+        if let Err(diagnostics) = try_model(&spec.text, Mode::Train, None) {
+            panic!("seed {seed} draws what is refused:\n{diagnostics}");
+        }
+        let file = ddnnc_syntax::parse(&spec.text, SourceId::default()).expect("it was lowered");
+        let used: BTreeSet<String> = uses(&file).into_keys().collect();
+        unused.retain(|word| !used.contains(word));
+    }
+    assert!(unused.is_empty(), "no spec uses {unused:?}");
+}
+
+#[test]
+fn a_seed_draws_one_spec() {
+    for seed in [0, 17, 1 << 40] {
+        assert_eq!(random_spec(seed).text, random_spec(seed).text);
+    }
+    assert_ne!(random_spec(0).text, random_spec(1).text);
+}
