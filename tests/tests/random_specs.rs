@@ -1,7 +1,8 @@
-//! Random specs: what they reach.
+//! Random specs: what they reach, and a few of them on every device of the CPU.
 
 use ddnnc_diag::SourceId;
 use ddnnc_ir::Mode;
+use ddnnc_tests::comparison::Comparison;
 use ddnnc_tests::harness::try_model;
 use ddnnc_tests::random_spec::random_spec;
 use ddnnc_tests::vocabulary::{everything, uses};
@@ -28,4 +29,14 @@ fn a_seed_draws_one_spec() {
         assert_eq!(random_spec(seed).text, random_spec(seed).text);
     }
     assert_ne!(random_spec(0).text, random_spec(1).text);
+}
+
+#[test]
+fn a_few_specs_do_on_the_cpu_what_the_reference_does() {
+    let comparison = Comparison::on_cpu();
+    for seed in 0..8 {
+        let verdict = comparison.check(&random_spec(seed).text, seed);
+        let findings: Vec<String> = verdict.findings.iter().map(ToString::to_string).collect();
+        assert!(findings.is_empty(), "seed {seed}:\n{}", findings.join("\n"));
+    }
 }
