@@ -241,8 +241,11 @@ impl Cutter<'_> {
 
     fn settings(&mut self, settings: &[Setting]) {
         for setting in settings {
-            let cut = self.with_separator(range(setting.span), ",");
-            self.cut(cut);
+            // Without its own batch a spec has the default, which is larger than any that is drawn.
+            if setting.key.name != "batch" {
+                let cut = self.with_separator(range(setting.span), ",");
+                self.cut(cut);
+            }
             self.expr(&setting.value);
         }
     }
@@ -423,7 +426,7 @@ backbone net {
 }
 subnet half = net
 exit early = half after s1 |> gelu |> flatten |> linear(classes)
-train { data = cifar10 }
+train { data = cifar10, batch = 1 }
 ";
         assert_eq!(small, wanted);
     }

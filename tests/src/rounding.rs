@@ -15,8 +15,9 @@
 //! is continuous there, for all.
 
 use crate::harness::{Noise, random_batch, random_weights};
+use ddnnc_ir::infer::macs;
 use ddnnc_ir::reference::{Evaluation, Tensor, evaluate_op};
-use ddnnc_ir::{DType, Graph, IrError, Model, NodeId, Op, Pool, UnaryKind, Value};
+use ddnnc_ir::{DType, Graph, IrError, Model, NodeId, Op, Pool, UnaryKind, Value, ValueType};
 use ddnnc_passes::{PersistentKind, Program};
 use indexmap::IndexMap;
 use rustc_hash::FxHashMap;
@@ -24,8 +25,9 @@ use rustc_hash::FxHashMap;
 /// Everything that a step reads, by name.
 pub type Feeds = IndexMap<String, Tensor>;
 
-/// Roundings of f32 in each operand and each result of an operator. A sum of n products has √n of them where signs are
-/// random; Winograd's transforms have about ten times those of sums tap by tap.
+/// Roundings of f32 in each operand and each result of an operator. A sum of n products one after the other gathers about
+/// √(n/6) of them where signs are random, so that √n stand in its operands where that is more; Winograd's transforms have
+/// about ten times those of sums tap by tap.
 pub const ROUNDINGS: f64 = 8.0;
 
 /// How many times the largest distance between evaluations is the tolerance: they are few, and a maximum of few draws
@@ -274,7 +276,8 @@ fn evaluate_with_errors(
                     }
                     Some(noise) => {
                         let mut taken: Vec<Tensor> = operands.iter().map(|v| values[v].clone()).collect();
-                        taken.iter_mut().for_each(|tensor| disturb(tensor, ROUNDINGS * F32, noise));
+                        let roundings = ROUNDINGS.max(terms(op, &taken, &node.results).sqrt());
+                        taken.iter_mut().for_each(|tensor| disturb(tensor, roundings * F32, noise));
                         evaluate_op(op, &taken.iter().collect::<Vec<_>>(), &node.results)?
                     }
                 };
@@ -298,6 +301,13 @@ fn evaluate_with_errors(
     }
     values.retain(|value, _| watched.contains(value));
     Ok((evaluation, values))
+}
+
+/// Products in each sum of a convolution or matrix product; 0 for other operators.
+fn terms(op: &Op, operands: &[Tensor], results: &[ValueType]) -> f64 {
+    let types: Vec<&ValueType> = operands.iter().map(|tensor| &tensor.ty).collect();
+    let sums: usize = results.iter().map(ValueType::elements).sum();
+    macs(op, &types, results) as f64 / sums.max(1) as f64
 }
 
 /// Errors of up to `size`, relative, in every number; whole numbers stay. Equal numbers have equal errors, as equal
