@@ -30,7 +30,7 @@ pub enum Variant {
         /// Arithmetic of the step.
         precision: Precision,
         /// The passes that run.
-        set: u8,
+        set: u32,
     },
     /// The CPU device, on one thread and to the same bits on two.
     Cpu {
@@ -125,7 +125,6 @@ pub struct Verdict {
 /// The devices, and what is compared on them.
 pub struct Comparison {
     devices: Vec<(Level, bool, [CpuDevice; 2])>,
-    cpu: bool,
     cuda: Option<CudaDevice>,
 }
 
@@ -140,12 +139,12 @@ impl Comparison {
             .flat_map(|level| [true, false].map(|winograd| (level, winograd)))
             .map(|(level, winograd)| (level, winograd, [1, 2].map(|threads| open(level, winograd, threads))))
             .collect();
-        Comparison { devices, cpu: true, cuda: None }
+        Comparison { devices, cuda: None }
     }
 
     /// The CUDA device alone.
     pub fn on_cuda(device: CudaDevice) -> Comparison {
-        Comparison { devices: Vec::new(), cpu: false, cuda: Some(device) }
+        Comparison { devices: Vec::new(), cuda: Some(device) }
     }
 
     /// Compares every variant of a spec, on numbers that its seed draws.
@@ -187,13 +186,13 @@ impl Comparison {
         if self.cuda.is_some() {
             variants.push(Variant::Cuda { step: training(Precision::F32, true) });
         }
-        if !self.cpu {
+        if self.devices.is_empty() {
             return variants;
         }
         variants.extend([Variant::Formatter, Variant::Texts]);
         // All passes, and a set that the seed draws.
-        let all = u8::MAX >> (8 - PASSES.len());
-        let some = (case.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 57) as u8;
+        let all = u32::MAX >> (32 - PASSES.len());
+        let some = (case.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32;
         variants.extend([all, some & all].map(|set| Variant::Passes { precision: Precision::F32, set }));
         let best = Level::detect();
         for precision in precisions {
@@ -279,7 +278,7 @@ fn without_panic<T>(f: impl FnOnce() -> Result<T, String>) -> Result<T, String> 
 }
 
 /// The names of a set of passes, in the order of the pipeline.
-fn passes_of(set: u8) -> impl Iterator<Item = &'static str> {
+fn passes_of(set: u32) -> impl Iterator<Item = &'static str> {
     PASSES.iter().enumerate().filter(move |(i, _)| set >> i & 1 == 1).map(|(_, (name, _))| *name)
 }
 

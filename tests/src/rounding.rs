@@ -319,3 +319,57 @@ fn disturb(tensor: &mut Tensor, size: f64, noise: &mut Noise) {
         tensor.data.iter_mut().for_each(|x| *x *= 1.0 + size * error(*x));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{F32, MARGIN, ROUNDINGS, near_kink, oracle, random_feeds};
+    use crate::harness::{model, program, unfused};
+    use ddnnc_ir::{Mode, Model};
+    use ddnnc_passes::Goal;
+
+    fn spec(activation: &str) -> Model {
+        let text = format!(
+            "model m
+input image : f32[3, 6, 6]
+target label : class[4]
+backbone net {{
+    stem     = conv(8, 3) |> bn |> {activation}
+    stage s1 = 2 * conv(8, 3) |> bn |> {activation}
+    head     = global_avg_pool |> linear(classes)
+}}
+subnet full = net
+train {{ data = image_folder, optimizer = sgd(momentum = 0.5) }}
+"
+        );
+        model(&text, Mode::Train, 8)
+    }
+
+    /// Three layers that amplify little: no result may move by more than a few hundred roundings.
+    #[test]
+    fn tolerances_are_a_number_of_roundings() {
+        let model = spec("tanh");
+        let feeds = random_feeds(&model, &program(&model, Goal::Train), 1);
+        let oracle = oracle(&unfused(&model, Goal::Train), &feeds).expect("the step evaluates");
+        assert!(oracle.exact.len() > 20);
+        for (name, exact) in &oracle.exact {
+            let largest = exact.iter().fold(0.0f64, |m, x| m.max(x.abs()));
+            let roundings = oracle.tolerance[name] / (F32 * largest);
+            assert!(roundings >= ROUNDINGS, "{name}: {roundings}");
+            assert!(roundings <= 50.0 * MARGIN * ROUNDINGS, "{name}: {roundings}");
+        }
+    }
+
+    /// Thousands of activations: most draws keep away from the kink, and few would if the distance were a thousand times
+    /// what rounding moves. Where nothing has a kink, none is near.
+    #[test]
+    fn kinks_are_near_as_often_as_rounding_says() {
+        let near = |model: &Model| {
+            let step = program(model, Goal::Train);
+            let is_near = |seed| near_kink(&model.graph, &random_feeds(model, &step, seed));
+            (0..20).filter(|&seed| is_near(seed).expect("the model evaluates")).count()
+        };
+        assert_eq!(near(&spec("gelu")), 0);
+        let relu = near(&spec("relu"));
+        assert!((1..15).contains(&relu), "{relu} of 20");
+    }
+}
