@@ -11,14 +11,19 @@ pub type Tensors = BTreeMap<String, Vec<f32>>;
 
 /// Lowers a spec, with the diagnostics as the panic's text.
 pub fn model(text: &str, mode: Mode, batch: usize) -> Model {
+    try_model(text, mode, Some(batch)).unwrap_or_else(|diagnostics| panic!("{diagnostics}"))
+}
+
+/// Lowers a spec for a batch, or for its own.
+///
+/// # Errors
+///
+/// The diagnostics as a user sees them.
+pub fn try_model(text: &str, mode: Mode, batch: Option<usize>) -> Result<Model, String> {
     let mut sources = SourceMap::new();
     let id = sources.add("test.ddnn", text);
-    let lowered =
-        ddnnc_syntax::parse(text, id).and_then(|f| lower(&f, &Options { mode, batch: Some(batch) }));
-    match lowered {
-        Ok(lowered) => lowered.model,
-        Err(errors) => panic!("{}", render(&errors, &sources, false)),
-    }
+    let lowered = ddnnc_syntax::parse(text, id).and_then(|file| lower(&file, &Options { mode, batch }));
+    lowered.map(|lowered| lowered.model).map_err(|errors| render(&errors, &sources, false))
 }
 
 /// The text of a spec under `specs/`.
@@ -93,6 +98,11 @@ impl Noise {
     /// A stream for a name.
     pub fn new(seed: u64, name: &str) -> Noise {
         Noise(seed ^ crate::digest::fnv1a(name))
+    }
+
+    /// The stream that begins there.
+    pub fn from_bits(bits: u64) -> Noise {
+        Noise(bits)
     }
 
     /// The next 64 bits (splitmix64).

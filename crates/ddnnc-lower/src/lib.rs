@@ -37,5 +37,7 @@ mod signature;
 mod terms;
 mod trace;
 mod value;
+mod vocabulary;
 
 pub use lowering::{Lowered, Options, lower};
+pub use vocabulary::{Callable, vocabulary};

@@ -15,15 +15,19 @@ use ddnnc_syntax::{BackboneDecl, DistillDecl, Expr, ExprKind, Ident, Member, Sup
 use indexmap::IndexMap;
 use rustc_hash::FxHashSet;
 
-const SUPERVISED: &[Fixed] = &[Fixed { name: "cross_entropy", params: &["weight", "label_smoothing"] }];
+/// Terms against the label.
+pub(crate) const SUPERVISED: &[Fixed] =
+    &[Fixed { name: "cross_entropy", params: &["weight", "label_smoothing"] }];
 
-const DISTILLED: &[Fixed] = &[
+/// Terms against a teacher.
+pub(crate) const DISTILLED: &[Fixed] = &[
     Fixed { name: "kl", params: &["temperature", "weight", "detach"] },
     Fixed { name: "attention", params: &["at", "weight", "mode", "detach", "eps"] },
     Fixed { name: "hint", params: &["at!", "weight", "detach", "adapter"] },
 ];
 
-const RAMP: &[Fixed] = &[Fixed { name: "ramp", params: &["from", "to", "epochs"] }];
+/// Weights that are no number.
+pub(crate) const RAMP: &[Fixed] = &[Fixed { name: "ramp", params: &["from", "to", "epochs"] }];
 
 /// Segments and stages of a backbone, in order.
 pub(crate) fn parts(backbone: &BackboneDecl) -> impl Iterator<Item = &Ident> {

@@ -11,7 +11,8 @@ use ddnnc_syntax::{Expr, ExprKind, Setting};
 const KEYS: &[&str] =
     &["data", "batch", "epochs", "optimizer", "schedule", "precision", "seed", "validation"];
 
-const DATASETS: &[Fixed] = &[
+/// Data sets.
+pub(crate) const DATASETS: &[Fixed] = &[
     Fixed { name: "mnist", params: DATA },
     Fixed { name: "cifar10", params: DATA },
     Fixed { name: "cifar100", params: DATA },
@@ -19,20 +20,24 @@ const DATASETS: &[Fixed] = &[
 ];
 const DATA: &[&str] = &["path", "augment", "normalize"];
 
-const AUGMENTS: &[Fixed] = &[
+/// Random changes to training images.
+pub(crate) const AUGMENTS: &[Fixed] = &[
     Fixed { name: "crop", params: &["pad!"] },
     Fixed { name: "flip", params: &[] },
     Fixed { name: "resized_crop", params: &["scale"] },
 ];
 
-const NORMALIZE: &[Fixed] = &[Fixed { name: "normalize", params: &["mean!", "std!"] }];
+/// Normalisations.
+pub(crate) const NORMALIZE: &[Fixed] = &[Fixed { name: "normalize", params: &["mean!", "std!"] }];
 
-const OPTIMIZERS: &[Fixed] = &[
+/// Update rules.
+pub(crate) const OPTIMIZERS: &[Fixed] = &[
     Fixed { name: "sgd", params: &["lr", "momentum", "nesterov", "weight_decay"] },
     Fixed { name: "adamw", params: &["lr", "beta1", "beta2", "eps", "weight_decay"] },
 ];
 
-const SCHEDULES: &[Fixed] = &[
+/// Learning rates over time.
+pub(crate) const SCHEDULES: &[Fixed] = &[
     Fixed { name: "constant", params: &["warmup"] },
     Fixed { name: "multistep", params: &["milestones!", "gamma", "warmup"] },
     Fixed { name: "cosine", params: &["end", "warmup"] },

@@ -1,0 +1,32 @@
+//! What a spec can call without declaring it, in one list.
+
+use crate::losses::{DISTILLED, RAMP, SUPERVISED};
+use crate::operators::OPERATORS;
+use crate::recipe::{AUGMENTS, DATASETS, NORMALIZE, OPTIMIZERS, SCHEDULES};
+
+/// A word of the language that takes arguments.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Callable {
+    /// The word.
+    pub name: &'static str,
+    /// Its parameters, in the order of arguments without names.
+    pub parameters: Vec<&'static str>,
+}
+
+/// Every operator, loss term, data set, augmentation, optimizer and schedule of the language.
+pub fn vocabulary() -> Vec<Callable> {
+    let operators = OPERATORS.iter().map(|entry| &entry.fixed);
+    let lists = [SUPERVISED, DISTILLED, RAMP, DATASETS, AUGMENTS, NORMALIZE, OPTIMIZERS, SCHEDULES]
+        .into_iter()
+        .flatten();
+    operators
+        .chain(lists)
+        .map(|fixed| {
+            let signature = fixed.signature();
+            Callable {
+                name: fixed.name,
+                parameters: signature.params.iter().map(|(name, _)| *name).collect(),
+            }
+        })
+        .collect()
+}

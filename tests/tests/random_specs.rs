@@ -1,0 +1,42 @@
+//! Random specs: what they reach, and a few of them on every device of the CPU.
+
+use ddnnc_diag::SourceId;
+use ddnnc_ir::Mode;
+use ddnnc_tests::comparison::Comparison;
+use ddnnc_tests::harness::try_model;
+use ddnnc_tests::random_spec::random_spec;
+use ddnnc_tests::vocabulary::{everything, uses};
+use std::collections::BTreeSet;
+
+#[test]
+fn specs_are_legal_and_together_use_the_whole_language() {
+    let mut unused = everything();
+    for seed in 0..300 {
+        let spec = random_spec(seed);
+        if let Err(diagnostics) = try_model(&spec.text, Mode::Train, None) {
+            panic!("seed {seed} draws what is refused:\n{diagnostics}");
+        }
+        let file = ddnnc_syntax::parse(&spec.text, SourceId::default()).expect("it was lowered");
+        let used: BTreeSet<String> = uses(&file).into_keys().collect();
+        unused.retain(|word| !used.contains(word));
+    }
+    assert!(unused.is_empty(), "no spec uses {unused:?}");
+}
+
+#[test]
+fn a_seed_draws_one_spec() {
+    for seed in [0, 17, 1 << 40] {
+        assert_eq!(random_spec(seed).text, random_spec(seed).text);
+    }
+    assert_ne!(random_spec(0).text, random_spec(1).text);
+}
+
+#[test]
+fn a_few_specs_do_on_the_cpu_what_the_reference_does() {
+    let comparison = Comparison::on_cpu();
+    for seed in 0..8 {
+        let verdict = comparison.check(&random_spec(seed).text, seed);
+        let findings: Vec<String> = verdict.findings.iter().map(ToString::to_string).collect();
+        assert!(findings.is_empty(), "seed {seed}:\n{}", findings.join("\n"));
+    }
+}
