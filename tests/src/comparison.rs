@@ -477,8 +477,6 @@ fn formats(text: &str) -> Result<(), String> {
 
 /// Graphs of every phase read back from their text, and the program from its bytes.
 fn reads_back(case: &Case) -> Result<(), String> {
-    let mut model = case.model.clone();
-    model.recipe.precision = case.model.recipe.precision;
     let mut wrong = Ok(());
     let text_of = |graph: &Graph| -> Result<String, IrError> { ddnnc_ir::print(graph) };
     let mut observe = |phase: &str, graph: &Graph| {
@@ -492,8 +490,8 @@ fn reads_back(case: &Case) -> Result<(), String> {
             Err(error) => wrong = Err(format!("the graph `{phase}` does not read back: {error}")),
         }
     };
-    let compiled =
-        compile_with(&model, Goal::Train, &Options::default(), &mut observe).map_err(|e| e.to_string())?;
+    let compiled = compile_with(&case.model, Goal::Train, &Options::default(), &mut observe)
+        .map_err(|e| e.to_string())?;
     wrong?;
     let bytes = compiled.program.to_bytes().map_err(|e| e.to_string())?;
     let program = Program::from_bytes(&bytes).map_err(|e| format!("the program does not read back: {e}"))?;

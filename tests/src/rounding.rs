@@ -285,6 +285,9 @@ fn evaluate_with_errors(
                     if let Some(noise) = &mut noise {
                         let size = if result.ty.dtype == DType::Bf16 { BF16 } else { ROUNDINGS * F32 };
                         disturb(&mut result, size, noise);
+                        if let Some(size) = cancelled(op, &operands, graph) {
+                            result.data.iter_mut().for_each(|x| *x += size * F32 * f64::from(noise.number()));
+                        }
                     }
                     values.insert(value, result);
                 }
@@ -301,6 +304,14 @@ fn evaluate_with_errors(
     }
     values.retain(|value, _| watched.contains(value));
     Ok((evaluation, values))
+}
+
+/// How large the numbers are that cancel inside an operator, whose roundings no error of operands or results stands for. The
+/// logarithms of two distributions of K classes are of the size of ln K, and their difference, times T², may be near 0.
+fn cancelled(op: &Op, operands: &[Value], graph: &Graph) -> Option<f64> {
+    let Op::KlDivergence { temperature } = op else { return None };
+    let &[_, classes] = graph.ty(operands[0]).dims() else { return None };
+    Some(ROUNDINGS * temperature * temperature * (classes as f64).ln())
 }
 
 /// Products in each sum of a convolution or matrix product; 0 for other operators.

@@ -274,33 +274,39 @@ trait Summed {
 /// The sums of all rows themselves.
 impl Summed for f64 {
     type Of<S: Halves> = [S::Double; 2];
-    // SAFETY: promised by the caller of `run`, here and below.
     #[inline(always)]
     unsafe fn of<S: Halves>(x: S) -> [S::Double; 2] {
+        // SAFETY: promised by the caller of `run`.
         unsafe { x.doubles() }
     }
     #[inline(always)]
     unsafe fn about<S: Halves>(from: *const f64) -> [S::Double; 2] {
+        // SAFETY: promised by the caller of `run`.
         unsafe { S::load_doubles(from) }
     }
     #[inline(always)]
     unsafe fn begin<S: Halves>(sums: *const f64) -> [S::Double; 2] {
+        // SAFETY: promised by the caller of `run`.
         unsafe { S::load_doubles(sums) }
     }
     #[inline(always)]
     unsafe fn end<S: Halves>(x: [S::Double; 2], sums: *mut f64) {
+        // SAFETY: promised by the caller of `run`.
         unsafe { S::store_doubles(x, sums) }
     }
     #[inline(always)]
     unsafe fn plus<S: Halves>(a: [S::Double; 2], b: [S::Double; 2]) -> [S::Double; 2] {
+        // SAFETY: promised by the caller of `run`.
         unsafe { S::plus_doubles(a, b) }
     }
     #[inline(always)]
     unsafe fn minus<S: Halves>(a: [S::Double; 2], b: [S::Double; 2]) -> [S::Double; 2] {
+        // SAFETY: promised by the caller of `run`.
         unsafe { S::distance(a, b) }
     }
     #[inline(always)]
     unsafe fn sum<S: Halves>(sum: [S::Double; 2], a: [S::Double; 2], b: [S::Double; 2]) -> [S::Double; 2] {
+        // SAFETY: promised by the caller of `run`.
         unsafe { S::sum_doubles(sum, a, b) }
     }
 }
@@ -314,26 +320,32 @@ impl Summed for f32 {
     }
     #[inline(always)]
     unsafe fn about<S: Halves>(from: *const f64) -> S {
+        // SAFETY: promised by the caller of `run`.
         unsafe { S::of_doubles(S::load_doubles(from)) }
     }
     #[inline(always)]
     unsafe fn begin<S: Halves>(_: *const f64) -> S {
+        // SAFETY: promised by the caller of `run`.
         unsafe { S::splat(0.0) }
     }
     #[inline(always)]
     unsafe fn end<S: Halves>(x: S, sums: *mut f64) {
+        // SAFETY: promised by the caller of `run`.
         unsafe { S::store_doubles(S::plus_doubles(S::load_doubles(sums), x.doubles()), sums) }
     }
     #[inline(always)]
     unsafe fn plus<S: Halves>(a: S, b: S) -> S {
+        // SAFETY: promised by the caller of `run`.
         unsafe { a.plus(b) }
     }
     #[inline(always)]
     unsafe fn minus<S: Halves>(a: S, b: S) -> S {
+        // SAFETY: promised by the caller of `run`.
         unsafe { a.minus(b) }
     }
     #[inline(always)]
     unsafe fn sum<S: Halves>(sum: S, a: S, b: S) -> S {
+        // SAFETY: promised by the caller of `run`.
         unsafe { sum.sum(a, b) }
     }
 }
