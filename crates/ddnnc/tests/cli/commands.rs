@@ -100,6 +100,9 @@ fn the_ir_of_every_spec_reads_back() {
     let shared = place.pipe(&["opt", "-", "--pass", "share_prefixes", "--pass", "dead_code"], &text).ok();
     assert!(shared.lines().count() < text.lines().count(), "prefixes are shared");
     place.pipe(&["opt", "-"], "graph {").fails(1, &["line 1"]);
+    let stored = "graph \"g\" {\n  v0 = input name=\"x\" : f32[2]\n  n1 = store(v0) name=\"s\"\n}\n";
+    let wanted = ["standard input: line 3, column 8", "there is no parameter or state `s`"];
+    place.pipe(&["opt", "-"], stored).fails(1, &wanted);
 }
 
 #[test]
