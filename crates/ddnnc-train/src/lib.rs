@@ -22,7 +22,7 @@ mod trainer;
 mod weights;
 
 pub use data::{Batch, DataError, DataSource, Fit, Loader, Split, read_image};
-pub use error::TrainError;
+pub use error::{TrainError, wrongly_named};
 pub use evaluate::{Evaluator, NetResult, Part, evaluate};
 pub use init::initial_values;
 pub use metrics::{EpochRecord, Record, StepRecord, TestRecord};

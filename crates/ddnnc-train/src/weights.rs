@@ -1,5 +1,6 @@
 //! Tensors in safetensors files: read, check against a model, write so that a failure leaves the old file.
 
+use crate::error::wrongly_named;
 use crate::run_folder::OPTIMIZER_PREFIX;
 use ddnnc_ir::{Model, Shape};
 use indexmap::IndexMap;
@@ -103,9 +104,16 @@ fn list(problems: &[String]) -> String {
 }
 
 impl WeightsError {
-    /// Whether the environment failed (disk, permissions while writing), rather than the input.
+    /// Whether the environment failed (disk, permissions), rather than the input.
     pub fn is_environment(&self) -> bool {
-        matches!(self, WeightsError::Write { .. })
+        match self {
+            WeightsError::Write { .. } => true,
+            WeightsError::Read { source, .. } => !wrongly_named(source),
+            WeightsError::Format { .. }
+            | WeightsError::Version { .. }
+            | WeightsError::Mismatch { .. }
+            | WeightsError::UnknownNet { .. } => false,
+        }
     }
 
     /// The same error, with the file that it is about.

@@ -1,5 +1,6 @@
 //! What can be wrong with data: where, what was expected and found, and the way out.
 
+use crate::error::wrongly_named;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -19,7 +20,7 @@ pub enum DataError {
         hint: String,
     },
     /// The operating system refused.
-    #[error("{}: {source}. Check that the file exists and may be read", path.display())]
+    #[error("{} cannot be read: {source}. Check that it is there and may be read", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -197,6 +198,11 @@ pub enum DataError {
 }
 
 impl DataError {
+    /// Whether the environment failed (disk, permissions), rather than the data.
+    pub fn is_environment(&self) -> bool {
+        matches!(self, DataError::Io { source, .. } if !wrongly_named(source))
+    }
+
     pub(crate) fn io(path: &Path, source: io::Error) -> DataError {
         DataError::Io { path: path.to_path_buf(), source }
     }

@@ -33,6 +33,42 @@ fn statuses_tell_whose_fault_it_is() {
     }
 }
 
+/// What is there and cannot be read is the environment's fault, whatever it is read as; what is not there, the user's.
+#[cfg(target_os = "linux")]
+#[test]
+fn files_that_cannot_be_read_have_one_status() {
+    let place = Place::new();
+    let quick = spec("quickstart");
+    tiny_mnist(&place.path("mnist"));
+    fs::write(place.path("map.json"), b"\xff").expect("a writable folder");
+    // Nothing is mapped at its beginning: reading it fails as a damaged disk does.
+    let unreadable = "/proc/self/mem";
+    let images = place.path("mnist/train-images-idx3-ubyte");
+    fs::remove_file(&images).expect("just written");
+    std::os::unix::fs::symlink(unreadable, &images).expect("a writable folder");
+    let export =
+        |weights: &str| place.run(&["export", &quick, "--weights", weights, "--subnet", "full", "-o", "out"]);
+    place.run(&["check", unreadable]).fails(3, &[unreadable, "cannot be read"]);
+    export(unreadable).fails(3, &[unreadable, "cannot read"]);
+    place.run(&["train", &quick, "--data", "mnist"]).fails(3, &["train-images", "cannot be read"]);
+    place.run(&["data", "mnist", "--dataset", "mnist"]).fails(3, &["train-images", "cannot be read"]);
+
+    export("absent").fails(1, &["absent", "cannot read"]);
+    export(".").fails(1, &["cannot read"]);
+    place.run(&["import", &quick, "--weights", "absent", "-o", "out"]).fails(1, &["no file `absent`"]);
+    place.run(&["step", &quick, "--init", "w"]).ok();
+    place
+        .run(&["import", &quick, "--weights", "w", "--map", "map.json", "-o", "out"])
+        .fails(1, &["map.json", "UTF-8"]);
+    fs::create_dir(place.path("run")).expect("a writable folder");
+    fs::copy(&quick, place.path("run/spec.ddnn")).expect("a writable folder");
+    place.run(&["report", "run"]).fails(1, &["metrics.jsonl"]);
+    place.run(&["inspect", "run"]).fails(1, &["is a folder", "run folder, whose spec is `run/spec.ddnn`"]);
+    fs::write(place.path("run/spec.ddnn"), b"\xff").expect("a writable folder");
+    place.run(&["train", &quick, "--out", "run", "--resume"]).fails(1, &["run/spec.ddnn", "UTF-8"]);
+    assert!(!place.path("out").exists());
+}
+
 #[test]
 fn a_reader_that_goes_away_is_no_error() {
     let place = Place::new();
