@@ -236,6 +236,29 @@ fn image_folders_are_decoded_resized_and_numbered_by_name() {
 }
 
 #[test]
+fn a_jpeg_that_breaks_off_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("1.jpg");
+    image::RgbImage::from_fn(40, 30, |x, y| image::Rgb([(x * 5) as u8, (y * 7) as u8, 9]))
+        .save(&path)
+        .unwrap();
+    let whole = fs::read(&path).unwrap();
+    let data = plain_data(Dataset::ImageFolder, vec![], 3);
+    let read = || read_image(&data, &Shape::from([3, 16, 16]), &path).map_err(|e| e.to_string());
+    let wanted = read().unwrap();
+    for length in 3..whole.len() {
+        fs::write(&path, &whole[..length]).unwrap();
+        says(&read().unwrap_err(), &["1.jpg", "not a readable image"]);
+    }
+    // In the middle of its pixels, where the decoder alone would go on.
+    fs::write(&path, &whole[..whole.len() - 40]).unwrap();
+    says(&read().unwrap_err(), &["breaks off before its end"]);
+    // What cameras append is passed over.
+    fs::write(&path, [&whole[..], b"more"].concat()).unwrap();
+    assert_eq!(read().unwrap(), wanted);
+}
+
+#[test]
 fn very_long_images_need_little_memory() {
     let folder = tempfile::tempdir().unwrap();
     for split in ["train", "val"] {

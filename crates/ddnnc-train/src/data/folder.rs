@@ -1,7 +1,9 @@
 //! A folder of images: `train/<class>/<image>`, and `val/` or `test/` alike; classes are numbered by sorted name.
 
 use super::{DataError, ImageSet, Split};
+use image::ImageFormat;
 use image::imageops::FilterType;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// Endings of files that count as images; other files (licences, lists) are passed over.
@@ -84,6 +86,35 @@ pub(super) fn read(folder: &Path, split: Split) -> Result<(ImageSet, Vec<String>
     Ok((ImageSet::on_disk(paths, labels), names))
 }
 
+/// Whether a JPEG goes on to its end marker. What begins like no JPEG is left to the decoder to refuse.
+fn jpeg_is_whole(bytes: &[u8]) -> bool {
+    // Behind the marker of the beginning stand segments: 0xFF, a marker, a length that counts itself. What follows a
+    // start of scan has no length: in it 0xFF is followed by 0 or by a restart marker, else the next segment begins.
+    const END: u8 = 0xD9;
+    const SCAN: u8 = 0xDA;
+    let mut at = 2;
+    loop {
+        let Some(&marker) = bytes.get(at + 1) else { return false };
+        match (bytes[at], marker) {
+            (0xFF, END) => return true,
+            // Fill bytes.
+            (0xFF, 0xFF) => at += 1,
+            (0xFF, _) => {
+                let Some(length) = bytes.get(at + 2..at + 4) else { return false };
+                at += 2 + usize::from(u16::from_be_bytes([length[0], length[1]])).max(2);
+                if marker == SCAN {
+                    let rest = bytes.get(at..).unwrap_or_default();
+                    let ends = |pair: &[u8]| pair[0] == 0xFF && !matches!(pair[1], 0 | 0xD0..=0xD7);
+                    let Some(length) = rest.windows(2).position(ends) else { return false };
+                    at += length;
+                }
+            }
+            // No segment where one has to be: the decoder says so.
+            _ => return true,
+        }
+    }
+}
+
 /// A decoded image: interleaved channels, row by row.
 pub(super) enum Decoded {
     Gray(image::GrayImage),
@@ -100,8 +131,19 @@ impl Decoded {
         };
         let reader = image::ImageReader::open(path)
             .and_then(image::ImageReader::with_guessed_format)
-            .map_err(|e| fail(e.to_string()))?;
-        let decoded = reader.decode().map_err(|e| fail(e.to_string()))?;
+            .map_err(|e| DataError::io(path, e))?;
+        let decoded = if reader.format() == Some(ImageFormat::Jpeg) {
+            let mut bytes = Vec::new();
+            reader.into_inner().read_to_end(&mut bytes).map_err(|e| DataError::io(path, e))?;
+            // The decoder makes grey of what is not there.
+            if !jpeg_is_whole(&bytes) {
+                return Err(fail("the JPEG breaks off before its end".to_string()));
+            }
+            image::load_from_memory_with_format(&bytes, ImageFormat::Jpeg)
+        } else {
+            reader.decode()
+        };
+        let decoded = decoded.map_err(|e| fail(e.to_string()))?;
         if decoded.width() == 0 || decoded.height() == 0 {
             return Err(fail("it has no pixels".to_string()));
         }
