@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 
 /// Writes the tensors of one net.
 pub fn run(args: &ExportArgs, ui: Ui) -> Result<(), Failure> {
-    apart([&args.spec.spec].into_iter().chain(&args.weights.weights), [&args.output])?;
+    let weights = &args.weights;
+    apart([&args.spec.spec].into_iter().chain(&weights.weights).chain(&weights.run), [&args.output])?;
     let (spec, source) = spec_and_weights(&args.spec, &args.weights, ui)?;
     let model = spec.lower(Mode::Eval, None)?;
     let net = net(&model, Some(&args.subnet))?;

@@ -28,6 +28,7 @@ pub fn run(args: &StepArgs, ui: Ui) -> Result<(), Failure> {
 fn init(spec: &Spec, seed: Option<u64>, path: &Path, ui: Ui) -> Result<(), Failure> {
     let model = spec.lower(Mode::Train, None)?;
     let seed = seed.unwrap_or(model.recipe.seed);
+    apart(&weights::loaded(&weights::resolved(spec, &model)?), [&path.to_path_buf()])?;
     let tensors = weights::initial(spec, &model, seed)?;
     let metadata =
         BTreeMap::from([("model".to_string(), model.name.clone()), ("seed".to_string(), seed.to_string())]);

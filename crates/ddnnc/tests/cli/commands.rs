@@ -405,6 +405,8 @@ fn a_run_goes_on_without_the_files_that_its_spec_loads() {
     place.run(&["step", "fresh.ddnn", "--init", "fresh.safetensors", "--seed", "5"]).ok();
     let fresh = ["export", "fresh.ddnn", "--weights", "fresh.safetensors", "--subnet", "teacher"];
     place.run(&[&fresh[..], &["-o", "teacher.safetensors"]].concat()).ok();
+    // What a spec loads is read as well.
+    place.run(&["step", "kd.ddnn", "--init", "teacher.safetensors"]).fails(2, &["this command reads it"]);
     let train = |run: &str, more: &[&str]| {
         place.run(&[&["train", "kd.ddnn", "--out", run], &SMALL[..], more].concat())
     };
@@ -523,6 +525,20 @@ fn what_is_read_is_not_overwritten() {
     place.run(&["step", "in/q.ddnn", "--weights", "w", "--batch", "b", "--out", "w"]).fails(2, &[read]);
     place.run(&["export", "in/q.ddnn", "--weights", "w", "--subnet", "small", "-o", "w"]).fails(2, &[read]);
     place.run(&["import", "in/q.ddnn", "--weights", "w", "-o", "./w"]).fails(2, &[read]);
+    // Of a run: its spec, its metrics and its checkpoints; another file in its folder is free.
+    tiny_mnist(&place.path("mnist"));
+    let batch = ["--batch", "8", "--steps", "1", "--data", "mnist"];
+    place.run(&[&["train", "in/q.ddnn", "--out", "run"], &batch[..]].concat()).ok();
+    let checkpoint = format!("run/checkpoints/{}", place.names("run/checkpoints")[0]);
+    let kept = |name: &str| fs::read(place.path(name)).expect("a file of the run");
+    for file in ["run/spec.ddnn", "run/metrics.jsonl", &checkpoint] {
+        let before = kept(file);
+        place.run(&["export", "run", "--subnet", "small", "-o", file]).fails(2, &[read]);
+        let args = ["export", "in/q.ddnn", "--run", "run", "--subnet", "small", "-o", file];
+        place.run(&args).fails(2, &[read]);
+        assert!(before == kept(file), "{file}");
+    }
+    place.run(&["export", "run", "--subnet", "small", "-o", "run/small.safetensors"]).ok();
     assert_eq!(fs::read_to_string(place.path("in/q.ddnn")).expect("the spec"), text);
     assert_eq!(fs::read(place.path("w")).expect("weights"), weights);
     assert!(!place.path("new").exists());
