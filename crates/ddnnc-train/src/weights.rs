@@ -68,7 +68,10 @@ pub enum WeightsError {
         message: String,
     },
     /// A checkpoint of another version of the format.
-    #[error("{} is of checkpoint format {found}, and this program reads {expected}", path.display())]
+    #[error(
+        "{} is of checkpoint format {found}, and this version of `ddnnc` reads {expected}. Use the version that wrote it, \
+         or train anew", path.display()
+    )]
     Version {
         /// The file.
         path: PathBuf,
@@ -99,8 +102,13 @@ fn of(path: &Option<PathBuf>) -> String {
     path.as_ref().map_or_else(String::new, |p| format!(" in {}", p.display()))
 }
 
+/// How many tensors are named that do not fit.
+const SHOWN: usize = 12;
+
 fn list(problems: &[String]) -> String {
-    problems.iter().map(|p| format!("  {p}")).collect::<Vec<_>>().join("\n")
+    let mut lines: Vec<String> = problems.iter().take(SHOWN).map(|p| format!("  {p}")).collect();
+    lines.extend((problems.len() > SHOWN).then(|| format!("  and {} more", problems.len() - SHOWN)));
+    lines.join("\n")
 }
 
 impl WeightsError {

@@ -101,13 +101,18 @@ impl WeightSource {
         match self {
             WeightSource::File(path) => {
                 let file = read_weights(path).map_err(weights::failed)?;
-                let checkpoint = file.metadata.contains_key("checksum");
-                let tensors = match checkpoint {
-                    true => Checkpoint::read(path).map_err(weights::failed)?.values,
-                    false => file.tensors,
-                };
-                weights::check(model, &tensors, path)?;
-                Ok(tensors)
+                if file.metadata.contains_key("checksum") {
+                    let values = Checkpoint::read(path).map_err(weights::failed)?.values;
+                    return weights::check(model, &values, path).map(|()| values);
+                }
+                weights::check(model, &file.tensors, path).map_err(|failure| match file.metadata.get("subnet") {
+                    Some(net) => failure.hint(format!(
+                        "it was exported and holds `{net}` alone: give a spec that declares that net alone, for which \
+                         `ddnnc import` renames its tensors"
+                    )),
+                    None => failure,
+                })?;
+                Ok(file.tensors)
             }
             WeightSource::Run(folder) => {
                 let shown = folder.display();

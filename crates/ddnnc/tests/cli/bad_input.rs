@@ -197,6 +197,12 @@ fn bad_weights_are_named() {
     );
     rewrite("[16,1,3,3]", "[16,3,1,3]");
     run().fails(1, &["resnet.stem.conv1.weight", "[16,3,1,3]", "[16,1,3,3]"]);
+    let small = ["--subnet", "small", "-o", "small.safetensors"];
+    place.run(&[&["export", &quick, "--weights", "w.safetensors"], &small[..]].concat()).ok();
+    // An exported net in place of the whole model: some of what is missing, how much more, and the way out.
+    place
+        .run(&["eval", &quick, "--weights", "small.safetensors"])
+        .fails(1, &["is missing", " more", "holds `small` alone", "ddnnc import"]);
     fs::write(place.path("bad.safetensors"), &whole[..whole.len() - 10]).expect("a writable folder");
     run().fails(1, &["bad.safetensors", "not a complete safetensors file"]);
     fs::write(place.path("bad.safetensors"), b"").expect("a writable folder");
@@ -305,7 +311,10 @@ fn a_checkpoint_that_is_passed_over_is_named() {
     let at = bytes.windows(old.len()).position(|w| w == old.as_bytes()).expect("a version");
     let mut later = bytes.clone();
     later[at + old.len() - 2] = b'7';
-    for (newest, reason) in [(&bytes[..bytes.len() - 9], "not a complete"), (&later, "checkpoint format 7")] {
+    for (newest, reason) in [
+        (&bytes[..bytes.len() - 9], "not a complete"),
+        (&later, "checkpoint format 7, and this version of `ddnnc` reads 1. Use the version that wrote it"),
+    ] {
         fs::write(place.path("run/checkpoints/step-00000002.safetensors"), newest)
             .expect("a writable folder");
         for command in [
