@@ -150,7 +150,12 @@ fn text(args: &TrainArgs, model: &Model, summary: &Summary, folder: &Path, data:
     };
     let mut text =
         format!("{}: {how} after {} steps, {:.0} s\n\n", model.name, summary.step, summary.seconds);
-    text.push_str(&results_table(model, &[("validation", &summary.validation), ("test", &summary.test)]));
+    // Beside results on the test images at the end, those of an earlier epoch say so.
+    let validation = match summary.validation_step == summary.step {
+        true => "validation".to_string(),
+        false => format!("validation, epoch {}", summary.epochs),
+    };
+    text.push_str(&results_table(model, &[(&validation, &summary.validation), ("test", &summary.test)]));
     text.push_str(&format!("\nrun        {}\n", folder.display()));
     text.push_str(&format!("checkpoint {}\n", summary.checkpoint.display()));
     let mut next = Vec::new();

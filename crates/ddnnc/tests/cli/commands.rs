@@ -240,6 +240,12 @@ fn train_then_everything_after_it() {
         "a resumed run equals an uninterrupted one"
     );
     assert_eq!(place.names("whole"), ["checkpoints", "metrics.jsonl", "report.html", "spec.ddnn"]);
+    // Two steps into the second epoch, the held-out images were seen by the weights of the first.
+    let text = train(&["--out", "further", "--steps", "15"]).ok();
+    let page = fs::read_to_string(place.path("further/report.html")).expect("a report");
+    for text in [text, page] {
+        assert!(text.contains("validation, epoch 1"), "{text}");
+    }
     let metrics = fs::read_to_string(place.path("whole/metrics.jsonl")).expect("metrics");
     for line in metrics.lines() {
         has(&serde_json::from_str(line).expect("an object a line"), &["kind", "step"]);
