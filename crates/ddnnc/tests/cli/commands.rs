@@ -3,9 +3,53 @@
 use crate::common::{Place, Ran, spec, specs, tiny_mnist, wait_for};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+
+/// Asserts that every key of a JSON value stands in `docs/cli.md`. What is under the keys of `by_name` has names of
+/// terms or nets for keys.
+fn documented(docs: &str, value: &Value, by_name: &[&str]) {
+    for item in value.as_array().into_iter().flatten() {
+        documented(docs, item, by_name);
+    }
+    for (key, value) in value.as_object().into_iter().flatten() {
+        assert!(docs.contains(&format!("`{key}`")), "`{key}` is documented");
+        match value.as_object().filter(|_| by_name.contains(&key.as_str())) {
+            Some(named) => named.values().for_each(|v| documented(docs, v, by_name)),
+            None => documented(docs, value, by_name),
+        }
+    }
+}
+
+#[test]
+fn every_key_of_json_is_documented() {
+    let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/cli.md");
+    let docs = fs::read_to_string(docs).expect("the docs");
+    let place = Place::new();
+    tiny_mnist(&place.path("mnist"));
+    let quick = spec("quickstart");
+    let args = ["train", &quick, "--data", "mnist", "--out", "run", "--steps", "14"];
+    place.run(&[&args[..], &SMALL].concat()).ok();
+    let metrics = fs::read_to_string(place.path("run/metrics.jsonl")).expect("metrics");
+    let mut kinds = BTreeSet::new();
+    for line in metrics.lines() {
+        let record: Value = serde_json::from_str(line).expect("an object a line");
+        kinds.insert(record["kind"].as_str().expect("a kind").to_string());
+        documented(&docs, &record, &["loss", "train", "validation", "test"]);
+    }
+    assert_eq!(kinds.into_iter().collect::<Vec<_>>(), ["epoch", "step", "test"]);
+    image::GrayImage::new(28, 28).save(place.path("1.png")).expect("a writable folder");
+    for args in [
+        &["compile", "run/spec.ddnn", "--json"][..],
+        &["eval", "run", "--data", "mnist", "--json"],
+        &["predict", "run", "1.png", "--json"],
+        &["inspect", &spec("kd_two_networks"), "--json"],
+        &["data", "mnist", "--dataset", "mnist", "--json"],
+    ] {
+        documented(&docs, &place.run(args).json(), &[]);
+    }
+}
 
 /// Arguments that make the quickstart spec quick.
 const SMALL: [&str; 2] = ["--set", "train.batch=8"];
