@@ -29,7 +29,7 @@ pub use metrics::{EpochRecord, Record, StepRecord, TestRecord};
 pub use observer::{Observer, Plan, Silent};
 pub use progress::Progress;
 pub use report::{read_records, report_html, write_report};
-pub use run_folder::{Checkpoint, FORMAT_VERSION, RunFolder, spec_digest};
+pub use run_folder::{Checkpoint, FORMAT_VERSION, RunFolder, class_names, spec_digest};
 pub use trainer::{Ending, Job, Summary, TrainOptions, train};
 pub use weights::{
     Tensor, Tensors, WeightsError, WeightsFile, atomic_write, check_weights, read_weights, subnet_weights,

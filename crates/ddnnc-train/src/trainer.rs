@@ -198,6 +198,7 @@ impl<'a> Trainer<'a> {
         let (mut step, mut sums, mut values) = (0, Sums::default(), started_values);
         let mut path = None;
         if let Some(checkpoint) = checkpoint {
+            job.data.check_classes(&checkpoint.classes)?;
             check_weights(job.model, &checkpoint.values)?;
             check_optimizer(&feed::download_optimizer(exec.as_ref())?, &checkpoint.optimizer)?;
             for (name, tensor) in &checkpoint.optimizer {
@@ -429,6 +430,7 @@ impl<'a> Trainer<'a> {
             spec: spec_digest(&self.job.options.spec),
             values: self.values.clone(),
             optimizer: feed::download_optimizer(self.exec.as_ref())?,
+            classes: self.job.data.named_classes().to_vec(),
             sums: self.sums.clone(),
         };
         self.checkpoint = Some(self.run.save(&checkpoint)?);

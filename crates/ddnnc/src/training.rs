@@ -95,15 +95,30 @@ pub fn spec_and_weights(
     Ok((Spec::load(&path, &spec.set, ui)?, source))
 }
 
+/// What was learned.
+#[derive(Clone, Debug)]
+pub struct Trained {
+    /// Exactly the parameters and running statistics of the model.
+    pub values: Tensors,
+    /// The names of the classes by number; empty where they are not known.
+    pub classes: Vec<String>,
+}
+
+impl Trained {
+    fn new(checkpoint: Checkpoint, model: &Model, path: &Path) -> Result<Trained, Failure> {
+        weights::check(model, &checkpoint.values, path)?;
+        Ok(Trained { values: checkpoint.values, classes: checkpoint.classes })
+    }
+}
+
 impl WeightSource {
     /// Reads exactly the parameters and running statistics of a model; says which checkpoints of a run were passed over.
-    pub fn read(&self, model: &Model, ui: Ui) -> Result<Tensors, Failure> {
+    pub fn read(&self, model: &Model, ui: Ui) -> Result<Trained, Failure> {
         match self {
             WeightSource::File(path) => {
                 let file = read_weights(path).map_err(weights::failed)?;
                 if file.metadata.contains_key("checksum") {
-                    let values = Checkpoint::read(path).map_err(weights::failed)?.values;
-                    return weights::check(model, &values, path).map(|()| values);
+                    return Trained::new(Checkpoint::read(path).map_err(weights::failed)?, model, path);
                 }
                 weights::check(model, &file.tensors, path).map_err(|failure| match file.metadata.get("subnet") {
                     Some(net) => failure.hint(format!(
@@ -112,7 +127,7 @@ impl WeightSource {
                     )),
                     None => failure,
                 })?;
-                Ok(file.tensors)
+                Ok(Trained { values: file.tensors, classes: Vec::new() })
             }
             WeightSource::Run(folder) => {
                 let shown = folder.display();
@@ -125,10 +140,9 @@ impl WeightSource {
                 if RunFolder::newest_checkpoint(folder).map_err(failed)?.is_none() {
                     return Err(Failure::input(format!("the run `{shown}` has no checkpoint yet")));
                 }
-                let (path, tensors, warnings) = RunFolder::newest_values(folder).map_err(failed)?;
+                let (path, checkpoint, warnings) = RunFolder::newest_complete(folder).map_err(failed)?;
                 warnings.iter().for_each(|text| ui.warn(text));
-                weights::check(model, &tensors, &path)?;
-                Ok(tensors)
+                Trained::new(checkpoint, model, &path)
             }
         }
     }

@@ -135,6 +135,18 @@ pub enum DataError {
         /// What only one of them has.
         differences: Vec<String>,
     },
+    /// Class folders that differ from those that weights were trained on.
+    #[error(
+        "{}: its classes are not those that the weights were trained on: {}. Give the folder of that training with \
+         `--data DIR`, or train anew",
+        path.display(), differences.join(", ")
+    )]
+    OtherClasses {
+        /// The folder.
+        path: PathBuf,
+        /// What only one of them has.
+        differences: Vec<String>,
+    },
     /// An image that cannot be decoded.
     #[error("{}: not a readable image: {reason}. Remove or replace it", path.display())]
     Image {

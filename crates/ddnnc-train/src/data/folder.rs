@@ -44,6 +44,11 @@ fn classes(folder: &Path) -> Result<Vec<String>, DataError> {
     Ok(names)
 }
 
+/// What stands in `a` and not in `b`, for people.
+pub(super) fn only(a: &[String], b: &[String], tag: &str) -> Vec<String> {
+    a.iter().filter(|n| !b.contains(n)).map(|n| format!("`{n}` only in {tag}")).collect()
+}
+
 /// Lists the images of a split; nothing is decoded yet.
 pub(super) fn read(folder: &Path, split: Split) -> Result<(ImageSet, Vec<String>), DataError> {
     let root = split_folder(folder, split)?;
@@ -53,12 +58,6 @@ pub(super) fn read(folder: &Path, split: Split) -> Result<(ImageSet, Vec<String>
         if let Ok(train) = split_folder(folder, Split::Train) {
             let wanted = classes(&train)?;
             if wanted != names {
-                let only = |a: &[String], b: &[String], tag: &str| {
-                    a.iter()
-                        .filter(|n| !b.contains(n))
-                        .map(|n| format!("`{n}` only in {tag}"))
-                        .collect::<Vec<_>>()
-                };
                 let mut differences = only(&wanted, &names, "train");
                 differences.extend(only(&names, &wanted, "test"));
                 return Err(DataError::Classes { path: root, other: train, differences });

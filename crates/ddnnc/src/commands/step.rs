@@ -49,7 +49,7 @@ fn step(
     let images = batch.images(spec)?;
     let model = spec.lower(mode, Some(images))?;
     let (image, label) = batch.check(&model)?;
-    let tensors = WeightSource::File(weights.to_path_buf()).read(&model, ui)?;
+    let tensors = WeightSource::File(weights.to_path_buf()).read(&model, ui)?.values;
     let device = device::open(&args.device, ui)?;
     let compiled = device::compile(&model, Goal::Gradients, options)?;
     let mut run = device.load(&compiled.program).map_err(device::failed)?;

@@ -289,6 +289,29 @@ fn an_unreadable_image_leaves_no_run_before_the_first_checkpoint() {
         train {\n    data = image_folder(path = \"images\")\n    batch = 2\n    epochs = 2\n    optimizer = sgd(lr = 0.01)\n}\n";
     fs::write(place.path("t.ddnn"), text).expect("a writable folder");
     place.run(&["train", "t.ddnn", "--out", "good", "--steps", "2"]).ok();
+
+    // Classes have the names of their folders, and data with other folders are of another training.
+    let shown = place.run(&["predict", "good", "images/val/a/0.png"]).ok();
+    assert!(["a", "b"].iter().all(|name| shown.contains(&format!(" %  {name}\n"))), "{shown}");
+    let json = place.run(&["predict", "good", "images/val/a/0.png", "--json"]).json();
+    for class in json["images"][0]["classes"].as_array().expect("a list") {
+        assert_eq!(class["name"], if class["class"] == 0 { "a" } else { "b" });
+    }
+    place.run(&["export", "good", "--subnet", "full", "-o", "full"]).ok();
+    let exported = fs::read(place.path("full")).expect("just written");
+    assert!(String::from_utf8_lossy(&exported).contains(r#""class_names":"[\"a\",\"b\"]""#));
+    place.run(&["eval", "good"]).ok();
+    for split in ["train", "val"] {
+        fs::rename(place.path(&format!("images/{split}/a")), place.path(&format!("images/{split}/c")))
+            .expect("a folder");
+    }
+    let other = ["images", "`a` only in the weights, `c` only in the data", "--data"];
+    place.run(&["eval", "good"]).fails(1, &other);
+    place.run(&["train", "t.ddnn", "--out", "good", "--resume"]).fails(1, &other);
+    for split in ["train", "val"] {
+        fs::rename(place.path(&format!("images/{split}/c")), place.path(&format!("images/{split}/a")))
+            .expect("a folder");
+    }
     fs::write(place.path("images/train/b/2.png"), "no image").expect("a writable folder");
     let ran = place.run(&["train", "t.ddnn", "--out", "run"]);
     assert!(!place.path("run").exists(), "{}", ran.stderr);
