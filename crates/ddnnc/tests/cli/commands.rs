@@ -130,6 +130,15 @@ fn compile_shows_and_emits() {
     assert!(place.names("phases").len() >= 5, "{:?}", place.names("phases"));
     let left = place.names(".");
     assert_eq!(left, ["a.program", "b.program", "phases"], "nothing half-written");
+    // A phase is printed beside what is written, not in its place.
+    for emit in ["ast", "ir", "schedule"] {
+        let (program, folder) = (format!("{emit}.program"), format!("{emit}.phases"));
+        let alone = place.run(&["compile", &quick, "--emit", emit]).ok();
+        let args = ["compile", &quick, "--emit", emit, "-o", &program, "--dump-phases", &folder];
+        assert_eq!(place.run(&args).ok(), alone, "{emit}");
+        assert!(fs::read(place.path(&program)).ok() == fs::read(place.path("a.program")).ok(), "{emit}");
+        assert_eq!(place.names(&folder), place.names("phases"));
+    }
 }
 
 #[test]
