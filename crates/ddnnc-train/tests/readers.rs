@@ -200,7 +200,9 @@ fn image_folders_are_decoded_resized_and_numbered_by_name() {
     for split in ["train", "val"] {
         write_image(&folder.path().join(split).join("b_rgb/1.png"), 20, false, 100);
         write_image(&folder.path().join(split).join("a_gray/1.PNG"), 9, true, 50);
-        fs::write(folder.path().join(split).join("a_gray/notes.txt"), "no image").unwrap();
+        for name in ["notes.txt", "._1.PNG"] {
+            fs::write(folder.path().join(split).join("a_gray").join(name), "no image").unwrap();
+        }
     }
     let crop = plain_data(Dataset::ImageFolder, vec![Augment::ResizedCrop { scale: 0.3 }, Augment::Flip], 3);
     let data = open_with(&crop, folder.path(), [3, 8, 8], 2).unwrap();

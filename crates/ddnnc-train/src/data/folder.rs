@@ -3,6 +3,7 @@
 use super::{DataError, ImageSet, Split};
 use image::ImageFormat;
 use image::imageops::FilterType;
+use std::ffi::OsStr;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -25,16 +26,17 @@ fn split_folder(folder: &Path, split: Split) -> Result<PathBuf, DataError> {
     })
 }
 
+fn is_hidden(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b".")
+}
+
 /// Names of the class folders, sorted.
 fn classes(folder: &Path) -> Result<Vec<String>, DataError> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(|e| DataError::io(folder, e))? {
         let path = entry.map_err(|e| DataError::io(folder, e))?.path();
-        if let (true, Some(name)) = (path.is_dir(), path.file_name()) {
-            let name = name.to_string_lossy().into_owned();
-            if !name.starts_with('.') {
-                names.push(name);
-            }
+        if let (true, Some(name)) = (path.is_dir(), path.file_name().filter(|name| !is_hidden(name))) {
+            names.push(name.to_string_lossy().into_owned());
         }
     }
     names.sort();
@@ -69,7 +71,12 @@ pub(super) fn read(folder: &Path, split: Split) -> Result<(ImageSet, Vec<String>
         let folder = root.join(name);
         let mut files = Vec::new();
         for entry in std::fs::read_dir(&folder).map_err(|e| DataError::io(&folder, e))? {
-            let path = entry.map_err(|e| DataError::io(&folder, e))?.path();
+            let entry = entry.map_err(|e| DataError::io(&folder, e))?;
+            // macOS leaves a `._1.jpg`, which is no image, beside a `1.jpg` that it packs.
+            if is_hidden(&entry.file_name()) {
+                continue;
+            }
+            let path = entry.path();
             let ending = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase());
             if ending.is_some_and(|e| ENDINGS.contains(&e.as_str())) && path.is_file() {
                 files.push(path);
