@@ -55,7 +55,7 @@ fn files_that_cannot_be_read_have_one_status() {
 
     export("absent").fails(1, &["absent", "cannot read"]);
     export(".").fails(1, &["cannot read"]);
-    place.run(&["import", &quick, "--weights", "absent", "-o", "out"]).fails(1, &["no file `absent`"]);
+    place.run(&["import", &quick, "--weights", "absent", "-o", "out"]).fails(1, &["absent", "cannot read"]);
     place.run(&["step", &quick, "--init", "w"]).ok();
     place
         .run(&["import", &quick, "--weights", "w", "--map", "map.json", "-o", "out"])
