@@ -64,7 +64,9 @@ impl Chain<'_> {
 
     fn grow(&mut self) {
         let ty = self.ty.clone();
-        let kind = UnaryKind::ALL[self.rng.random_range(0..UnaryKind::ALL.len() - 1)];
+        // Squares of squares grow beyond any number.
+        let kinds: Vec<UnaryKind> = UnaryKind::ALL.into_iter().filter(|&k| k != UnaryKind::Square).collect();
+        let kind = kinds[self.rng.random_range(0..kinds.len())];
         let made = match self.rng.random_range(0..16) {
             0 | 1 => {
                 let x = self.whole();

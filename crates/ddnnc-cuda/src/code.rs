@@ -103,6 +103,14 @@ pub struct Arguments {
     names: IndexMap<String, (String, Vec<Argument>)>,
 }
 
+/// A state of [`Arguments`] and its launch to go back to.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark {
+    names: usize,
+    workspace_bytes: usize,
+    counters: usize,
+}
+
 /// What a part has in place of the first part's operands and results.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PartMap {
@@ -181,6 +189,18 @@ impl Arguments {
         name
     }
 
+    /// How far arguments, and the launch's workspace and counters, have come.
+    pub fn mark(&self, code: &LaunchCode) -> Mark {
+        Mark { names: self.names.len(), workspace_bytes: code.workspace_bytes, counters: code.counters }
+    }
+
+    /// Takes back what was asked for since a mark, in arguments and launch.
+    pub fn rewind(&mut self, code: &mut LaunchCode, mark: &Mark) {
+        self.names.truncate(mark.names);
+        code.workspace_bytes = mark.workspace_bytes;
+        code.counters = mark.counters;
+    }
+
     /// The kernel's parameters as text and as arguments: for a name that is the same in all parts one parameter of that
     /// name, else one for each part.
     pub fn parameters(&self) -> (String, Vec<Argument>) {
@@ -220,5 +240,29 @@ pub fn operand_of(local: Local) -> Option<usize> {
     match local {
         Local::Operand(i) => Some(i as usize),
         Local::Step { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_came_after_a_mark_is_taken_back() {
+        let ty = ValueType::f32([4]);
+        let ask = |arguments: &mut Arguments, code: &mut LaunchCode, i: usize| {
+            arguments.operand(i, &ty);
+            arguments.workspace(code, "float", 8);
+            arguments.counters(code, 3);
+        };
+        let (mut arguments, mut code) =
+            (Arguments::with_parts("", vec![PartMap::default(); 2]), LaunchCode::default());
+        ask(&mut arguments, &mut code, 0);
+        let (parameters, before) = (arguments.parameters(), code.clone());
+        let mark = arguments.mark(&code);
+        ask(&mut arguments, &mut code, 1);
+        assert!(arguments.parameters() != parameters && code != before);
+        arguments.rewind(&mut code, &mark);
+        assert!(arguments.parameters() == parameters && code == before);
     }
 }

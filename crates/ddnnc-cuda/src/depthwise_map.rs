@@ -90,7 +90,7 @@ pub fn kernel(
     let plain = after.is_empty();
     let taps = g.taps();
     let limit = multiprocessor(target.arch).shared_per_block as usize;
-    let before = (arguments.clone(), code.clone());
+    let before = arguments.mark(code);
     let mut cut = Cut::new(positions, g.channels, 16 / dtype, parts, target);
     let (wide, epilogue, tables, tile_floats, shared) = loop {
         let wide = cut.channels();
@@ -123,7 +123,7 @@ pub fn kernel(
         cut = less.ok_or_else(|| {
             format!("{taps} taps take {shared} bytes of shared memory, and a block has {limit}")
         })?;
-        (*arguments, *code) = before.clone();
+        arguments.rewind(code, &before);
     };
     let write = match plain {
         true => direct(group, made, arguments, &cut, g.channels)?,

@@ -38,6 +38,6 @@ pub use op::{BinaryKind, Conv, Op, Pool, ReduceKind, UnaryKind};
 pub use optimizer::{append_optimizer, order_stores};
 pub use random::dropout_keeps;
 pub use recipe::{Augment, Data, Dataset, Optimizer, Precision, Recipe, Schedule, ScheduleKind};
-pub use text::{parse, print};
+pub use text::{parse, parse_verified, print};
 pub use types::{DType, Layout, MAX_ELEMENTS, Shape, ValueType};
 pub use verify::verify;

@@ -29,6 +29,23 @@ use smallvec::SmallVec;
 /// [`IrError::Cycle`], or [`IrError::Invalid`] with the first operator in topological order that breaks a rule of one
 /// operator, else with the first store that breaks rule 4 or 5.
 pub fn verify(graph: &Graph) -> Result<(), IrError> {
+    check(graph).map_err(|broken| broken.error)
+}
+
+/// A rule that is broken, and the operator that breaks it, where it is one.
+pub(crate) struct Broken {
+    pub(crate) node: Option<NodeId>,
+    pub(crate) error: IrError,
+}
+
+impl From<IrError> for Broken {
+    fn from(error: IrError) -> Broken {
+        Broken { node: None, error }
+    }
+}
+
+/// As [`verify`], which says what it finds in words alone.
+pub(crate) fn check(graph: &Graph) -> Result<(), Broken> {
     let order = graph.topological()?;
     let mut names: FxHashSet<(Space, &str)> = FxHashSet::default();
     for &id in &order {
@@ -56,8 +73,9 @@ pub fn verify(graph: &Graph) -> Result<(), IrError> {
     stores(graph, &order)
 }
 
-fn invalid<T>(graph: &Graph, id: NodeId, message: impl Into<String>) -> Result<T, IrError> {
-    Err(IrError::Invalid { node: describe(graph.node(id)), message: message.into() })
+fn invalid<T>(graph: &Graph, id: NodeId, message: impl Into<String>) -> Result<T, Broken> {
+    let error = IrError::Invalid { node: describe(graph.node(id)), message: message.into() };
+    Err(Broken { node: Some(id), error })
 }
 
 /// Names of one space are unique.
@@ -80,7 +98,7 @@ fn name(op: &Op) -> Option<(Space, &str)> {
 }
 
 /// Rules 1 and 2.
-fn types(graph: &Graph, id: NodeId) -> Result<(), IrError> {
+fn types(graph: &Graph, id: NodeId) -> Result<(), Broken> {
     let node = graph.node(id);
     let operands = graph.operands(id);
     if operands.iter().any(|v| v.result as usize >= graph.node(v.node).results.len()) {
@@ -104,7 +122,7 @@ fn types(graph: &Graph, id: NodeId) -> Result<(), IrError> {
 }
 
 /// Rule 9.
-fn fed(graph: &Graph, id: NodeId) -> Result<(), IrError> {
+fn fed(graph: &Graph, id: NodeId) -> Result<(), Broken> {
     let node = graph.node(id);
     let ty = &node.results[0];
     let integers = ty.dtype == DType::I64 && matches!(node.op, Op::Input { .. });
@@ -116,7 +134,7 @@ fn fed(graph: &Graph, id: NodeId) -> Result<(), IrError> {
 }
 
 /// Rule 6.
-fn batch_statistics(graph: &Graph, id: NodeId) -> Result<(), IrError> {
+fn batch_statistics(graph: &Graph, id: NodeId) -> Result<(), Broken> {
     let v = graph.operands(id);
     let stats = v[1].node;
     if let Op::Fused(group) = &graph.node(stats).op {
@@ -160,7 +178,7 @@ fn fused_statistics(
 }
 
 /// Rules 4 and 5.
-fn stores(graph: &Graph, order: &[NodeId]) -> Result<(), IrError> {
+fn stores(graph: &Graph, order: &[NodeId]) -> Result<(), Broken> {
     let persistent: FxHashMap<&str, Value> = persistent(graph).into_iter().collect();
     for &id in order {
         let Op::Store { name } = &graph.node(id).op else { continue };

@@ -5,17 +5,38 @@ mod common;
 use common::*;
 use ddnnc_ir::{
     BinaryKind, Conv, Graph, IrError, Layout, Op, Optimizer, Origin, Pool, ReduceKind, UnaryKind, Value,
-    ValueType, append_optimizer, differentiate, order_stores, parse, verify,
+    ValueType, append_optimizer, differentiate, order_stores, parse, parse_verified, print, verify,
 };
 
 /// The message of the rule that a graph in text form (its lines) breaks.
 fn broken(lines: &str) -> String {
     let text = format!("graph \"g\" {{\n{lines}\n}}\n");
     let graph = parse(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
-    match verify(&graph) {
-        Err(e) => e.to_string(),
-        Ok(()) => "no rule is broken".to_string(),
+    match (verify(&graph), parse_verified(&text)) {
+        (Err(e), Err(placed)) => {
+            // Said of text, it is the same message with a place before it.
+            let (line, said) = (placed.to_string(), e.to_string());
+            assert!(line.starts_with("line ") && line.ends_with(&said), "{line}");
+            said
+        }
+        (Ok(()), Ok(read)) => {
+            assert_eq!(print(&read), print(&graph));
+            "no rule is broken".to_string()
+        }
+        (one, other) => panic!("{one:?} and {other:?}\n{text}"),
     }
+}
+
+#[test]
+fn a_broken_rule_has_the_place_of_its_operator_in_the_text() {
+    let text = "graph \"g\" {\n  // a comment\n  v0 = input name=\"x\" : f32[2]\n\n  v1 = relu(v0) : f32[2]\n  \
+                n2 = store(v1) name=\"s\"\n}\n";
+    let wanted = "line 6, column 8: store(f32[2]) \"s\": there is no parameter or state `s`";
+    let said = parse_verified(text).expect_err("a rule is broken").to_string();
+    assert!(
+        said.starts_with("line 6, column 8: ") && said.ends_with("there is no parameter or state `s`"),
+        "{said} is not {wanted}"
+    );
 }
 
 #[test]

@@ -581,16 +581,44 @@ impl<'a> Evaluator<'a> {
         })
     }
 
+    /// Which stages of at least so many positions could be paired instead: pairs with one of the stages at hand first.
+    fn of_one_resolution(nets: &Nets<'a>, pair: Pair<'a>, features: &Features<'a>, least: usize) -> String {
+        let stages = |net: &str| {
+            let net = nets.nets.get(net);
+            let named = net.into_iter().flat_map(|net| Names::stages(net.backbone).map(move |s| (net, s)));
+            let sized = named.filter_map(|(net, stage)| {
+                let value = net.parts.get(stage.name.as_str())?.last()?;
+                let dims = net.trace.steps[value.step].shape.dims();
+                Some((stage.name.clone(), dims.get(1..)?.to_vec()))
+            });
+            sized.collect::<Vec<(String, Vec<usize>)>>()
+        };
+        let students = stages(pair.student);
+        let mut pairs: Vec<(bool, String)> = Vec::new();
+        for (from, size) in
+            stages(pair.teacher).into_iter().filter(|(_, s)| s.iter().product::<usize>() >= least)
+        {
+            for (to, _) in students.iter().filter(|(_, s)| *s == size) {
+                let far = from != features.teacher.0 && to != features.student.0;
+                pairs.push((far, if from == *to { from.clone() } else { format!("{from} -> {to}") }));
+            }
+        }
+        pairs.sort_by_key(|(far, _)| *far);
+        let shown: Vec<String> = pairs.iter().take(4).map(|(_, p)| format!("`at = [{p}]`")).collect();
+        if shown.is_empty() {
+            return format!("no stages of `{}` and `{}` have one resolution", pair.teacher, pair.student);
+        }
+        format!("stages of one resolution are paired by {}", shown.join(", "))
+    }
+
     fn check_maps(&mut self, nets: &Nets<'a>, pair: Pair<'a>, features: &Features<'a>, at: Span) -> bool {
         let Some(paired) = Self::paired(nets, pair, features) else { return false };
         let error = |code, message, at| paired.error(code, message, at);
         let d = match paired.shapes() {
-            ([_, h, w], [_, y, x]) if (h, w) != (y, x) => error(
-                Code::ShapeMismatch,
-                format!("`attention` between maps of {h}x{w} and {y}x{x}"),
-                at,
-            )
-            .hint("pair stages of one resolution: `at = [s2 -> s3]` takes the teacher's s2 and the student's s3"),
+            ([_, h, w], [_, y, x]) if (h, w) != (y, x) => {
+                error(Code::ShapeMismatch, format!("`attention` between maps of {h}x{w} and {y}x{x}"), at)
+                    .hint(Self::of_one_resolution(nets, pair, features, 2))
+            }
             ([_, 1, 1], _) => error(Code::Pairing, "`attention` on a map of 1x1 teaches nothing".into(), at)
                 .hint("pair an earlier stage, or use `hint`"),
             ([_, _, _], [_, _, _]) => return true,
@@ -614,7 +642,7 @@ impl<'a> Evaluator<'a> {
         let error = |code, message, at| paired.error(code, message, at);
         if a.len() != b.len() || a[1..] != b[1..] {
             let d = error(Code::ShapeMismatch, "`hint` between features of different resolution".into(), at);
-            self.fail(d.hint("pair stages of one resolution: `at = [s2 -> s3]` takes the teacher's s2 and the student's s3"));
+            self.fail(d.hint(Self::of_one_resolution(nets, pair, features, 1)));
             return None;
         }
         let wanted = match adapter {

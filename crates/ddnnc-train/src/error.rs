@@ -2,7 +2,7 @@
 
 use crate::{DataError, WeightsError};
 use ddnnc_passes::DeviceError;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 /// An error of training or evaluating.
@@ -102,14 +102,28 @@ pub enum TrainError {
     },
 }
 
+/// Whether a file could not be read because of what the user named: it is not there, is no file (or no folder), or is no
+/// text. Any other reason (permissions, the disk) is the environment's.
+pub fn wrongly_named(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::NotFound
+            | ErrorKind::NotADirectory
+            | ErrorKind::InvalidFilename
+            | ErrorKind::IsADirectory
+            | ErrorKind::InvalidData
+    )
+}
+
 impl TrainError {
     /// Whether the environment failed (device, disk) rather than the input: exit status 3 rather than 1.
     pub fn is_environment(&self) -> bool {
         match self {
-            TrainError::Device(_) | TrainError::Io { .. } => true,
+            TrainError::Device(_) => true,
+            TrainError::Io { source, .. } => !wrongly_named(source),
             TrainError::Weights(e) => e.is_environment(),
-            TrainError::Data(_)
-            | TrainError::RunExists { .. }
+            TrainError::Data(e) => e.is_environment(),
+            TrainError::RunExists { .. }
             | TrainError::NothingToResume { .. }
             | TrainError::InUse { .. }
             | TrainError::NoCheckpoint { .. }

@@ -83,9 +83,16 @@ fn percent(value: &Value) -> String {
 }
 
 fn table(page: &mut String, model: &Model, epoch: Option<&Value>, test: Option<&Value>) {
-    page.push_str(
-        "<table><tr><th>net</th><th>parameters</th><th>multiply-accumulates</th><th>depth</th>\
-         <th>validation</th><th>test</th><th>test top 5</th></tr>\n",
+    // The test may have come after steps of a further epoch.
+    let earlier = epoch.zip(test).filter(|(epoch, test)| epoch["step"] != test["step"]);
+    let validation =
+        earlier.map_or("validation".to_string(), |(e, _)| format!("validation, epoch {}", e["epoch"]));
+    add(
+        page,
+        format_args!(
+            "<table><tr><th>net</th><th>parameters</th><th>multiply-accumulates</th><th>depth</th>\
+             <th>{validation}</th><th>test</th><th>test top 5</th></tr>\n"
+        ),
     );
     let none = Value::Null;
     for net in &model.nets {

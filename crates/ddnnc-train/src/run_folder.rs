@@ -39,8 +39,18 @@ pub struct Checkpoint {
     pub values: Tensors,
     /// Optimizer state.
     pub optimizer: Tensors,
+    /// Names of the classes by number; empty where the data has none.
+    pub classes: Vec<String>,
     /// Sums over the steps of an epoch that is not complete.
     pub(crate) sums: Sums,
+}
+
+/// The key of class names in the metadata of weights.
+const CLASS_NAMES: &str = "class_names";
+
+/// What the metadata of weights says of the names of classes: a JSON list, or nothing where they have none.
+pub fn class_names(classes: &[String]) -> Option<(String, String)> {
+    (!classes.is_empty()).then(|| (CLASS_NAMES.to_string(), serde_json::json!(classes).to_string()))
 }
 
 /// A digest of a spec's text, to tell whether a checkpoint belongs to it.
@@ -78,7 +88,9 @@ impl Checkpoint {
             ("sums", self.sums.to_text()),
             ("checksum", checksum(&tensors)),
         ];
-        (tensors, entries.map(|(k, v)| (k.to_string(), v)).into())
+        let mut metadata: BTreeMap<String, String> = entries.map(|(k, v)| (k.to_string(), v)).into();
+        metadata.extend(class_names(&self.classes));
+        (tensors, metadata)
     }
 
     /// Reads one and verifies its checksum.
@@ -104,6 +116,11 @@ impl Checkpoint {
             epoch: number("epoch")?,
             seed: number("seed")?,
             spec: text("spec")?.clone(),
+            classes: match file.metadata.get(CLASS_NAMES) {
+                Some(names) => serde_json::from_str(names)
+                    .map_err(|_| bad(&format!("its metadata `{CLASS_NAMES}` is no list of names")))?,
+                None => Vec::new(),
+            },
             sums: Sums::from_text(text("sums")?).ok_or_else(|| bad("its metadata `sums` cannot be read"))?,
             ..Checkpoint::default()
         };
@@ -286,16 +303,15 @@ impl RunFolder {
         Ok(list_checkpoints(root)?.pop())
     }
 
-    /// Parameters and running statistics of the newest complete checkpoint of a run, for evaluation and export, and warnings
-    /// about newer ones that cannot be read.
-    pub fn newest_values(root: &Path) -> Result<(PathBuf, Tensors, Vec<String>), TrainError> {
+    /// The newest complete checkpoint of a run, for evaluation and export, and warnings about newer ones that cannot be read.
+    pub fn newest_complete(root: &Path) -> Result<(PathBuf, Checkpoint, Vec<String>), TrainError> {
         let mut errors: Vec<WeightsError> = Vec::new();
         for path in list_checkpoints(root)?.into_iter().rev() {
             match Checkpoint::read(&path) {
                 Ok(checkpoint) => {
                     let used = path.file_name().unwrap_or_default().display().to_string();
                     let warning = |e: WeightsError| format!("{e}; {used} is used instead");
-                    return Ok((path, checkpoint.values, errors.into_iter().map(warning).collect()));
+                    return Ok((path, checkpoint, errors.into_iter().map(warning).collect()));
                 }
                 Err(e) => errors.push(e),
             }

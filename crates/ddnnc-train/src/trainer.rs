@@ -98,8 +98,10 @@ pub struct Summary {
     pub step: u64,
     /// Epochs completed.
     pub epochs: u64,
-    /// Results on the held-out images after the last completed epoch; empty where there are none.
+    /// Results on the held-out images after the last epoch that this process completed; empty where there are none.
     pub validation: Vec<NetResult>,
+    /// The step after which they were taken: earlier than `step` where the run ended within an epoch.
+    pub validation_step: u64,
     /// Results on the test images; empty where they were not evaluated.
     pub test: Vec<NetResult>,
     /// Training images per second over this process's steps, evaluation and checkpoints not counted.
@@ -196,6 +198,7 @@ impl<'a> Trainer<'a> {
         let (mut step, mut sums, mut values) = (0, Sums::default(), started_values);
         let mut path = None;
         if let Some(checkpoint) = checkpoint {
+            job.data.check_classes(&checkpoint.classes)?;
             check_weights(job.model, &checkpoint.values)?;
             check_optimizer(&feed::download_optimizer(exec.as_ref())?, &checkpoint.optimizer)?;
             for (name, tensor) in &checkpoint.optimizer {
@@ -427,6 +430,7 @@ impl<'a> Trainer<'a> {
             spec: spec_digest(&self.job.options.spec),
             values: self.values.clone(),
             optimizer: feed::download_optimizer(self.exec.as_ref())?,
+            classes: self.job.data.named_classes().to_vec(),
             sums: self.sums.clone(),
         };
         self.checkpoint = Some(self.run.save(&checkpoint)?);
@@ -528,6 +532,7 @@ impl<'a> Trainer<'a> {
             step: self.step,
             epochs: self.step / self.steps_per_epoch,
             validation,
+            validation_step: self.step - self.step % self.steps_per_epoch,
             test,
             images_per_second: self.images as f64 / self.busy.max(1e-9),
             seconds: started.elapsed().as_secs_f64(),

@@ -1,5 +1,6 @@
 //! Tensors in safetensors files: read, check against a model, write so that a failure leaves the old file.
 
+use crate::error::wrongly_named;
 use crate::run_folder::OPTIMIZER_PREFIX;
 use ddnnc_ir::{Model, Shape};
 use indexmap::IndexMap;
@@ -67,7 +68,10 @@ pub enum WeightsError {
         message: String,
     },
     /// A checkpoint of another version of the format.
-    #[error("{} is of checkpoint format {found}, and this program reads {expected}", path.display())]
+    #[error(
+        "{} is of checkpoint format {found}, and this version of `ddnnc` reads {expected}. Use the version that wrote it, \
+         or train anew", path.display()
+    )]
     Version {
         /// The file.
         path: PathBuf,
@@ -84,6 +88,17 @@ pub enum WeightsError {
         /// One line for each missing, extra or wrongly shaped tensor.
         problems: Vec<String>,
     },
+    /// Tensors that are not of f32.
+    #[error(
+        "the weights in {} are not all of F32, the only type that is read. Save them so (in PyTorch `tensor.float()`):\n{}",
+        path.display(), list(others)
+    )]
+    ElementType {
+        /// The file.
+        path: PathBuf,
+        /// Each with its type.
+        others: Vec<String>,
+    },
     /// No net of that name.
     #[error("there is no net `{name}`; there are: {}", nets.join(", "))]
     UnknownNet {
@@ -98,14 +113,30 @@ fn of(path: &Option<PathBuf>) -> String {
     path.as_ref().map_or_else(String::new, |p| format!(" in {}", p.display()))
 }
 
+/// What files of `torch.save` begin with: archives, and pickles with a magic number of old.
+const TORCH: [&[u8]; 2] = [b"PK\x03\x04", b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46"];
+
+/// How many tensors are named that do not fit.
+const SHOWN: usize = 12;
+
 fn list(problems: &[String]) -> String {
-    problems.iter().map(|p| format!("  {p}")).collect::<Vec<_>>().join("\n")
+    let mut lines: Vec<String> = problems.iter().take(SHOWN).map(|p| format!("  {p}")).collect();
+    lines.extend((problems.len() > SHOWN).then(|| format!("  and {} more", problems.len() - SHOWN)));
+    lines.join("\n")
 }
 
 impl WeightsError {
-    /// Whether the environment failed (disk, permissions while writing), rather than the input.
+    /// Whether the environment failed (disk, permissions), rather than the input.
     pub fn is_environment(&self) -> bool {
-        matches!(self, WeightsError::Write { .. })
+        match self {
+            WeightsError::Write { .. } => true,
+            WeightsError::Read { source, .. } => !wrongly_named(source),
+            WeightsError::Format { .. }
+            | WeightsError::Version { .. }
+            | WeightsError::Mismatch { .. }
+            | WeightsError::ElementType { .. }
+            | WeightsError::UnknownNet { .. } => false,
+        }
     }
 
     /// The same error, with the file that it is about.
@@ -121,28 +152,41 @@ impl WeightsError {
 
 /// Reads a safetensors file whose tensors are all f32.
 pub fn read_weights(path: &Path) -> Result<WeightsFile, WeightsError> {
+    read_weights_where(path, |_| true)
+}
+
+/// As [`read_weights`], of the tensors whose names are wanted; the others may be of any type.
+pub fn read_weights_where(path: &Path, wanted: impl Fn(&str) -> bool) -> Result<WeightsFile, WeightsError> {
     let bytes =
         std::fs::read(path).map_err(|source| WeightsError::Read { path: path.to_path_buf(), source })?;
     let format = |message: String| WeightsError::Format { path: path.to_path_buf(), message };
-    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| format(e.to_string()))?;
+    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| {
+        format(match TORCH.iter().any(|magic| bytes.starts_with(magic)) {
+            true => {
+                "it begins as a file of `torch.save`. Write its tensors with `safetensors.torch.save_file`"
+                    .into()
+            }
+            false => e.to_string(),
+        })
+    })?;
     let file = SafeTensors::deserialize(&bytes).map_err(|e| format(e.to_string()))?;
     let metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();
     let mut tensors = Tensors::new();
-    let mut problems = Vec::new();
-    for name in header.offset_keys() {
+    let mut others = Vec::new();
+    for name in header.offset_keys().into_iter().filter(|name| wanted(name)) {
         let view = file.tensor(&name).map_err(|e| format(e.to_string()))?;
         if view.dtype() != Dtype::F32 {
-            problems.push(format!("`{name}` is {:?}, not F32", view.dtype()));
+            others.push(format!("`{name}` is {:?}", view.dtype()));
             continue;
         }
         let data =
             view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
         tensors.insert(name, Tensor { shape: Shape::from(view.shape()), data });
     }
-    if problems.is_empty() {
+    if others.is_empty() {
         Ok(WeightsFile { tensors, metadata })
     } else {
-        Err(WeightsError::Mismatch { path: Some(path.to_path_buf()), problems })
+        Err(WeightsError::ElementType { path: path.to_path_buf(), others })
     }
 }
 

@@ -200,7 +200,9 @@ fn image_folders_are_decoded_resized_and_numbered_by_name() {
     for split in ["train", "val"] {
         write_image(&folder.path().join(split).join("b_rgb/1.png"), 20, false, 100);
         write_image(&folder.path().join(split).join("a_gray/1.PNG"), 9, true, 50);
-        fs::write(folder.path().join(split).join("a_gray/notes.txt"), "no image").unwrap();
+        for name in ["notes.txt", "._1.PNG"] {
+            fs::write(folder.path().join(split).join("a_gray").join(name), "no image").unwrap();
+        }
     }
     let crop = plain_data(Dataset::ImageFolder, vec![Augment::ResizedCrop { scale: 0.3 }, Augment::Flip], 3);
     let data = open_with(&crop, folder.path(), [3, 8, 8], 2).unwrap();
@@ -233,6 +235,29 @@ fn image_folders_are_decoded_resized_and_numbered_by_name() {
     says(&one, &["1 class folder(s) (a_gray)", "at least 2"]);
     fs::remove_dir_all(folder.path().join("train")).unwrap();
     says(&open_with(&crop, folder.path(), [3, 8, 8], 2).unwrap_err().to_string(), &["looked for train/"]);
+}
+
+#[test]
+fn a_jpeg_that_breaks_off_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("1.jpg");
+    image::RgbImage::from_fn(40, 30, |x, y| image::Rgb([(x * 5) as u8, (y * 7) as u8, 9]))
+        .save(&path)
+        .unwrap();
+    let whole = fs::read(&path).unwrap();
+    let data = plain_data(Dataset::ImageFolder, vec![], 3);
+    let read = || read_image(&data, &Shape::from([3, 16, 16]), &path).map_err(|e| e.to_string());
+    let wanted = read().unwrap();
+    for length in 3..whole.len() {
+        fs::write(&path, &whole[..length]).unwrap();
+        says(&read().unwrap_err(), &["1.jpg", "not a readable image"]);
+    }
+    // In the middle of its pixels, where the decoder alone would go on.
+    fs::write(&path, &whole[..whole.len() - 40]).unwrap();
+    says(&read().unwrap_err(), &["breaks off before its end"]);
+    // What cameras append is passed over.
+    fs::write(&path, [&whole[..], b"more"].concat()).unwrap();
+    assert_eq!(read().unwrap(), wanted);
 }
 
 #[test]

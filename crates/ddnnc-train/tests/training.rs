@@ -231,7 +231,7 @@ fn a_killed_run_goes_on_from_the_newest_whole_checkpoint() {
     assert!(error.contains("step-00000018"), "the newest: {error}");
     assert!(error.contains("not a complete safetensors file") && error.contains("`--out`"), "{error}");
     assert_eq!(setup.records("killed"), before);
-    let error = RunFolder::newest_values(&setup.run("killed")).unwrap_err().to_string();
+    let error = RunFolder::newest_complete(&setup.run("killed")).unwrap_err().to_string();
     assert!(error.contains("step-00000018") && error.contains("Put a copy"), "{error}");
     fs::remove_dir_all(&checkpoints).unwrap();
     let error = setup.train("killed", 0, |o| o.resume = true).unwrap_err().to_string();

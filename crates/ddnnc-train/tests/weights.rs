@@ -4,8 +4,8 @@ mod common;
 
 use ddnnc_ir::{Init, Parameter, Shape};
 use ddnnc_train::{
-    Tensor, Tensors, WeightsError, atomic_write, check_weights, initial_values, read_weights, subnet_weights,
-    write_tensors, write_weights,
+    Tensor, Tensors, WeightsError, atomic_write, check_weights, initial_values, read_weights,
+    read_weights_where, subnet_weights, write_tensors, write_weights,
 };
 use std::collections::BTreeMap;
 use std::fs;
@@ -39,6 +39,33 @@ fn a_written_file_reads_back() {
         let error = read_weights(&short).unwrap_err();
         assert!(matches!(error, WeightsError::Format { .. }), "{error}");
     }
+}
+
+#[test]
+fn files_of_other_kinds_say_the_way_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("w.pth");
+    let said = |bytes: &[u8]| {
+        fs::write(&path, bytes).unwrap();
+        read_weights(&path).unwrap_err().to_string()
+    };
+    let torch: [&[u8]; 2] =
+        [b"PK\x03\x04\0\0\x08\x08\0\0", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03."];
+    for file in torch {
+        let text = said(file);
+        assert!(text.contains("w.pth") && text.contains("`safetensors.torch.save_file`"), "{text}");
+    }
+    let header = r#"{"a":{"dtype":"F16","shape":[1],"data_offsets":[0,2]},"n":{"dtype":"I64","shape":[],"data_offsets":[2,10]}}"#;
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.bytes().chain([0; 10]));
+    let text = said(&bytes);
+    assert!(
+        ["w.pth", "`a` is F16", "`n` is I64", "tensor.float()"].iter().all(|w| text.contains(w)),
+        "{text}"
+    );
+    let other = read_weights_where(&path, |name| name == "a").unwrap_err().to_string();
+    assert!(other.contains("`a`") && !other.contains("`n`"), "{other}");
+    assert!(read_weights_where(&path, |_| false).unwrap().tensors.is_empty());
 }
 
 /// Takes so many bytes, then is full.

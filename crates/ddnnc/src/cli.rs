@@ -335,7 +335,7 @@ pub struct ExportArgs {
     /// The sub-net, exit or network
     #[arg(long, value_name = "NAME")]
     pub subnet: String,
-    /// The file to write
+    /// The safetensors file to write
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
 }
@@ -355,7 +355,7 @@ pub struct ImportArgs {
     /// Where several tensors have one shape, pair them in the order of their names
     #[arg(long)]
     pub by_order: bool,
-    /// The file to write
+    /// The safetensors file to write
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
 }

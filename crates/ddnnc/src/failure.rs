@@ -56,7 +56,7 @@ impl Failure {
         Failure::Environment(Report::new(message))
     }
 
-    /// A file that cannot be read: the user's mistake where it is not there or is no file, else the environment's.
+    /// A file that cannot be read: the user's mistake where [`ddnnc_train::wrongly_named`] says so, else the environment's.
     pub fn reading(path: &Path, error: &io::Error) -> Failure {
         let shown = path.display();
         match error.kind() {
@@ -65,6 +65,7 @@ impl Failure {
                 Failure::input(format!("no file `{shown}`: {error}"))
             }
             io::ErrorKind::IsADirectory => Failure::input(format!("`{shown}` is a folder, not a file")),
+            io::ErrorKind::InvalidData => Failure::input(format!("`{shown}` cannot be read: {error}")),
             _ => Failure::environment(format!("`{shown}` cannot be read: {error}")),
         }
     }
@@ -101,6 +102,38 @@ impl Failure {
             Failure::Input(_) | Failure::Diagnostics(_) => 1,
             Failure::Usage(_) => 2,
             Failure::Environment(_) => 3,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ddnnc_train::{DataError, TrainError, WeightsError, wrongly_named};
+    use io::ErrorKind;
+
+    /// A spec, weights, data and a run's files fail alike where they cannot be read.
+    #[test]
+    fn one_rule_says_whose_fault_an_unreadable_file_is() {
+        let cases = [
+            (ErrorKind::NotFound, 1),
+            (ErrorKind::IsADirectory, 1),
+            (ErrorKind::NotADirectory, 1),
+            (ErrorKind::InvalidFilename, 1),
+            (ErrorKind::InvalidData, 1),
+            (ErrorKind::PermissionDenied, 3),
+            (ErrorKind::Other, 3),
+        ];
+        for (kind, status) in cases {
+            let (path, source) = (Path::new("f").to_path_buf(), || io::Error::from(kind));
+            assert_eq!(wrongly_named(&source()), status == 1, "{kind}");
+            assert_eq!(Failure::reading(&path, &source()).status(), status, "{kind}");
+            let weights = WeightsError::Read { path: path.clone(), source: source() };
+            assert_eq!(crate::weights::failed(weights).status(), status, "{kind}");
+            let data = DataError::Io { path: path.clone(), source: source() };
+            assert_eq!(crate::training::bad_data(data).status(), status, "{kind}");
+            let run = TrainError::Io { path, source: source() };
+            assert_eq!(crate::training::failed(run).status(), status, "{kind}");
         }
     }
 }

@@ -42,12 +42,14 @@ pub fn print_json(value: &serde_json::Value) -> Result<(), Failure> {
     print(&format!("{value:#}\n"))
 }
 
-/// Refuses outputs that would take the place of what the command reads, or of one another.
+/// Refuses outputs that would take the place of what the command reads, or of one another. An input that is a run folder
+/// stands for its spec, its metrics and its checkpoints.
 pub fn apart<'a>(
     inputs: impl IntoIterator<Item = &'a PathBuf>,
     outputs: impl IntoIterator<Item = &'a PathBuf>,
 ) -> Result<(), Failure> {
-    let read: Vec<PathBuf> = inputs.into_iter().map(|path| place(path)).collect();
+    let read: Vec<PathBuf> =
+        inputs.into_iter().flat_map(|path| files_of(path)).map(|path| place(&path)).collect();
     let mut written = Vec::new();
     for output in outputs {
         let place = place(output);
@@ -68,6 +70,17 @@ pub fn apart<'a>(
         written.push(place);
     }
     Ok(())
+}
+
+/// The file, or the files that make a folder a run.
+fn files_of(path: &Path) -> Vec<PathBuf> {
+    if !path.is_dir() {
+        return vec![path.to_path_buf()];
+    }
+    let checkpoints = std::fs::read_dir(path.join("checkpoints")).into_iter().flatten().flatten();
+    let mut files = vec![path.join("spec.ddnn"), path.join("metrics.jsonl")];
+    files.extend(checkpoints.map(|entry| entry.path()));
+    files
 }
 
 /// The same for every name of a file, whether it is there or not.

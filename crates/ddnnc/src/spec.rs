@@ -146,7 +146,7 @@ pub fn count(n: usize, noun: &str) -> String {
 pub fn read_text(path: &Path) -> Result<String, Failure> {
     let file = File::open(path).map_err(|e| missing_spec(path, &e))?;
     text_of(file, &path.display().to_string()).map_err(|e| match e {
-        TextError::Io(e) => Failure::reading(path, &e),
+        TextError::Io(e) => missing_spec(path, &e),
         TextError::Bad(failure) => failure,
     })
 }
@@ -183,6 +183,10 @@ fn missing_spec(path: &Path, error: &io::Error) -> Failure {
     beside.push(".ddnn");
     if error.kind() == io::ErrorKind::NotFound && Path::new(&beside).exists() {
         return failure.hint(format!("there is `{}`", Path::new(&beside).display()));
+    }
+    let run = path.join("spec.ddnn");
+    if error.kind() == io::ErrorKind::IsADirectory && run.is_file() {
+        return failure.hint(format!("it is a run folder, whose spec is `{}`", run.display()));
     }
     failure
 }

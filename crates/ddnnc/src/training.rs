@@ -95,19 +95,39 @@ pub fn spec_and_weights(
     Ok((Spec::load(&path, &spec.set, ui)?, source))
 }
 
+/// What was learned.
+#[derive(Clone, Debug)]
+pub struct Trained {
+    /// Exactly the parameters and running statistics of the model.
+    pub values: Tensors,
+    /// The names of the classes by number; empty where they are not known.
+    pub classes: Vec<String>,
+}
+
+impl Trained {
+    fn new(checkpoint: Checkpoint, model: &Model, path: &Path) -> Result<Trained, Failure> {
+        weights::check(model, &checkpoint.values, path)?;
+        Ok(Trained { values: checkpoint.values, classes: checkpoint.classes })
+    }
+}
+
 impl WeightSource {
     /// Reads exactly the parameters and running statistics of a model; says which checkpoints of a run were passed over.
-    pub fn read(&self, model: &Model, ui: Ui) -> Result<Tensors, Failure> {
+    pub fn read(&self, model: &Model, ui: Ui) -> Result<Trained, Failure> {
         match self {
             WeightSource::File(path) => {
                 let file = read_weights(path).map_err(weights::failed)?;
-                let checkpoint = file.metadata.contains_key("checksum");
-                let tensors = match checkpoint {
-                    true => Checkpoint::read(path).map_err(weights::failed)?.values,
-                    false => file.tensors,
-                };
-                weights::check(model, &tensors, path)?;
-                Ok(tensors)
+                if file.metadata.contains_key("checksum") {
+                    return Trained::new(Checkpoint::read(path).map_err(weights::failed)?, model, path);
+                }
+                weights::check(model, &file.tensors, path).map_err(|failure| match file.metadata.get("subnet") {
+                    Some(net) => failure.hint(format!(
+                        "it was exported and holds `{net}` alone: give a spec that declares that net alone, for which \
+                         `ddnnc import` renames its tensors"
+                    )),
+                    None => failure,
+                })?;
+                Ok(Trained { values: file.tensors, classes: Vec::new() })
             }
             WeightSource::Run(folder) => {
                 let shown = folder.display();
@@ -120,10 +140,9 @@ impl WeightSource {
                 if RunFolder::newest_checkpoint(folder).map_err(failed)?.is_none() {
                     return Err(Failure::input(format!("the run `{shown}` has no checkpoint yet")));
                 }
-                let (path, tensors, warnings) = RunFolder::newest_values(folder).map_err(failed)?;
+                let (path, checkpoint, warnings) = RunFolder::newest_complete(folder).map_err(failed)?;
                 warnings.iter().for_each(|text| ui.warn(text));
-                weights::check(model, &tensors, &path)?;
-                Ok(tensors)
+                Trained::new(checkpoint, model, &path)
             }
         }
     }

@@ -5,7 +5,8 @@ use crate::{Failure, Ui};
 use ddnnc_ir::Model;
 use ddnnc_passes::Executable;
 use ddnnc_train::{Tensors, WeightsError, check_weights, initial_values};
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 /// What is wrong with weights: the input, or the disk.
 pub fn failed(error: WeightsError) -> Failure {
@@ -36,6 +37,12 @@ pub fn resolved(spec: &Spec, model: &Model) -> Result<Model, Failure> {
         *written = found.to_string_lossy().into_owned();
     }
     Ok(model)
+}
+
+/// The files that the networks of a [`resolved`] model load.
+pub fn loaded(model: &Model) -> BTreeSet<PathBuf> {
+    let parameters = model.parameters.values().map(|p| &p.load);
+    parameters.chain(model.states.values().map(|s| &s.load)).flatten().map(PathBuf::from).collect()
 }
 
 /// Writes tensors into the persistent buffers of a program that bear their names.

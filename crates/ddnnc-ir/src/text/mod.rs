@@ -18,6 +18,6 @@ mod cursor;
 mod parse;
 mod print;
 
-pub use parse::parse;
+pub use parse::{parse, parse_verified};
 pub(crate) use print::describe;
 pub use print::print;

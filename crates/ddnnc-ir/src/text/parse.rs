@@ -2,6 +2,7 @@
 
 use super::attributes::operator;
 use super::cursor::{Attributes, Cursor, Fault};
+use crate::verify::{Broken, check};
 use crate::{
     DType, Graph, Group, GroupKind, IrError, Layout, Local, NodeId, Op, Origin, Shape, Step, Value, ValueType,
 };
@@ -23,11 +24,22 @@ const MAX_RESULTS: usize = u16::MAX as usize;
 ///
 /// [`IrError::Parse`] with line and column of the first thing that is wrong.
 pub fn parse(text: &str) -> Result<Graph, IrError> {
-    let mut reader =
-        Reader { cursor: Cursor::new(text), graph: Graph::default(), values: FxHashMap::default() };
-    match reader.graph() {
+    Reader::read(text).map(|reader| reader.graph)
+}
+
+/// Reads a graph and verifies it.
+///
+/// # Errors
+///
+/// [`IrError::Parse`] as from [`parse`], and with line and column of the operator that breaks a rule of the verifier.
+pub fn parse_verified(text: &str) -> Result<Graph, IrError> {
+    let reader = Reader::read(text)?;
+    match check(&reader.graph) {
         Ok(()) => Ok(reader.graph),
-        Err(fault) => Err(fault.locate(text)),
+        Err(Broken { node, error }) => {
+            let place = node.and_then(|node| reader.places.get(&node));
+            Err(place.map_or(error.clone(), |&at| Fault::new(at, error.to_string()).locate(text)))
+        }
     }
 }
 
@@ -42,9 +54,24 @@ struct Reader<'a> {
     cursor: Cursor<'a>,
     graph: Graph,
     values: FxHashMap<&'a str, Named>,
+    /// Where each operator stands, in bytes.
+    places: FxHashMap<NodeId, usize>,
 }
 
 impl<'a> Reader<'a> {
+    fn read(text: &'a str) -> Result<Reader<'a>, IrError> {
+        let mut reader = Reader {
+            cursor: Cursor::new(text),
+            graph: Graph::default(),
+            values: FxHashMap::default(),
+            places: FxHashMap::default(),
+        };
+        match reader.graph() {
+            Ok(()) => Ok(reader),
+            Err(fault) => Err(fault.locate(text)),
+        }
+    }
+
     fn graph(&mut self) -> Result<(), Fault> {
         self.cursor.empty_lines();
         if !self.cursor.eat_word("graph") {
@@ -166,6 +193,7 @@ impl<'a> Reader<'a> {
             }
             node
         };
+        self.places.insert(node, operator_at);
         self.define(node, &names, start)?;
         for before in after {
             self.graph.add_order(before, node);

@@ -1,5 +1,6 @@
 //! What can be wrong with data: where, what was expected and found, and the way out.
 
+use crate::error::wrongly_named;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -19,7 +20,7 @@ pub enum DataError {
         hint: String,
     },
     /// The operating system refused.
-    #[error("{}: {source}. Check that the file exists and may be read", path.display())]
+    #[error("{} cannot be read: {source}. Check that it is there and may be read", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -134,6 +135,18 @@ pub enum DataError {
         /// What only one of them has.
         differences: Vec<String>,
     },
+    /// Class folders that differ from those that weights were trained on.
+    #[error(
+        "{}: its classes are not those that the weights were trained on: {}. Give the folder of that training with \
+         `--data DIR`, or train anew",
+        path.display(), differences.join(", ")
+    )]
+    OtherClasses {
+        /// The folder.
+        path: PathBuf,
+        /// What only one of them has.
+        differences: Vec<String>,
+    },
     /// An image that cannot be decoded.
     #[error("{}: not a readable image: {reason}. Remove or replace it", path.display())]
     Image {
@@ -197,6 +210,11 @@ pub enum DataError {
 }
 
 impl DataError {
+    /// Whether the environment failed (disk, permissions), rather than the data.
+    pub fn is_environment(&self) -> bool {
+        matches!(self, DataError::Io { source, .. } if !wrongly_named(source))
+    }
+
     pub(crate) fn io(path: &Path, source: io::Error) -> DataError {
         DataError::Io { path: path.to_path_buf(), source }
     }

@@ -1,7 +1,10 @@
 //! A folder of images: `train/<class>/<image>`, and `val/` or `test/` alike; classes are numbered by sorted name.
 
 use super::{DataError, ImageSet, Split};
+use image::ImageFormat;
 use image::imageops::FilterType;
+use std::ffi::OsStr;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// Endings of files that count as images; other files (licences, lists) are passed over.
@@ -23,16 +26,17 @@ fn split_folder(folder: &Path, split: Split) -> Result<PathBuf, DataError> {
     })
 }
 
+fn is_hidden(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b".")
+}
+
 /// Names of the class folders, sorted.
 fn classes(folder: &Path) -> Result<Vec<String>, DataError> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(|e| DataError::io(folder, e))? {
         let path = entry.map_err(|e| DataError::io(folder, e))?.path();
-        if let (true, Some(name)) = (path.is_dir(), path.file_name()) {
-            let name = name.to_string_lossy().into_owned();
-            if !name.starts_with('.') {
-                names.push(name);
-            }
+        if let (true, Some(name)) = (path.is_dir(), path.file_name().filter(|name| !is_hidden(name))) {
+            names.push(name.to_string_lossy().into_owned());
         }
     }
     names.sort();
@@ -40,6 +44,11 @@ fn classes(folder: &Path) -> Result<Vec<String>, DataError> {
         return Err(DataError::FewClasses { path: folder.to_path_buf(), found: names.len(), names });
     }
     Ok(names)
+}
+
+/// What stands in `a` and not in `b`, for people.
+pub(super) fn only(a: &[String], b: &[String], tag: &str) -> Vec<String> {
+    a.iter().filter(|n| !b.contains(n)).map(|n| format!("`{n}` only in {tag}")).collect()
 }
 
 /// Lists the images of a split; nothing is decoded yet.
@@ -51,12 +60,6 @@ pub(super) fn read(folder: &Path, split: Split) -> Result<(ImageSet, Vec<String>
         if let Ok(train) = split_folder(folder, Split::Train) {
             let wanted = classes(&train)?;
             if wanted != names {
-                let only = |a: &[String], b: &[String], tag: &str| {
-                    a.iter()
-                        .filter(|n| !b.contains(n))
-                        .map(|n| format!("`{n}` only in {tag}"))
-                        .collect::<Vec<_>>()
-                };
                 let mut differences = only(&wanted, &names, "train");
                 differences.extend(only(&names, &wanted, "test"));
                 return Err(DataError::Classes { path: root, other: train, differences });
@@ -68,7 +71,12 @@ pub(super) fn read(folder: &Path, split: Split) -> Result<(ImageSet, Vec<String>
         let folder = root.join(name);
         let mut files = Vec::new();
         for entry in std::fs::read_dir(&folder).map_err(|e| DataError::io(&folder, e))? {
-            let path = entry.map_err(|e| DataError::io(&folder, e))?.path();
+            let entry = entry.map_err(|e| DataError::io(&folder, e))?;
+            // macOS leaves a `._1.jpg`, which is no image, beside a `1.jpg` that it packs.
+            if is_hidden(&entry.file_name()) {
+                continue;
+            }
+            let path = entry.path();
             let ending = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase());
             if ending.is_some_and(|e| ENDINGS.contains(&e.as_str())) && path.is_file() {
                 files.push(path);
@@ -82,6 +90,35 @@ pub(super) fn read(folder: &Path, split: Split) -> Result<(ImageSet, Vec<String>
         paths.extend(files);
     }
     Ok((ImageSet::on_disk(paths, labels), names))
+}
+
+/// Whether a JPEG goes on to its end marker. What begins like no JPEG is left to the decoder to refuse.
+fn jpeg_is_whole(bytes: &[u8]) -> bool {
+    // Behind the marker of the beginning stand segments: 0xFF, a marker, a length that counts itself. What follows a
+    // start of scan has no length: in it 0xFF is followed by 0 or by a restart marker, else the next segment begins.
+    const END: u8 = 0xD9;
+    const SCAN: u8 = 0xDA;
+    let mut at = 2;
+    loop {
+        let Some(&marker) = bytes.get(at + 1) else { return false };
+        match (bytes[at], marker) {
+            (0xFF, END) => return true,
+            // Fill bytes.
+            (0xFF, 0xFF) => at += 1,
+            (0xFF, _) => {
+                let Some(length) = bytes.get(at + 2..at + 4) else { return false };
+                at += 2 + usize::from(u16::from_be_bytes([length[0], length[1]])).max(2);
+                if marker == SCAN {
+                    let rest = bytes.get(at..).unwrap_or_default();
+                    let ends = |pair: &[u8]| pair[0] == 0xFF && !matches!(pair[1], 0 | 0xD0..=0xD7);
+                    let Some(length) = rest.windows(2).position(ends) else { return false };
+                    at += length;
+                }
+            }
+            // No segment where one has to be: the decoder says so.
+            _ => return true,
+        }
+    }
 }
 
 /// A decoded image: interleaved channels, row by row.
@@ -100,8 +137,19 @@ impl Decoded {
         };
         let reader = image::ImageReader::open(path)
             .and_then(image::ImageReader::with_guessed_format)
-            .map_err(|e| fail(e.to_string()))?;
-        let decoded = reader.decode().map_err(|e| fail(e.to_string()))?;
+            .map_err(|e| DataError::io(path, e))?;
+        let decoded = if reader.format() == Some(ImageFormat::Jpeg) {
+            let mut bytes = Vec::new();
+            reader.into_inner().read_to_end(&mut bytes).map_err(|e| DataError::io(path, e))?;
+            // The decoder makes grey of what is not there.
+            if !jpeg_is_whole(&bytes) {
+                return Err(fail("the JPEG breaks off before its end".to_string()));
+            }
+            image::load_from_memory_with_format(&bytes, ImageFormat::Jpeg)
+        } else {
+            reader.decode()
+        };
+        let decoded = decoded.map_err(|e| fail(e.to_string()))?;
         if decoded.width() == 0 || decoded.height() == 0 {
             return Err(fail("it has no pixels".to_string()));
         }

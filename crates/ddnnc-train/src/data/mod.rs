@@ -171,6 +171,26 @@ impl DataSource {
         &self.class_names
     }
 
+    /// The classes by number where the format gives names, else nothing.
+    pub fn named_classes(&self) -> &[String] {
+        match self.test.as_deref().unwrap_or(&self.images).pixels {
+            Pixels::Files(_) => &self.class_names,
+            Pixels::Memory { .. } => &[],
+        }
+    }
+
+    /// Checks that the classes are those that weights were trained on, as far as both have names: a folder more or less would
+    /// change the numbers of all classes behind it.
+    pub fn check_classes(&self, trained: &[String]) -> Result<(), DataError> {
+        let here = self.named_classes();
+        if trained.is_empty() || here.is_empty() || trained == here {
+            return Ok(());
+        }
+        let mut differences = folder::only(trained, here, "the weights");
+        differences.extend(folder::only(here, trained, "the data"));
+        Err(DataError::OtherClasses { path: self.folder.clone(), differences })
+    }
+
     /// Images to train on.
     pub fn train_len(&self) -> usize {
         self.train_indices.len()

@@ -67,7 +67,9 @@ pub fn run(args: &CompileArgs, ui: Ui) -> Result<(), Failure> {
     }
     apart([&args.spec.spec], args.output.iter().chain(args.memory.iter().flatten()))?;
     let spec = Spec::load(&args.spec.spec, &args.spec.set, ui)?;
-    if args.emit == Some(Emit::Ast) {
+    // Where nothing is written, nothing behind the phase needs to run; a syntax tree shows specs with errors, too.
+    let printed_only = args.dump_phases.is_none() && args.output.is_none();
+    if args.emit == Some(Emit::Ast) && printed_only {
         return print(&ddnnc_syntax::dump(&spec.file));
     }
     let (mode, goal) = match args.mode {
@@ -75,8 +77,7 @@ pub fn run(args: &CompileArgs, ui: Ui) -> Result<(), Failure> {
         StepMode::Eval => (Mode::Eval, Goal::Evaluate),
     };
     let model = spec.lower(mode, args.batch)?;
-    if args.emit == Some(Emit::Ir) && args.dump_phases.is_none() && args.output.is_none() {
-        // The graph as lowered: nothing behind it needs to run.
+    if args.emit == Some(Emit::Ir) && printed_only {
         return print(&ddnnc_ir::print(&model.graph).map_err(|e| not_compiled(&e.into()))?);
     }
     let mut phases = Phases { all: args.dump_phases.is_some(), ..Phases::default() };
@@ -120,6 +121,7 @@ pub fn run(args: &CompileArgs, ui: Ui) -> Result<(), Failure> {
         _ => None,
     };
     match args.emit {
+        Some(Emit::Ast) => print(&ddnnc_syntax::dump(&spec.file)),
         Some(Emit::Schedule) => print(&compiled.program.to_string()),
         Some(_) => print(phases.text(phases.wanted[0])?),
         None if args.json => {

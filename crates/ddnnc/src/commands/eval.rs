@@ -14,7 +14,7 @@ pub fn run(args: &EvalArgs, ui: Ui) -> Result<(), Failure> {
     let options = device::options_on(&args.device, &args.passes)?;
     let (spec, source) = spec_and_weights(&args.spec, &args.weights, ui)?;
     let model = spec.lower(Mode::Eval, args.batch)?;
-    let values = source.read(&model, ui)?;
+    let trained = source.read(&model, ui)?;
     let folder = data_folder(&spec, &model, args.data.as_deref())?;
     let (part, split, data) = match args.split {
         SplitName::Test => {
@@ -25,6 +25,7 @@ pub fn run(args: &EvalArgs, ui: Ui) -> Result<(), Failure> {
         }
     };
     let data = data.map_err(bad_data)?;
+    data.check_classes(&trained.classes).map_err(bad_data)?;
     if args.split == SplitName::Validation && data.validation_len() == 0 {
         return Err(
             Failure::input("the spec holds no images out for validation").hint("evaluate on `--split test`")
@@ -33,7 +34,7 @@ pub fn run(args: &EvalArgs, ui: Ui) -> Result<(), Failure> {
     let device = device::open(&args.device, ui)?;
     let compiled = device::compile(&model, Goal::Evaluate, &options)?;
     let results =
-        evaluate(&model, &compiled.program, device.as_ref(), &values, &data, part, loader_threads())
+        evaluate(&model, &compiled.program, device.as_ref(), &trained.values, &data, part, loader_threads())
             .map_err(failed)?;
     if args.json {
         let subnets: Vec<_> = results

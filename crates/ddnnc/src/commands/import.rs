@@ -10,7 +10,7 @@ use crate::cli::ImportArgs;
 use crate::output::{apart, print};
 use crate::{Failure, Spec, Ui, weights};
 use ddnnc_ir::{Mode, Model, Shape};
-use ddnnc_train::{Tensor, Tensors, read_weights, write_weights};
+use ddnnc_train::{Tensors, read_weights_where, write_weights};
 use indexmap::{IndexMap, IndexSet};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -66,31 +66,9 @@ pub fn run(args: &ImportArgs, ui: Ui) -> Result<(), Failure> {
 
 /// The tensors of a foreign file, in natural order of their names, without what has no counterpart.
 fn read_foreign(path: &Path) -> Result<Tensors, Failure> {
-    let bytes = std::fs::read(path).map_err(|e| Failure::reading(path, &e))?;
-    let bad = |e: safetensors::SafeTensorError| {
-        Failure::input(format!("{} is not a complete safetensors file: {e}", path.display()))
-    };
-    let views = safetensors::SafeTensors::deserialize(&bytes).map_err(bad)?;
-    // Counters are integers, which the reader of weights refuses; without them the rest is what it reads.
-    if views.names().iter().all(|name| last(name) != IGNORED) {
-        return Ok(sorted(read_weights(path).map_err(weights::failed)?.tensors));
-    }
-    let mut tensors = Tensors::new();
-    let mut problems = Vec::new();
-    for (name, view) in views.iter().filter(|(name, _)| last(name) != IGNORED) {
-        if view.dtype() != safetensors::Dtype::F32 {
-            problems.push(format!("`{name}` is {:?}, not F32", view.dtype()));
-            continue;
-        }
-        let data =
-            view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-        tensors.insert(name.to_string(), Tensor { shape: Shape::from(view.shape()), data });
-    }
-    problems.sort();
-    match problems.is_empty() {
-        true => Ok(sorted(tensors)),
-        false => Err(Failure::input(format!("{}:\n  {}", path.display(), problems.join("\n  ")))),
-    }
+    // Counters are integers, which the reader of weights refuses.
+    let file = read_weights_where(path, |name| last(name) != IGNORED).map_err(weights::failed)?;
+    Ok(sorted(file.tensors))
 }
 
 fn sorted(mut tensors: Tensors) -> Tensors {

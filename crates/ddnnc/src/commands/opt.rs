@@ -16,8 +16,7 @@ pub fn run(args: &OptArgs) -> Result<(), Failure> {
     let name = if stdin { "standard input".to_string() } else { args.file.display().to_string() };
     let text = read(&args.file, stdin, &name)?;
     let wrong = |e: ddnnc_ir::IrError| Failure::input(format!("{name}: {e}"));
-    let mut graph = ddnnc_ir::parse(&text).map_err(wrong)?;
-    ddnnc_ir::verify(&graph).map_err(wrong)?;
+    let mut graph = ddnnc_ir::parse_verified(&text).map_err(wrong)?;
     for wanted in &args.passes {
         // The command line takes no other name.
         let Some((_, pass)) = ddnnc_passes::PASSES.iter().find(|(pass, _)| pass == wanted) else { continue };

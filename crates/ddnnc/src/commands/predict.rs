@@ -15,7 +15,7 @@ pub fn run(args: &PredictArgs, ui: Ui) -> Result<(), Failure> {
     let (spec, source) = spec_and_weights(&args.spec, &args.weights, ui)?;
     let model = spec.lower(Mode::Eval, Some(1))?;
     let net = net(&model, args.subnet.as_deref())?.name.clone();
-    let values = source.read(&model, ui)?;
+    let trained = source.read(&model, ui)?;
     let mut images = Vec::new();
     for path in &args.images {
         // A path that is no file is said as everywhere; what is wrong inside the file is the data reader's to say.
@@ -25,7 +25,7 @@ pub fn run(args: &PredictArgs, ui: Ui) -> Result<(), Failure> {
     let device = device::open(&args.device, ui)?;
     let compiled = device::compile(&model, Goal::Evaluate, &options)?;
     let mut run = device.load(&compiled.program).map_err(device::failed)?;
-    weights::fill(run.as_mut(), &values)?;
+    weights::fill(run.as_mut(), &trained.values)?;
     let mut logits = vec![0.0f32; model.target.1];
     let mut results = Vec::new();
     for (path, image) in args.images.iter().zip(&images) {
@@ -36,12 +36,15 @@ pub fn run(args: &PredictArgs, ui: Ui) -> Result<(), Failure> {
         classes.truncate(args.top);
         results.push((path.display().to_string(), classes));
     }
+    let name = |class: usize| trained.classes.get(class);
     if args.json {
         let images: Vec<_> = results
             .iter()
             .map(|(image, classes)| {
-                let classes: Vec<_> =
-                    classes.iter().map(|(c, p)| json!({"class": c, "probability": p})).collect();
+                let classes: Vec<_> = classes
+                    .iter()
+                    .map(|&(c, p)| json!({"class": c, "name": name(c), "probability": p}))
+                    .collect();
                 json!({"image": image, "classes": classes})
             })
             .collect();
@@ -51,7 +54,8 @@ pub fn run(args: &PredictArgs, ui: Ui) -> Result<(), Failure> {
     for (image, classes) in results {
         text.push_str(&format!("{image}\n"));
         for (class, probability) in classes {
-            text.push_str(&format!("  {class:>5}  {:>8}\n", percent(probability)));
+            let name = name(class).map_or(String::new(), |name| format!("  {name}"));
+            text.push_str(&format!("  {class:>5}  {:>8}{name}\n", percent(probability)));
         }
     }
     print(&text)

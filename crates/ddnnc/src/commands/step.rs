@@ -28,6 +28,7 @@ pub fn run(args: &StepArgs, ui: Ui) -> Result<(), Failure> {
 fn init(spec: &Spec, seed: Option<u64>, path: &Path, ui: Ui) -> Result<(), Failure> {
     let model = spec.lower(Mode::Train, None)?;
     let seed = seed.unwrap_or(model.recipe.seed);
+    apart(&weights::loaded(&weights::resolved(spec, &model)?), [&path.to_path_buf()])?;
     let tensors = weights::initial(spec, &model, seed)?;
     let metadata =
         BTreeMap::from([("model".to_string(), model.name.clone()), ("seed".to_string(), seed.to_string())]);
@@ -48,7 +49,7 @@ fn step(
     let images = batch.images(spec)?;
     let model = spec.lower(mode, Some(images))?;
     let (image, label) = batch.check(&model)?;
-    let tensors = WeightSource::File(weights.to_path_buf()).read(&model, ui)?;
+    let tensors = WeightSource::File(weights.to_path_buf()).read(&model, ui)?.values;
     let device = device::open(&args.device, ui)?;
     let compiled = device::compile(&model, Goal::Gradients, options)?;
     let mut run = device.load(&compiled.program).map_err(device::failed)?;

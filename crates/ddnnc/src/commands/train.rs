@@ -36,8 +36,8 @@ pub fn run(args: &TrainArgs, ui: Ui) -> Result<(), Failure> {
     let data = DataSource::open(&model.recipe.data, &data_folder, fit(&model)).map_err(bad_data)?;
     // The checkpoint of a run that goes on has all its values: files that its spec loads may have gone since.
     let start = weights::initial(&spec, &model, model.recipe.seed).or_else(|failure| {
-        let kept = args.resume.then(|| RunFolder::newest_values(&folder).ok()).flatten();
-        kept.map(|(_, values, _)| values).ok_or(failure)
+        let kept = args.resume.then(|| RunFolder::newest_complete(&folder).ok()).flatten();
+        kept.map(|(_, checkpoint, _)| checkpoint.values).ok_or(failure)
     })?;
     let step = match &args.program {
         Some(path) => saved_program::load(path, &model, &args.spec.spec)?,
@@ -150,7 +150,12 @@ fn text(args: &TrainArgs, model: &Model, summary: &Summary, folder: &Path, data:
     };
     let mut text =
         format!("{}: {how} after {} steps, {:.0} s\n\n", model.name, summary.step, summary.seconds);
-    text.push_str(&results_table(model, &[("validation", &summary.validation), ("test", &summary.test)]));
+    // Beside results on the test images at the end, those of an earlier epoch say so.
+    let validation = match summary.validation_step == summary.step {
+        true => "validation".to_string(),
+        false => format!("validation, epoch {}", summary.epochs),
+    };
+    text.push_str(&results_table(model, &[(&validation, &summary.validation), ("test", &summary.test)]));
     text.push_str(&format!("\nrun        {}\n", folder.display()));
     text.push_str(&format!("checkpoint {}\n", summary.checkpoint.display()));
     let mut next = Vec::new();

@@ -33,6 +33,42 @@ fn statuses_tell_whose_fault_it_is() {
     }
 }
 
+/// What is there and cannot be read is the environment's fault, whatever it is read as; what is not there, the user's.
+#[cfg(target_os = "linux")]
+#[test]
+fn files_that_cannot_be_read_have_one_status() {
+    let place = Place::new();
+    let quick = spec("quickstart");
+    tiny_mnist(&place.path("mnist"));
+    fs::write(place.path("map.json"), b"\xff").expect("a writable folder");
+    // Nothing is mapped at its beginning: reading it fails as a damaged disk does.
+    let unreadable = "/proc/self/mem";
+    let images = place.path("mnist/train-images-idx3-ubyte");
+    fs::remove_file(&images).expect("just written");
+    std::os::unix::fs::symlink(unreadable, &images).expect("a writable folder");
+    let export =
+        |weights: &str| place.run(&["export", &quick, "--weights", weights, "--subnet", "full", "-o", "out"]);
+    place.run(&["check", unreadable]).fails(3, &[unreadable, "cannot be read"]);
+    export(unreadable).fails(3, &[unreadable, "cannot read"]);
+    place.run(&["train", &quick, "--data", "mnist"]).fails(3, &["train-images", "cannot be read"]);
+    place.run(&["data", "mnist", "--dataset", "mnist"]).fails(3, &["train-images", "cannot be read"]);
+
+    export("absent").fails(1, &["absent", "cannot read"]);
+    export(".").fails(1, &["cannot read"]);
+    place.run(&["import", &quick, "--weights", "absent", "-o", "out"]).fails(1, &["absent", "cannot read"]);
+    place.run(&["step", &quick, "--init", "w"]).ok();
+    place
+        .run(&["import", &quick, "--weights", "w", "--map", "map.json", "-o", "out"])
+        .fails(1, &["map.json", "UTF-8"]);
+    fs::create_dir(place.path("run")).expect("a writable folder");
+    fs::copy(&quick, place.path("run/spec.ddnn")).expect("a writable folder");
+    place.run(&["report", "run"]).fails(1, &["metrics.jsonl"]);
+    place.run(&["inspect", "run"]).fails(1, &["is a folder", "run folder, whose spec is `run/spec.ddnn`"]);
+    fs::write(place.path("run/spec.ddnn"), b"\xff").expect("a writable folder");
+    place.run(&["train", &quick, "--out", "run", "--resume"]).fails(1, &["run/spec.ddnn", "UTF-8"]);
+    assert!(!place.path("out").exists());
+}
+
 #[test]
 fn a_reader_that_goes_away_is_no_error() {
     let place = Place::new();
@@ -161,6 +197,12 @@ fn bad_weights_are_named() {
     );
     rewrite("[16,1,3,3]", "[16,3,1,3]");
     run().fails(1, &["resnet.stem.conv1.weight", "[16,3,1,3]", "[16,1,3,3]"]);
+    let small = ["--subnet", "small", "-o", "small.safetensors"];
+    place.run(&[&["export", &quick, "--weights", "w.safetensors"], &small[..]].concat()).ok();
+    // An exported net in place of the whole model: some of what is missing, how much more, and the way out.
+    place
+        .run(&["eval", &quick, "--weights", "small.safetensors"])
+        .fails(1, &["is missing", " more", "holds `small` alone", "ddnnc import"]);
     fs::write(place.path("bad.safetensors"), &whole[..whole.len() - 10]).expect("a writable folder");
     run().fails(1, &["bad.safetensors", "not a complete safetensors file"]);
     fs::write(place.path("bad.safetensors"), b"").expect("a writable folder");
@@ -247,6 +289,29 @@ fn an_unreadable_image_leaves_no_run_before_the_first_checkpoint() {
         train {\n    data = image_folder(path = \"images\")\n    batch = 2\n    epochs = 2\n    optimizer = sgd(lr = 0.01)\n}\n";
     fs::write(place.path("t.ddnn"), text).expect("a writable folder");
     place.run(&["train", "t.ddnn", "--out", "good", "--steps", "2"]).ok();
+
+    // Classes have the names of their folders, and data with other folders are of another training.
+    let shown = place.run(&["predict", "good", "images/val/a/0.png"]).ok();
+    assert!(["a", "b"].iter().all(|name| shown.contains(&format!(" %  {name}\n"))), "{shown}");
+    let json = place.run(&["predict", "good", "images/val/a/0.png", "--json"]).json();
+    for class in json["images"][0]["classes"].as_array().expect("a list") {
+        assert_eq!(class["name"], if class["class"] == 0 { "a" } else { "b" });
+    }
+    place.run(&["export", "good", "--subnet", "full", "-o", "full"]).ok();
+    let exported = fs::read(place.path("full")).expect("just written");
+    assert!(String::from_utf8_lossy(&exported).contains(r#""class_names":"[\"a\",\"b\"]""#));
+    place.run(&["eval", "good"]).ok();
+    for split in ["train", "val"] {
+        fs::rename(place.path(&format!("images/{split}/a")), place.path(&format!("images/{split}/c")))
+            .expect("a folder");
+    }
+    let other = ["images", "`a` only in the weights, `c` only in the data", "--data"];
+    place.run(&["eval", "good"]).fails(1, &other);
+    place.run(&["train", "t.ddnn", "--out", "good", "--resume"]).fails(1, &other);
+    for split in ["train", "val"] {
+        fs::rename(place.path(&format!("images/{split}/c")), place.path(&format!("images/{split}/a")))
+            .expect("a folder");
+    }
     fs::write(place.path("images/train/b/2.png"), "no image").expect("a writable folder");
     let ran = place.run(&["train", "t.ddnn", "--out", "run"]);
     assert!(!place.path("run").exists(), "{}", ran.stderr);
@@ -269,7 +334,10 @@ fn a_checkpoint_that_is_passed_over_is_named() {
     let at = bytes.windows(old.len()).position(|w| w == old.as_bytes()).expect("a version");
     let mut later = bytes.clone();
     later[at + old.len() - 2] = b'7';
-    for (newest, reason) in [(&bytes[..bytes.len() - 9], "not a complete"), (&later, "checkpoint format 7")] {
+    for (newest, reason) in [
+        (&bytes[..bytes.len() - 9], "not a complete"),
+        (&later, "checkpoint format 7, and this version of `ddnnc` reads 1. Use the version that wrote it"),
+    ] {
         fs::write(place.path("run/checkpoints/step-00000002.safetensors"), newest)
             .expect("a writable folder");
         for command in [

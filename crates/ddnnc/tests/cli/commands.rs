@@ -3,9 +3,53 @@
 use crate::common::{Place, Ran, spec, specs, tiny_mnist, wait_for};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+
+/// Asserts that every key of a JSON value stands in `docs/cli.md`. What is under the keys of `by_name` has names of
+/// terms or nets for keys.
+fn documented(docs: &str, value: &Value, by_name: &[&str]) {
+    for item in value.as_array().into_iter().flatten() {
+        documented(docs, item, by_name);
+    }
+    for (key, value) in value.as_object().into_iter().flatten() {
+        assert!(docs.contains(&format!("`{key}`")), "`{key}` is documented");
+        match value.as_object().filter(|_| by_name.contains(&key.as_str())) {
+            Some(named) => named.values().for_each(|v| documented(docs, v, by_name)),
+            None => documented(docs, value, by_name),
+        }
+    }
+}
+
+#[test]
+fn every_key_of_json_is_documented() {
+    let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/cli.md");
+    let docs = fs::read_to_string(docs).expect("the docs");
+    let place = Place::new();
+    tiny_mnist(&place.path("mnist"));
+    let quick = spec("quickstart");
+    let args = ["train", &quick, "--data", "mnist", "--out", "run", "--steps", "14"];
+    place.run(&[&args[..], &SMALL].concat()).ok();
+    let metrics = fs::read_to_string(place.path("run/metrics.jsonl")).expect("metrics");
+    let mut kinds = BTreeSet::new();
+    for line in metrics.lines() {
+        let record: Value = serde_json::from_str(line).expect("an object a line");
+        kinds.insert(record["kind"].as_str().expect("a kind").to_string());
+        documented(&docs, &record, &["loss", "train", "validation", "test"]);
+    }
+    assert_eq!(kinds.into_iter().collect::<Vec<_>>(), ["epoch", "step", "test"]);
+    image::GrayImage::new(28, 28).save(place.path("1.png")).expect("a writable folder");
+    for args in [
+        &["compile", "run/spec.ddnn", "--json"][..],
+        &["eval", "run", "--data", "mnist", "--json"],
+        &["predict", "run", "1.png", "--json"],
+        &["inspect", &spec("kd_two_networks"), "--json"],
+        &["data", "mnist", "--dataset", "mnist", "--json"],
+    ] {
+        documented(&docs, &place.run(args).json(), &[]);
+    }
+}
 
 /// Arguments that make the quickstart spec quick.
 const SMALL: [&str; 2] = ["--set", "train.batch=8"];
@@ -86,6 +130,15 @@ fn compile_shows_and_emits() {
     assert!(place.names("phases").len() >= 5, "{:?}", place.names("phases"));
     let left = place.names(".");
     assert_eq!(left, ["a.program", "b.program", "phases"], "nothing half-written");
+    // A phase is printed beside what is written, not in its place.
+    for emit in ["ast", "ir", "schedule"] {
+        let (program, folder) = (format!("{emit}.program"), format!("{emit}.phases"));
+        let alone = place.run(&["compile", &quick, "--emit", emit]).ok();
+        let args = ["compile", &quick, "--emit", emit, "-o", &program, "--dump-phases", &folder];
+        assert_eq!(place.run(&args).ok(), alone, "{emit}");
+        assert!(fs::read(place.path(&program)).ok() == fs::read(place.path("a.program")).ok(), "{emit}");
+        assert_eq!(place.names(&folder), place.names("phases"));
+    }
 }
 
 #[test]
@@ -100,6 +153,9 @@ fn the_ir_of_every_spec_reads_back() {
     let shared = place.pipe(&["opt", "-", "--pass", "share_prefixes", "--pass", "dead_code"], &text).ok();
     assert!(shared.lines().count() < text.lines().count(), "prefixes are shared");
     place.pipe(&["opt", "-"], "graph {").fails(1, &["line 1"]);
+    let stored = "graph \"g\" {\n  v0 = input name=\"x\" : f32[2]\n  n1 = store(v0) name=\"s\"\n}\n";
+    let wanted = ["standard input: line 3, column 8", "there is no parameter or state `s`"];
+    place.pipe(&["opt", "-"], stored).fails(1, &wanted);
 }
 
 #[test]
@@ -237,6 +293,12 @@ fn train_then_everything_after_it() {
         "a resumed run equals an uninterrupted one"
     );
     assert_eq!(place.names("whole"), ["checkpoints", "metrics.jsonl", "report.html", "spec.ddnn"]);
+    // Two steps into the second epoch, the held-out images were seen by the weights of the first.
+    let text = train(&["--out", "further", "--steps", "15"]).ok();
+    let page = fs::read_to_string(place.path("further/report.html")).expect("a report");
+    for text in [text, page] {
+        assert!(text.contains("validation, epoch 1"), "{text}");
+    }
     let metrics = fs::read_to_string(place.path("whole/metrics.jsonl")).expect("metrics");
     for line in metrics.lines() {
         has(&serde_json::from_str(line).expect("an object a line"), &["kind", "step"]);
@@ -402,6 +464,8 @@ fn a_run_goes_on_without_the_files_that_its_spec_loads() {
     place.run(&["step", "fresh.ddnn", "--init", "fresh.safetensors", "--seed", "5"]).ok();
     let fresh = ["export", "fresh.ddnn", "--weights", "fresh.safetensors", "--subnet", "teacher"];
     place.run(&[&fresh[..], &["-o", "teacher.safetensors"]].concat()).ok();
+    // What a spec loads is read as well.
+    place.run(&["step", "kd.ddnn", "--init", "teacher.safetensors"]).fails(2, &["this command reads it"]);
     let train = |run: &str, more: &[&str]| {
         place.run(&[&["train", "kd.ddnn", "--out", run], &SMALL[..], more].concat())
     };
@@ -520,6 +584,20 @@ fn what_is_read_is_not_overwritten() {
     place.run(&["step", "in/q.ddnn", "--weights", "w", "--batch", "b", "--out", "w"]).fails(2, &[read]);
     place.run(&["export", "in/q.ddnn", "--weights", "w", "--subnet", "small", "-o", "w"]).fails(2, &[read]);
     place.run(&["import", "in/q.ddnn", "--weights", "w", "-o", "./w"]).fails(2, &[read]);
+    // Of a run: its spec, its metrics and its checkpoints; another file in its folder is free.
+    tiny_mnist(&place.path("mnist"));
+    let batch = ["--batch", "8", "--steps", "1", "--data", "mnist"];
+    place.run(&[&["train", "in/q.ddnn", "--out", "run"], &batch[..]].concat()).ok();
+    let checkpoint = format!("run/checkpoints/{}", place.names("run/checkpoints")[0]);
+    let kept = |name: &str| fs::read(place.path(name)).expect("a file of the run");
+    for file in ["run/spec.ddnn", "run/metrics.jsonl", &checkpoint] {
+        let before = kept(file);
+        place.run(&["export", "run", "--subnet", "small", "-o", file]).fails(2, &[read]);
+        let args = ["export", "in/q.ddnn", "--run", "run", "--subnet", "small", "-o", file];
+        place.run(&args).fails(2, &[read]);
+        assert!(before == kept(file), "{file}");
+    }
+    place.run(&["export", "run", "--subnet", "small", "-o", "run/small.safetensors"]).ok();
     assert_eq!(fs::read_to_string(place.path("in/q.ddnn")).expect("the spec"), text);
     assert_eq!(fs::read(place.path("w")).expect("weights"), weights);
     assert!(!place.path("new").exists());
