@@ -1,9 +1,10 @@
 //! From an image to the model's input: random changes, size, normalisation.
 
-use super::folder::Decoded;
+use super::decoded::{Decoded, Part};
 use super::{DataError, ImageSet, Pixels};
 use crate::random;
 use ddnnc_ir::{Augment, Data, Dataset};
+use fast_image_resize::Resizer;
 use rand_chacha::ChaCha8Rng;
 use std::path::Path;
 
@@ -27,6 +28,7 @@ pub(crate) struct View {
 pub(crate) struct Scratch {
     planes: Vec<u8>,
     other: Vec<u8>,
+    resizer: Resizer,
 }
 
 impl View {
@@ -95,19 +97,18 @@ impl View {
             }
             Pixels::Files(paths) => {
                 let decoded = Decoded::open(&paths[index], channels)?;
-                let (w, h) = (width as u32, height as u32);
+                let size = [width as u32, height as u32];
                 let scale = self.augment.iter().find_map(|a| match *a {
                     Augment::ResizedCrop { scale } => Some(scale),
                     Augment::Crop { .. } | Augment::Flip => None,
                 });
-                let sized = match (&mut rng, scale) {
+                let Scratch { planes, resizer, .. } = scratch;
+                match (&mut rng, scale) {
                     (Some(rng), Some(scale)) => {
-                        let (x, y, cw, ch) = resized_crop(rng, decoded.size(), scale);
-                        decoded.crop(x, y, cw, ch).resize(w, h)
+                        decoded.resized(resized_crop(rng, decoded.size(), scale), size, resizer, planes)?;
                     }
-                    (None, _) | (_, None) => decoded.resize_and_centre(w, h, MARGIN),
-                };
-                sized.write_planes(&mut scratch.planes);
+                    (None, _) | (_, None) => decoded.centre(size, MARGIN, resizer, planes)?,
+                }
             }
         }
         if let Some(rng) = &mut rng {
@@ -143,7 +144,7 @@ impl View {
         };
         let mut planes = vec![0; self.elements()];
         let decoded = Decoded::open(path, channels)?;
-        decoded.resize_and_centre(width as u32, height as u32, margin).write_planes(&mut planes);
+        decoded.centre([width as u32, height as u32], margin, &mut Resizer::new(), &mut planes)?;
         let mut out = vec![0.0; planes.len()];
         self.normalise(&planes, &mut out);
         Ok(out)
@@ -179,9 +180,9 @@ fn shift(from: &[u8], to: &mut [u8], [_, height, width]: [usize; 3], dy: isize, 
     }
 }
 
-/// A random part (x, y, width, height) of at least `scale` of the area and aspect 3/4 to 4/3; after ten misses, the
-/// centre (as torchvision's `RandomResizedCrop`).
-fn resized_crop(rng: &mut ChaCha8Rng, (width, height): (u32, u32), scale: f64) -> (u32, u32, u32, u32) {
+/// A random part of at least `scale` of the area and aspect 3/4 to 4/3; after ten misses, the centre (as torchvision's
+/// `RandomResizedCrop`).
+fn resized_crop(rng: &mut ChaCha8Rng, [width, height]: [u32; 2], scale: f64) -> Part {
     let (w, h) = (f64::from(width), f64::from(height));
     for _ in 0..10 {
         let area = w * h * (scale + (1.0 - scale) * random::unit(rng));
@@ -191,7 +192,7 @@ fn resized_crop(rng: &mut ChaCha8Rng, (width, height): (u32, u32), scale: f64) -
         if cw > 0 && ch > 0 && cw <= width && ch <= height {
             let x = random::below(rng, u64::from(width - cw) + 1) as u32;
             let y = random::below(rng, u64::from(height - ch) + 1) as u32;
-            return (x, y, cw, ch);
+            return [x, y, cw, ch];
         }
     }
     let (cw, ch) = if w / h > 4.0 / 3.0 {
@@ -201,7 +202,7 @@ fn resized_crop(rng: &mut ChaCha8Rng, (width, height): (u32, u32), scale: f64) -
     } else {
         (width, height)
     };
-    ((width - cw) / 2, (height - ch) / 2, cw, ch)
+    [(width - cw) / 2, (height - ch) / 2, cw, ch]
 }
 
 /// Mean and standard deviation of the training pixels, as usually given for each data set.

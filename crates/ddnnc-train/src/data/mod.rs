@@ -5,6 +5,7 @@
 
 mod augment;
 mod cifar;
+mod decoded;
 mod error;
 mod files;
 mod folder;
