@@ -43,7 +43,10 @@ pub fn kind(net: &Net) -> &'static str {
 pub fn weight(weight: &Weight) -> String {
     match *weight {
         Weight::Constant(w) => w.to_string(),
-        Weight::Ramp { from, to, epochs } => format!("{from} to {to} over {epochs} epochs"),
+        Weight::Ramp { from, to, epochs } => {
+            let unit = if epochs == 1.0 { "epoch" } else { "epochs" };
+            format!("{from} to {to} over {epochs} {unit}")
+        }
     }
 }
 
