@@ -2,8 +2,8 @@
 //!
 //! A convolution's task reads its source, multiplies for a while, and reads what its epilogue takes: memory waits for
 //! arithmetic and arithmetic for memory. So a task lists what comes next, its epilogue's operands and results and the
-//! source of a later task, and asks for a few lines beside every tile or product that it computes. Depthwise convolutions
-//! do not. Tiles of bf16 ask for lines one by one, between their terms: a burst before each tile was slower.
+//! source of a later task, and asks for a few lines beside every tile that it computes, one by one between its terms: a burst
+//! before each tile waits until memory can take so many. Depthwise convolutions do not.
 
 use std::cell::Cell;
 
@@ -44,10 +44,6 @@ impl Ahead {
     }
 
     /// The next lines, at most so many, for the caller to ask for: where they begin, and how many follow one another.
-    #[cfg_attr(
-        not(target_arch = "x86_64"),
-        expect(dead_code, reason = "tiles of bf16 are the only ones that take")
-    )]
     #[inline]
     pub fn take(&self, lines: usize) -> (usize, usize) {
         let (run, done) = self.at.get();

@@ -253,7 +253,7 @@ impl Sums<'_> {
     fn task(&self, plan: &Plan, data: Data<'_>, lines: Range<usize>, out: &mut [f32], ahead: &Ahead) {
         let panels = self.groups * self.blocks.count;
         let tiles = (lines.len() * plan.result[1]).div_ceil(COLUMNS) * panels;
-        let ahead = (ahead, ahead.lines().div_ceil(tiles.max(1)));
+        let ahead = (ahead, ahead.share(tiles));
         let past = self.past_caches(plan, out);
         for (phase, before) in plan.phases() {
             let depths = Depths::new(phase, self.channels, self.groups == 1, &data);

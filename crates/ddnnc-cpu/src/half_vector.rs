@@ -208,13 +208,6 @@ pub trait Halves: Vector {
     /// The processor has the level, here and below.
     unsafe fn doubles(self) -> [Self::Double; 2];
 
-    /// Both halves of the lanes, rounded to f32.
-    ///
-    /// # Safety
-    ///
-    /// The processor has the level.
-    unsafe fn of_doubles(x: [Self::Double; 2]) -> Self;
-
     /// Reads f64.
     ///
     /// # Safety
@@ -339,16 +332,6 @@ impl Halves for Plain {
             doubles[1][i] = f64::from(all[i + 4]);
         }
         doubles
-    }
-    #[inline(always)]
-    unsafe fn of_doubles([low, high]: [[f64; 4]; 2]) -> Plain {
-        let mut all = [0.0f32; 8];
-        for i in 0..4 {
-            all[i] = low[i] as f32;
-            all[i + 4] = high[i] as f32;
-        }
-        // SAFETY: the array holds all lanes.
-        unsafe { Plain::load(all.as_ptr()) }
     }
     #[inline(always)]
     unsafe fn load_double(from: *const f64) -> [f64; 4] {

@@ -57,11 +57,6 @@ impl Halves for __m256 {
         }
     }
     #[inline(always)]
-    unsafe fn of_doubles([low, high]: [__m256d; 2]) -> __m256 {
-        // SAFETY: promised.
-        unsafe { _mm256_set_m128(_mm256_cvtpd_ps(high), _mm256_cvtpd_ps(low)) }
-    }
-    #[inline(always)]
     unsafe fn load_double(from: *const f64) -> __m256d {
         // SAFETY: promised.
         unsafe { _mm256_loadu_pd(from) }
@@ -253,14 +248,6 @@ impl Halves for __m512 {
         }
     }
     #[inline(always)]
-    unsafe fn of_doubles([low, high]: [__m512d; 2]) -> __m512 {
-        // SAFETY: promised.
-        unsafe {
-            let low = _mm512_castps256_ps512(_mm512_cvtpd_ps(low));
-            _mm512_insertf32x8::<1>(low, _mm512_cvtpd_ps(high))
-        }
-    }
-    #[inline(always)]
     unsafe fn product(self, a: __m512) -> __m512 {
         // SAFETY: promised.
         unsafe { _mm512_mul_ps(self, a) }
@@ -357,11 +344,6 @@ impl Halves for Rounding {
     unsafe fn doubles(self) -> [__m512d; 2] {
         // SAFETY: promised.
         unsafe { self.0.doubles() }
-    }
-    #[inline(always)]
-    unsafe fn of_doubles(x: [__m512d; 2]) -> Rounding {
-        // SAFETY: promised.
-        Rounding(unsafe { __m512::of_doubles(x) })
     }
     #[inline(always)]
     unsafe fn product(self, a: Rounding) -> Rounding {

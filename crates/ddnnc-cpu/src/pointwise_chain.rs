@@ -6,9 +6,7 @@
 //!
 //! A program of such instructions alone is a chain. Instead of one instruction after the other over all channels of a few
 //! rows, it takes two vectors of channels through many rows: tables and sums are registers, and nothing in between is
-//! stored. Each element is computed and rounded, and each sum added up, in the order in which the instructions would. Moments of
-//! bf16 in memory alone are different: they sum some rows ([`FEW`]) up in f32, and those sums in f64, since vectors of f64 were half
-//! of the work. Of numbers with 8 bits f32 loses next to nothing in so few rows.
+//! stored. Each element is computed and rounded, and each sum added up, in the order in which the instructions would.
 
 use crate::ahead::{LINE, ask_near};
 use crate::half_vector::{Halves, HalvesVectored, with_floats, with_halves};
@@ -19,9 +17,6 @@ use ddnnc_ir::{BinaryKind, UnaryKind};
 
 /// Elements that a chain takes at a time, about: as many rows as keep two vectors of each operand in the first cache.
 pub const CHAINED: usize = 1 << 13;
-
-/// Rows of a column of bf16 in memory whose moments are summed up in f32, at the most.
-pub const FEW: usize = 32;
 
 /// A program that is a chain; places are those of its instructions.
 #[derive(Clone, Debug)]
@@ -253,109 +248,10 @@ pub unsafe fn run(level: Level, ends: Ends<'_>) {
     }
 }
 
-/// What sums of some rows are.
-trait Summed {
-    /// As many as a vector has lanes.
-    type Of<S: Halves>: Copy;
-    /// A vector as such.
-    unsafe fn of<S: Halves>(x: S) -> Self::Of<S>;
-    /// What distances are from.
-    unsafe fn about<S: Halves>(from: *const f64) -> Self::Of<S>;
-    /// What the rows are added to.
-    unsafe fn begin<S: Halves>(sums: *const f64) -> Self::Of<S>;
-    /// Writes the sums of all rows.
-    unsafe fn end<S: Halves>(x: Self::Of<S>, sums: *mut f64);
-    unsafe fn plus<S: Halves>(a: Self::Of<S>, b: Self::Of<S>) -> Self::Of<S>;
-    unsafe fn minus<S: Halves>(a: Self::Of<S>, b: Self::Of<S>) -> Self::Of<S>;
-    /// `sum + a · b`
-    unsafe fn sum<S: Halves>(sum: Self::Of<S>, a: Self::Of<S>, b: Self::Of<S>) -> Self::Of<S>;
-}
-
-/// The sums of all rows themselves.
-impl Summed for f64 {
-    type Of<S: Halves> = [S::Double; 2];
-    #[inline(always)]
-    unsafe fn of<S: Halves>(x: S) -> [S::Double; 2] {
-        // SAFETY: promised by the caller of `run`.
-        unsafe { x.doubles() }
-    }
-    #[inline(always)]
-    unsafe fn about<S: Halves>(from: *const f64) -> [S::Double; 2] {
-        // SAFETY: promised by the caller of `run`.
-        unsafe { S::load_doubles(from) }
-    }
-    #[inline(always)]
-    unsafe fn begin<S: Halves>(sums: *const f64) -> [S::Double; 2] {
-        // SAFETY: promised by the caller of `run`.
-        unsafe { S::load_doubles(sums) }
-    }
-    #[inline(always)]
-    unsafe fn end<S: Halves>(x: [S::Double; 2], sums: *mut f64) {
-        // SAFETY: promised by the caller of `run`.
-        unsafe { S::store_doubles(x, sums) }
-    }
-    #[inline(always)]
-    unsafe fn plus<S: Halves>(a: [S::Double; 2], b: [S::Double; 2]) -> [S::Double; 2] {
-        // SAFETY: promised by the caller of `run`.
-        unsafe { S::plus_doubles(a, b) }
-    }
-    #[inline(always)]
-    unsafe fn minus<S: Halves>(a: [S::Double; 2], b: [S::Double; 2]) -> [S::Double; 2] {
-        // SAFETY: promised by the caller of `run`.
-        unsafe { S::distance(a, b) }
-    }
-    #[inline(always)]
-    unsafe fn sum<S: Halves>(sum: [S::Double; 2], a: [S::Double; 2], b: [S::Double; 2]) -> [S::Double; 2] {
-        // SAFETY: promised by the caller of `run`.
-        unsafe { S::sum_doubles(sum, a, b) }
-    }
-}
-
-/// Sums of a few rows, added to those of all in the end.
-impl Summed for f32 {
-    type Of<S: Halves> = S;
-    #[inline(always)]
-    unsafe fn of<S: Halves>(x: S) -> S {
-        x
-    }
-    #[inline(always)]
-    unsafe fn about<S: Halves>(from: *const f64) -> S {
-        // SAFETY: promised by the caller of `run`.
-        unsafe { S::of_doubles(S::load_doubles(from)) }
-    }
-    #[inline(always)]
-    unsafe fn begin<S: Halves>(_: *const f64) -> S {
-        // SAFETY: promised by the caller of `run`.
-        unsafe { S::splat(0.0) }
-    }
-    #[inline(always)]
-    unsafe fn end<S: Halves>(x: S, sums: *mut f64) {
-        // SAFETY: promised by the caller of `run`.
-        unsafe { S::store_doubles(S::plus_doubles(S::load_doubles(sums), x.doubles()), sums) }
-    }
-    #[inline(always)]
-    unsafe fn plus<S: Halves>(a: S, b: S) -> S {
-        // SAFETY: promised by the caller of `run`.
-        unsafe { a.plus(b) }
-    }
-    #[inline(always)]
-    unsafe fn minus<S: Halves>(a: S, b: S) -> S {
-        // SAFETY: promised by the caller of `run`.
-        unsafe { a.minus(b) }
-    }
-    #[inline(always)]
-    unsafe fn sum<S: Halves>(sum: S, a: S, b: S) -> S {
-        // SAFETY: promised by the caller of `run`.
-        unsafe { sum.sum(a, b) }
-    }
-}
-
 /// An element of operands and result.
 trait Stored: Element {
     /// Whether values are rounded to it.
     const ROUNDS: bool;
-    /// Sums of a few rows of such elements.
-    type Few: Summed;
     unsafe fn store<S: Halves>(x: S, to: *mut Self);
     unsafe fn stream<S: Halves>(x: S, to: *mut Self);
     unsafe fn store_pair<S: Halves, const PAST: bool>(pair: [S; 2], to: *mut Self);
@@ -363,7 +259,6 @@ trait Stored: Element {
 
 impl Stored for f32 {
     const ROUNDS: bool = false;
-    type Few = f64;
     #[inline(always)]
     unsafe fn store<S: Halves>(x: S, to: *mut f32) {
         // SAFETY: promised by the caller of `run`.
@@ -392,7 +287,6 @@ impl Stored for f32 {
 
 impl Stored for u16 {
     const ROUNDS: bool = true;
-    type Few = f32;
     #[inline(always)]
     unsafe fn store<S: Halves>(x: S, to: *mut u16) {
         // SAFETY: promised by the caller of `run`. What a chain stores has been rounded.
@@ -511,11 +405,7 @@ impl<R: Stored, T: Stored, const GATE: u8, const SUMS: u8, const MEMORY: bool> H
     #[inline(always)]
     unsafe fn run<S: Halves>(self) {
         let Walk(args) = self;
-        let step = match (Self::ASKS, Self::DEEP) {
-            (true, _) => FEW * args.period,
-            (false, true) => args.n.max(1),
-            (false, false) => args.period,
-        };
+        let step = if Self::DEEP { args.n.max(1) } else { args.period };
         let mut first = 0;
         while first < args.n {
             let end = args.n.min(first + step);
@@ -527,18 +417,12 @@ impl<R: Stored, T: Stored, const GATE: u8, const SUMS: u8, const MEMORY: bool> H
             unsafe {
                 if S::PAIRS {
                     while pairs && i + 2 * S::LANES <= columns {
-                        match Self::ASKS {
-                            true => args.columns::<S, T::Few, GATE, SUMS, MEMORY, 2>(i, first, end),
-                            false => args.columns::<S, f64, GATE, SUMS, MEMORY, 2>(i, first, end),
-                        }
+                        args.columns::<S, GATE, SUMS, MEMORY, 2>(i, first, end);
                         i += 2 * S::LANES;
                     }
                 }
                 while i < columns {
-                    match Self::ASKS {
-                        true => args.columns::<S, T::Few, GATE, SUMS, MEMORY, 1>(i, first, end),
-                        false => args.columns::<S, f64, GATE, SUMS, MEMORY, 1>(i, first, end),
-                    }
+                    args.columns::<S, GATE, SUMS, MEMORY, 1>(i, first, end);
                     i += S::LANES;
                 }
             }
@@ -566,14 +450,7 @@ impl<R: Stored, T: Stored> Args<R, T> {
     /// C vectors of a period from element `i` on, over the rows between two elements.
     #[inline(always)]
     #[expect(clippy::needless_range_loop, reason = "indices that are constants keep the sums in registers")]
-    unsafe fn columns<
-        S: Halves,
-        U: Summed,
-        const GATE: u8,
-        const SUMS: u8,
-        const MEMORY: bool,
-        const C: usize,
-    >(
+    unsafe fn columns<S: Halves, const GATE: u8, const SUMS: u8, const MEMORY: bool, const C: usize>(
         &self,
         i: usize,
         first: usize,
@@ -585,8 +462,8 @@ impl<R: Stored, T: Stored> Args<R, T> {
         // No closures: they would be compiled without the level's instructions.
         // SAFETY: promised by the caller of `run`; tables and sums have a period.
         unsafe {
+            let nothing = S::splat(0.0).doubles();
             let zero = S::splat(0.0);
-            let nothing = U::of(zero);
             let mut normalize = [[zero; 3]; C];
             let mut about = [[nothing; 2]; C];
             let mut total = [nothing; C];
@@ -598,14 +475,14 @@ impl<R: Stored, T: Stored> Args<R, T> {
                         normalize[c][t] = S::load(self.normalize[t].add(i));
                     }
                 }
-                total[c] = U::begin::<S>(self.sums[0][0].add(i));
+                total[c] = S::load_doubles(self.sums[0][0].add(i));
                 if SUMS == MOMENTS {
-                    about[c][0] = U::about::<S>(self.shift.add(i));
-                    along[c][0] = U::begin::<S>(self.sums[0][1].add(i));
+                    about[c][0] = S::load_doubles(self.shift.add(i));
+                    along[c][0] = S::load_doubles(self.sums[0][1].add(i));
                 }
                 for p in 0..SUMS as usize {
-                    about[c][p] = U::of(S::load(self.means[p].add(i)));
-                    along[c][p] = U::begin::<S>(self.sums[p][1].add(i));
+                    about[c][p] = S::load(self.means[p].add(i)).doubles();
+                    along[c][p] = S::load_doubles(self.sums[p][1].add(i));
                 }
             }
             let mut made = [zero; C];
@@ -642,18 +519,18 @@ impl<R: Stored, T: Stored> Args<R, T> {
                     } else if stores {
                         T::store::<S>(x, self.out.add(at));
                     }
-                    let x = U::of(x);
+                    let x = x.doubles();
                     if SUMS == MOMENTS {
-                        let d = U::minus::<S>(x, about[c][0]);
-                        total[c] = U::plus::<S>(total[c], d);
-                        along[c][0] = U::sum::<S>(along[c][0], d, d);
+                        let d = S::distance(x, about[c][0]);
+                        total[c] = S::plus_doubles(total[c], d);
+                        along[c][0] = S::sum_doubles(along[c][0], d, d);
                     } else {
-                        total[c] = U::plus::<S>(total[c], x);
+                        total[c] = S::plus_doubles(total[c], x);
                     }
                     for p in 0..SUMS as usize {
-                        let value = U::of(T::load::<S, true>(self.values[p].add(at), S::LANES));
-                        let d = U::minus::<S>(value, about[c][p]);
-                        along[c][p] = U::sum::<S>(along[c][p], x, d);
+                        let value = T::load::<S, true>(self.values[p].add(at), S::LANES).doubles();
+                        let d = S::distance(value, about[c][p]);
+                        along[c][p] = S::sum_doubles(along[c][p], x, d);
                     }
                 }
                 if MEMORY && stores {
@@ -666,7 +543,7 @@ impl<R: Stored, T: Stored> Args<R, T> {
                 for p in 0..(SUMS as usize).max(1) {
                     // Totals of the same rows are the same.
                     for (to, x) in self.sums[p].into_iter().zip([total[c], along[c][p]]) {
-                        U::end::<S>(x, to.add(i));
+                        S::store_doubles(x, to.add(i));
                     }
                 }
             }

@@ -14,6 +14,9 @@ pub const COLUMNS: usize = 8;
 /// So many columns or fewer are a tile of their own kind.
 const FEW: usize = 3;
 
+/// Terms between the lines that are asked for.
+const EVERY: usize = 8;
+
 /// f32 of a cache line.
 const LINE: usize = ahead::LINE / size_of::<f32>();
 
@@ -91,6 +94,8 @@ pub struct Sum<'a> {
     past: bool,
     /// Elements from the panel to the one that is asked for, or 0.
     next: usize,
+    /// What else is asked for beside columns at equal distances.
+    beside: Lines,
     /// Columns of a full tile.
     pub columns: usize,
 }
@@ -127,6 +132,19 @@ trait Columns: Copy {
     fn next(&self) -> usize {
         0
     }
+    /// Other lines that are asked for between the terms of a tile, of so many: where they begin, and how many.
+    fn lines(&self, tile: usize, tiles: usize) -> Lines;
+}
+
+/// Lines of memory: where they begin, and how many.
+pub type Lines = (usize, usize);
+
+/// The lines that one of some tiles asks for, of those that all ask for.
+#[inline(always)]
+fn share((first, lines): Lines, tile: usize, tiles: usize) -> Lines {
+    let some = lines.div_ceil(tiles.max(1));
+    let done = lines.min(tile * some);
+    (first + done * ahead::LINE, some.min(lines - done))
 }
 
 /// Columns anywhere.
@@ -136,6 +154,7 @@ struct Listed<'a> {
     data: &'a [usize],
     /// In the result: as many.
     out: &'a [usize],
+    lines: Lines,
 }
 
 impl Columns for Listed<'_> {
@@ -151,6 +170,10 @@ impl Columns for Listed<'_> {
     fn out(&self, j: usize) -> usize {
         self.out[j]
     }
+    #[inline(always)]
+    fn lines(&self, tile: usize, tiles: usize) -> Lines {
+        share(self.lines, tile, tiles)
+    }
 }
 
 /// Columns at equal distances, the first at the start.
@@ -164,24 +187,32 @@ pub struct Evenly {
     pub out: usize,
 }
 
-impl Columns for Evenly {
+/// The same, between whose terms these lines are asked for.
+#[derive(Clone, Copy)]
+struct Beside(Evenly, Lines);
+
+impl Columns for Beside {
     #[inline(always)]
     fn count(&self) -> usize {
-        self.count
+        self.0.count
     }
     #[inline(always)]
     fn data(&self, j: usize) -> usize {
-        j * self.data
+        j * self.0.data
     }
     #[inline(always)]
     fn out(&self, j: usize) -> usize {
-        j * self.out
+        j * self.0.out
+    }
+    #[inline(always)]
+    fn lines(&self, tile: usize, tiles: usize) -> Lines {
+        share(self.1, tile, tiles)
     }
 }
 
 /// The same, beside which the panel is asked for that begins so many elements behind theirs.
 #[derive(Clone, Copy)]
-struct Asking(Evenly, usize);
+struct Asking(Beside, usize);
 
 impl Columns for Asking {
     const ASKS: bool = true;
@@ -200,6 +231,10 @@ impl Columns for Asking {
     #[inline(always)]
     fn next(&self) -> usize {
         self.1
+    }
+    #[inline(always)]
+    fn lines(&self, tile: usize, tiles: usize) -> Lines {
+        self.0.lines(tile, tiles)
     }
 }
 
@@ -300,6 +335,7 @@ impl Tiles {
             add,
             past: false,
             next: 0,
+            beside: (0, 0),
             columns: self.columns(rows),
         }
     }
@@ -322,6 +358,11 @@ impl Tiles {
 }
 
 impl InPlace<'_> {
+    /// As [`Sum::beside`].
+    pub fn beside(self, lines: Lines) -> Self {
+        InPlace { sum: self.sum.beside(lines), ..self }
+    }
+
     /// `count` columns, `step` apart: the sum with the data from `j · step` on goes to `j · step` and what follows. No
     /// column may read what an earlier one has written.
     ///
@@ -350,6 +391,11 @@ impl Sum<'_> {
         Sum { next, ..self }
     }
 
+    /// The same sums; those of columns at equal distances ask for these lines, some between the terms of each tile.
+    pub fn beside(self, lines: Lines) -> Self {
+        Sum { beside: lines, ..self }
+    }
+
     /// Result (row, j) at `out_at[j] + row` is the sum with the data from `data_at[j]` on.
     ///
     /// # Panics
@@ -363,10 +409,10 @@ impl Sum<'_> {
         assert!(data_at.len() <= self.columns, "the columns of a tile");
         self.check(data_at, out.len(), out_at);
         // SAFETY: checked, and the result is borrowed exclusively, so that it lies apart from the data.
-        unsafe { self.write(Listed { data: data_at, out: out_at }, out.as_mut_ptr()) }
+        unsafe { self.write(Listed { data: data_at, out: out_at, lines: (0, 0) }, out.as_mut_ptr()) }
     }
 
-    /// The same for any number of columns, tile by tile; asks for so many lines beside each.
+    /// The same for any number of columns, tile by tile; asks for so many lines beside each, between its terms.
     ///
     /// # Panics
     ///
@@ -377,9 +423,9 @@ impl Sum<'_> {
         }
         self.check(data_at, out.len(), out_at);
         for (data, out_at) in data_at.chunks(self.columns).zip(out_at.chunks(self.columns)) {
-            ahead.0.ask(ahead.1);
+            let lines = ahead.0.take(ahead.1);
             // SAFETY: as in `run`.
-            unsafe { self.write(Listed { data, out: out_at }, out.as_mut_ptr()) };
+            unsafe { self.write(Listed { data, out: out_at, lines }, out.as_mut_ptr()) };
         }
     }
 
@@ -418,6 +464,7 @@ impl Sum<'_> {
         assert!(end.is_some_and(|end| end <= len), "the result has room");
         // SAFETY: the assertions above.
         unsafe {
+            let columns = Beside(columns, self.beside);
             if self.next == 0 {
                 self.write(columns, out)
             } else {
@@ -500,27 +547,41 @@ unsafe fn tile<S: Vector, C: Columns, const V: usize, const N: usize>(
         }
         // Of the lines of a step of the panel, each tile asks for one.
         let asked = columns.next() + (first / N).min((V * S::LANES).div_ceil(LINE) - 1) * LINE;
+        // Without branches that depend on what is left.
+        let (mut line, lines) = columns.lines(first / N, columns.count().div_ceil(N));
+        let beside = lines.div_ceil((outer * inner * depth.div_ceil(EVERY)).max(1));
+        let every = if lines == 0 { depth } else { EVERY };
+        let end = line.wrapping_add(lines * ahead::LINE);
         let mut sums = [[S::splat(0.0); V]; N];
         for o in 0..outer {
             for i in 0..inner {
                 let mut panel = a.panel.wrapping_add(o * panel_outer + i * panel_inner);
                 let mut at = o * data_outer + i * data_inner;
-                for _ in 0..depth {
-                    if C::ASKS {
-                        ask(panel.wrapping_add(asked).addr());
+                let mut terms = depth;
+                while terms > 0 {
+                    for _ in 0..beside {
+                        ask(line);
+                        line = line.wrapping_add(ahead::LINE).min(end);
                     }
-                    let mut left = [S::splat(0.0); V];
-                    for (v, left) in left.iter_mut().enumerate() {
-                        *left = S::load(panel.add(v * S::LANES));
-                    }
-                    for j in 0..N {
-                        let right = S::splat(*data[j].add(at));
-                        for v in 0..V {
-                            sums[j][v] = sums[j][v].sum(left[v], right);
+                    let some = terms.min(every);
+                    for _ in 0..some {
+                        if C::ASKS {
+                            ask(panel.wrapping_add(asked).addr());
                         }
+                        let mut left = [S::splat(0.0); V];
+                        for (v, left) in left.iter_mut().enumerate() {
+                            *left = S::load(panel.add(v * S::LANES));
+                        }
+                        for j in 0..N {
+                            let right = S::splat(*data[j].add(at));
+                            for v in 0..V {
+                                sums[j][v] = sums[j][v].sum(left[v], right);
+                            }
+                        }
+                        panel = panel.wrapping_add(panel_step);
+                        at += data_step;
                     }
-                    panel = panel.wrapping_add(panel_step);
-                    at += data_step;
+                    terms -= some;
                 }
             }
         }
@@ -624,3 +685,23 @@ mod x86 {
 
 #[cfg(target_arch = "x86_64")]
 use x86::{avx2, avx512};
+
+#[cfg(test)]
+mod tests {
+    use super::{ahead, share};
+
+    #[test]
+    fn tiles_ask_for_every_line_once() {
+        for lines in 0..40 {
+            for tiles in 1..50 {
+                let mut next = 4096;
+                for tile in 0..tiles {
+                    let (first, some) = share((4096, lines), tile, tiles);
+                    assert!(some == 0 || first == next, "{lines} {tiles} {tile}");
+                    next += some * ahead::LINE;
+                }
+                assert_eq!(next, 4096 + lines * ahead::LINE, "{lines} {tiles}");
+            }
+        }
+    }
+}

@@ -150,15 +150,15 @@ pub fn run(
             let count = patches(plan, lines.clone());
             let planes = Planes::new(count, from);
             input(machine.level, plan, data, lines.clone(), &planes, sources);
-            let asked = ahead.lines().div_ceil(blocks.count * POINTS);
+            let asked = ahead.share(blocks.count * POINTS);
             let walk =
                 Walk { counts: [1, chunks, chunk], panel: [0, piece, blocks.width], data: [0, chunk, 1] };
             if blocks.count == 1 && blocks.width <= planes.row {
                 // Products take the place of what they were made of: fewer lines to hold and to fetch.
                 for k in 0..POINTS {
-                    ahead.ask(asked);
                     let source = &mut sources[k * planes.plane..][..planes.plane];
-                    tiles.sum_in_place(to, &walk, &weights[k * plane..], source).run(count, planes.row);
+                    let sum = tiles.sum_in_place(to, &walk, &weights[k * plane..], source);
+                    sum.beside(ahead.take(asked)).run(count, planes.row);
                 }
                 let results = Planes { channels: to, ..planes };
                 return output(machine.level, plan, data, lines, &results, sources, out, 0);
@@ -167,7 +167,6 @@ pub fn run(
                 let first = block * blocks.width;
                 let results = Planes::new(count, blocks.width.min(to - first));
                 for k in 0..POINTS {
-                    ahead.ask(asked);
                     let panel = &weights[block * chunks * piece + k * plane..];
                     let (source, product) =
                         (&sources[k * planes.plane..][..planes.plane], &mut products[k * results.plane..]);
@@ -178,6 +177,7 @@ pub fn run(
                         (false, false) => 0,
                     };
                     let sum = tiles.sum(results.channels, &walk, panel, source, false).asking(next);
+                    let sum = sum.beside(ahead.take(asked));
                     sum.run_evenly(Evenly { count, data: planes.row, out: results.row }, product);
                 }
                 output(machine.level, plan, data, lines.clone(), &results, products, out, first);

@@ -384,7 +384,8 @@ impl Launch<'_> {
         let count = groups.len() / size;
         let some = (DEPTH / patches).max(1);
         for point in 0..POINTS {
-            ahead.ask(asked);
+            // Beside the first of its sums.
+            let mut lines = ahead.take(asked);
             let v = (i * POINTS + point) * room * wide;
             let m = POINTS * room * cut.inputs.count * wide + (o * POINTS + point) * room * high;
             let du = &mut du[point * wide * high..(point + 1) * wide * high];
@@ -396,7 +397,8 @@ impl Launch<'_> {
                 };
                 let (panel, data) = (&groups[first * size + m..], &groups[first * size + v..]);
                 let sum = self.tiles.sum(rows, &walk, panel, data, add || first > 0);
-                sum.run_evenly(Evenly { count: columns, data: 1, out: high }, du);
+                sum.beside(std::mem::take(&mut lines))
+                    .run_evenly(Evenly { count: columns, data: 1, out: high }, du);
             }
         }
     }
