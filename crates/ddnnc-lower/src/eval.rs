@@ -7,7 +7,7 @@ use crate::names::Names;
 use crate::operators;
 use crate::signature::{Bound, Signature};
 use crate::trace::Trace;
-use crate::value::{ArithmeticError, Tensor, Value, binary, symbol, unary};
+use crate::value::{ArithmeticError, Tensor, Value, binary, unary};
 use ddnnc_diag::{Code, Diagnostic, Span, did_you_mean};
 use ddnnc_syntax::{Arg, BinaryOp, Body, Expr, ExprKind, Ident};
 use rustc_hash::FxHashMap;
@@ -315,7 +315,7 @@ impl<'a> Evaluator<'a> {
                 Value::Bool(b) => Some(b),
                 Value::Poison => None,
                 other => {
-                    let message = format!("`{}` takes booleans, not {}", symbol(op), other.kind());
+                    let message = format!("`{}` takes booleans, not {}", op.as_str(), other.kind());
                     self.fail(Diagnostic::error(Code::WrongKind, message).at(at, ""));
                     None
                 }
@@ -328,7 +328,7 @@ impl<'a> Evaluator<'a> {
             return match b {
                 Value::Bool(_) | Value::Poison => b,
                 other => {
-                    let message = format!("`{}` takes booleans, not {}", symbol(op), other.kind());
+                    let message = format!("`{}` takes booleans, not {}", op.as_str(), other.kind());
                     self.fail(Diagnostic::error(Code::WrongKind, message).at(rhs.span, ""))
                 }
             };

@@ -83,25 +83,6 @@ pub(crate) enum ArithmeticError {
     Number(&'static str),
 }
 
-/// The operator as written.
-pub(crate) fn symbol(op: BinaryOp) -> &'static str {
-    match op {
-        BinaryOp::Or => "or",
-        BinaryOp::And => "and",
-        BinaryOp::Eq => "==",
-        BinaryOp::Ne => "!=",
-        BinaryOp::Lt => "<",
-        BinaryOp::Le => "<=",
-        BinaryOp::Gt => ">",
-        BinaryOp::Ge => ">=",
-        BinaryOp::Add => "+",
-        BinaryOp::Sub => "-",
-        BinaryOp::Mul => "*",
-        BinaryOp::Div => "/",
-        BinaryOp::Rem => "%",
-    }
-}
-
 /// `-x`, `not x`
 pub(crate) fn unary(op: UnaryOp, value: &Value) -> Result<Value, ArithmeticError> {
     match (op, value) {
@@ -130,7 +111,7 @@ pub(crate) fn binary(op: BinaryOp, a: &Value, b: &Value) -> Result<Value, Arithm
             BinaryOp::Eq | BinaryOp::Ne => "two numbers, two booleans or two strings",
             _ => "two numbers",
         };
-        ArithmeticError::Kind(format!("`{}` takes {wanted}, not {} and {}", symbol(op), a.kind(), b.kind()))
+        ArithmeticError::Kind(format!("`{}` takes {wanted}, not {} and {}", op.as_str(), a.kind(), b.kind()))
     };
     match op {
         BinaryOp::Eq | BinaryOp::Ne => {

@@ -38,7 +38,7 @@ pub(crate) const KEYWORDS: &[&str] = &[
 ];
 
 /// The words that begin a declaration at the top level.
-pub(crate) const DECLARATIONS: &[&str] = &[
+pub const DECLARATIONS: &[&str] = &[
     "model",
     "input",
     "target",

@@ -19,5 +19,5 @@ pub use ast::*;
 pub use dump::dump;
 pub use format::format;
 #[doc(hidden)]
-pub use grammar::rule_names;
+pub use grammar::{DECLARATIONS, rule_names};
 pub use parse::parse;
