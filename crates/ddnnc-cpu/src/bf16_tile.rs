@@ -197,9 +197,11 @@ pub fn ask(s: &Sum<'_>, data_at: &[usize]) {
 mod x86 {
     use super::{LANES, Sum, ask};
     use crate::ahead::{self, LINE};
+    use crate::vector::loaded;
     use std::arch::asm;
     use std::arch::x86_64::*;
     use std::mem::transmute;
+    use std::ops::RangeInclusive;
 
     /// Pairs of terms between the lines that are asked for.
     const EVERY: usize = 4;
@@ -265,6 +267,15 @@ mod x86 {
                 ask(s, &data_at[end..data_at.len().min(end + some)]);
             }
             let asked = s.ahead.0.take(s.ahead.1);
+            if let (1, Some(distance)) = (V, step)
+                && let Some(count) = slides(s, distance, &data_at[done..])
+            {
+                let end = done + count;
+                // SAFETY: promised.
+                unsafe { slide(s, &data_at[done..end], distance, out, &out_at[done..end], asked) };
+                done = end;
+                continue;
+            }
             let (data_at, out_at) = (&data_at[done..end], &out_at[done..end]);
             // SAFETY: promised.
             unsafe {
@@ -297,6 +308,119 @@ mod x86 {
             };
         }
         at
+    }
+
+    /// Taps of a run of which [`slide`] takes the terms of every column but the first from the column before.
+    const TAPS: usize = 3;
+
+    /// The columns that [`slide`] takes: at least as many as keep the additions of a sum far enough apart.
+    const SLIDES: RangeInclusive<usize> = 12..=16;
+
+    /// How many columns are one tile of [`slide`], if the first are: one a position of the data further than another, and a
+    /// run the positions of [`TAPS`] taps.
+    #[inline(always)]
+    fn slides(s: &Sum<'_>, distance: usize, data_at: &[usize]) -> Option<usize> {
+        if distance == 0 || !distance.is_multiple_of(2) || s.walk.terms != TAPS * distance {
+            return None;
+        }
+        let most = data_at.len().min(2 * SLIDES.end());
+        let apart = |at: &[usize]| at[1].wrapping_sub(at[0]) == distance;
+        let all = data_at[..most].windows(2).take_while(|at| apart(at)).count() + 1;
+        let some = all.div_ceil(all.div_ceil(*SLIDES.end()));
+        SLIDES.contains(&some).then_some(some)
+    }
+
+    /// A tile of one vector by columns that [`slides`] finds.
+    #[inline(always)]
+    unsafe fn slide(
+        s: &Sum<'_>,
+        data_at: &[usize],
+        distance: usize,
+        out: *mut f32,
+        out_at: &[usize],
+        asked: (usize, usize),
+    ) {
+        let from = s.data.as_ptr().wrapping_add(data_at[0]);
+        // SAFETY: promised.
+        unsafe {
+            match data_at.len() {
+                12 => sliding::<12>(s, from, distance, out, out_at, asked),
+                13 => sliding::<13>(s, from, distance, out, out_at, asked),
+                14 => sliding::<14>(s, from, distance, out, out_at, asked),
+                15 => sliding::<15>(s, from, distance, out, out_at, asked),
+                _ => sliding::<16>(s, from, distance, out, out_at, asked),
+            }
+        }
+    }
+
+    /// One vector by N columns, each a position of the data further than the one before: a pair is loaded once for the three
+    /// columns that have it under one of their taps.
+    #[inline(always)]
+    #[expect(clippy::needless_range_loop, reason = "indices that are constants keep the sums in registers")]
+    unsafe fn sliding<const N: usize>(
+        s: &Sum<'_>,
+        from: *const u16,
+        distance: usize,
+        out: *mut f32,
+        out_at: &[usize],
+        (mut line, lines): (usize, usize),
+    ) {
+        let [outer, inner] = s.walk.counts;
+        let pairs = distance / 2;
+        // Without branches that depend on what is left.
+        let beside = lines.div_ceil((outer * inner * pairs).max(1));
+        let end = line.wrapping_add(lines * LINE);
+        // SAFETY: promised.
+        unsafe {
+            let mut sums = [_mm512_setzero_ps(); N];
+            let mut panel = s.panel.as_ptr();
+            for o in 0..outer {
+                for i in 0..inner {
+                    let mut at = from.wrapping_add(o * s.walk.steps[0] + i * s.walk.steps[1]);
+                    for _ in 0..pairs {
+                        for _ in 0..beside {
+                            ahead::ask(line);
+                            line = line.wrapping_add(LINE).min(end);
+                        }
+                        let mut left = [pairs_of(_mm512_setzero_si512()); TAPS];
+                        for t in 0..TAPS {
+                            let tap = panel.wrapping_add(t * pairs * 2 * LANES);
+                            left[t] = pairs_of(_mm512_loadu_si512(tap.cast()));
+                        }
+                        // Written out by position, so that the sums are registers, not an array.
+                        let mut term = at;
+                        macro_rules! positions {
+                            ($($p:literal)*) => {$(
+                                if $p < N + TAPS - 1 {
+                                    let right = pairs_of(loaded(term.cast()));
+                                    for t in 0..TAPS {
+                                        if t <= $p && $p < N + t {
+                                            let sum = &mut sums[($p - t) % N];
+                                            *sum = _mm512_dpbf16_ps(*sum, left[t], right);
+                                        }
+                                    }
+                                    term = term.wrapping_add(distance);
+                                }
+                            )*};
+                        }
+                        positions!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17);
+                        _ = term;
+                        panel = panel.wrapping_add(2 * LANES);
+                        at = at.wrapping_add(2);
+                    }
+                    panel = panel.wrapping_add((TAPS - 1) * pairs * 2 * LANES);
+                }
+            }
+            // Written out by column, so that the sums are registers, not an array.
+            macro_rules! store {
+                ($($j:literal)*) => {$(
+                    if $j < N {
+                        column(s, out.add(*out_at.get_unchecked($j)), [sums[if $j < N { $j } else { 0 }]]);
+                    }
+                )*};
+            }
+            store!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+        }
     }
 
     /// V vectors by N columns, groups of G of which are `distance` apart in the data; columns past the last repeat the last

@@ -464,6 +464,26 @@ fn sums_over_no_channels_are_zero() {
 }
 
 #[test]
+fn taps_that_share_what_they_load_agree_with_the_reference() {
+    let pads = |down, across| Conv { pad: [down, across], ..conv(1, 0) };
+    // Lines of one and of two tiles of columns and of too few for one; edges of every padding, of maps narrower than a row of
+    // taps; vectors of channels that are full, of few and of several; odd numbers of channels and images; several chunks.
+    let cases = [
+        case(pads(1, 1), [5, 32], [3, 3], [16, 16], &[3, 1]),
+        case(pads(1, 1), [19, 28], [3, 3], [16, 20], &[2, 0, 3]),
+        case(pads(0, 2), [4, 11], [3, 3], [6, 16], &[5]),
+        case(pads(2, 0), [3, 17], [3, 3], [10, 9], &[1, 2]),
+        case(pads(0, 1), [2, 13], [1, 3], [7, 15], &[2]),
+        case(pads(2, 2), [6, 26], [5, 3], [34, 4], &[2]),
+        case(pads(1, 2), [3, 1], [3, 3], [12, 16], &[3]),
+        case(pads(1, 1), [3, 2], [3, 3], [65, 40], &[2, 1]),
+    ];
+    for (i, case) in cases.iter().enumerate() {
+        case.check(&levels(), 400 + 3 * i as u64);
+    }
+}
+
+#[test]
 fn winograd_patches_agree_with_the_reference() {
     // Partial patches, paddings that crop, channels that fill no vector, several blocks and chunks, no images.
     let cases = [

@@ -15,8 +15,8 @@
 //! `unsafe` stands in `memory` (views of the arena), `device`, `kernel`, `convolution_group` and the `pointwise` files
 //! (which make those views of the buffers of a program and of one launch), `pool` (sharing a result among tasks), `simd`
 //! (functions compiled for more of the processor), `gemm` (the micro-kernels of the `gemm` project), `tile`, `bf16_tile`,
-//! `amx_tile`, `packed_weight_tile`, `packed_weight_vectors` and `amx_weight_tile` (the micro-kernels of convolutions), `amx`
-//! (its registers), `amx_weight`, `packed_weight` and `packed_weight_cut` (results that tasks share), `correlation` (zeros
+//! `amx_tile`, `packed_weight_tile`, `packed_weight_rows`, `packed_weight_vectors` and `amx_weight_tile` (the micro-kernels of
+//! convolutions), `amx` (its registers), `amx_weight`, `packed_weight` and `packed_weight_cut` (results that tasks share), `correlation` (zeros
 //! past the caches), `transpose` (blocks in registers), `vector`, `half_vector`, `half_vector_x86`, `winograd_source`,
 //! `winograd_transform` and `winograd_patches` (vectors of each level, and transforms of patches), and `ahead` (asking for
 //! memory); the other kernels are safe code on slices. This crate knows neither the language nor the training loop.
@@ -57,6 +57,7 @@ mod method;
 mod packed_weight;
 mod packed_weight_chunk;
 mod packed_weight_cut;
+mod packed_weight_rows;
 mod packed_weight_tile;
 #[cfg(target_arch = "x86_64")]
 mod packed_weight_vectors;

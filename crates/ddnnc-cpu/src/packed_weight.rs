@@ -5,13 +5,15 @@
 //! once, which all taps read. Input channels are the rows of the products. A task's sums stay in its cache until it brings
 //! them into the order of the weights.
 
+use crate::ahead::Ahead;
 use crate::convolution::Geometry;
 use crate::convolution_weight::GradPart;
 use crate::device::Machine;
 use crate::launch::Need;
 use crate::memory::{places, spans};
-use crate::packed_weight_chunk::{Extent, Load, Packed, Source, Stored, line};
+use crate::packed_weight_chunk::{Chunk, Extent, Load, Packed, Source, Stored, line};
 use crate::packed_weight_cut::{Cut, Room, Round, floats};
+use crate::packed_weight_rows::{NARROW, Row, TAPS as ROW};
 use crate::packed_weight_tile::{Ordered, Product, Span, columns, width};
 use crate::simd::Level;
 use std::marker::PhantomData;
@@ -37,18 +39,22 @@ struct Blocks<T> {
     width: usize,
     /// Columns of a panel of dy, where it is panels.
     columns: Option<usize>,
+    /// Whether rows of taps are summed at once.
+    rows: bool,
     element: PhantomData<T>,
 }
 
 impl<T: Packed> Blocks<T> {
     fn new(level: Level, g: &Geometry, images: impl Iterator<Item = usize>) -> Blocks<T> {
-        let (width, room) = (width(level), room(level));
+        let rows = sums_rows::<T>(level, g);
+        let (width, room) = (if rows { NARROW } else { width(level) }, room(level));
         Blocks {
             cut: Cut::new::<T>(g, images, width, room),
             taps: g.taps(),
             extent: Extent::new(g, T::TOGETHER, room.pairs, width),
             width,
             columns: columns(level),
+            rows,
             element: PhantomData,
         }
     }
@@ -69,9 +75,10 @@ impl<T: Packed> Blocks<T> {
     }
 
     /// Elements between pairs of packed dy, in panels those of one, else no power of two, so that a column's pairs do not
-    /// share few sets of the cache.
+    /// share few sets of the cache; an odd number of lines where all of it is to stay in the first cache.
     fn pitch(&self) -> usize {
-        self.columns.unwrap_or(self.cut.sizes[0].next_multiple_of(LANES) + LANES)
+        let lines = self.cut.sizes[0].div_ceil(LANES);
+        self.columns.unwrap_or(if self.rows { lines | 1 } else { lines + 1 } * LANES)
     }
 
     /// Elements between panels of dy; of a panel of x where there are none.
@@ -119,6 +126,13 @@ impl<T: Packed> Blocks<T> {
 /// Whether these kernels compute it in f32: of a few input channels, most of a vector would be empty.
 pub fn fits(level: Level, g: &Geometry) -> bool {
     g.conv.groups == 1 && g.inputs >= LANES && packs(level)
+}
+
+/// Whether the sums of a row of taps are taken together, where columns of x follow one another: of pairs, and of f32 where one
+/// vector has all input channels.
+fn sums_rows<T: Packed>(level: Level, g: &Geometry) -> bool {
+    let even = (g.conv.stride, g.conv.dilation) == ([1, 1], [1, 1]) && g.kernel[1] == ROW;
+    even && (T::TOGETHER == 2 || g.inputs <= NARROW) && level.is_avx512()
 }
 
 /// Whether a level has the vectors.
@@ -175,6 +189,7 @@ impl<T: Packed> Blocks<T> {
             let load = Load { machine, worker, g };
             let mut add = false;
             round.each_part(&task, |part, couples, before| {
+                let last = couples.end;
                 self.extent.each_chunk(part.images, couples, |chunk| {
                     chunk.pack_dy(&load, part.dy, outer.clone(), line, [pitch, across], dy);
                     let image = g.input[0] * g.input[1];
@@ -185,6 +200,16 @@ impl<T: Packed> Blocks<T> {
                         _ => chunk.window(&load, part.x, line, T::of(window)),
                     };
                     chunk.pack_x(machine.level, &source, inner.clone(), x, panel);
+                    if self.rows {
+                        let mut ahead = Ahead::default();
+                        if self.cut.counts == [1, 1] {
+                            chunk.list_next(part.x, part.dy, part.images, last, &mut ahead);
+                        }
+                        let channels = [outer.len(), inner.len()];
+                        self.sum_rows(g, &chunk, (x, dy), places(listed), channels, sums, (add, &ahead));
+                        add = true;
+                        return;
+                    }
                     let mut counts = [0; TAPS];
                     for first in (0..self.taps).step_by(TAPS) {
                         let taps = first..self.taps.min(first + TAPS);
@@ -223,6 +248,45 @@ impl<T: Packed> Blocks<T> {
                 }
             });
         });
+    }
+}
+
+impl<T: Packed> Blocks<T> {
+    /// The sums of a chunk, a row of taps at a time.
+    #[expect(clippy::too_many_arguments, reason = "the operands of a product")]
+    fn sum_rows(
+        &self,
+        g: &Geometry,
+        chunk: &Chunk<'_>,
+        (x, data): (&[f32], &[f32]),
+        listed: &mut [[u32; 2]],
+        [columns, channels]: [usize; 2],
+        sums: &mut [f32],
+        (add, ahead): (bool, &Ahead),
+    ) {
+        let (panel_step, data_step) = (self.width, self.pitch());
+        let tap = self.cut.sizes[0] * self.row();
+        let panels = channels.div_ceil(NARROW);
+        let ahead = (ahead, ahead.share(g.kernel[0] * panels * Row::tiles(columns)));
+        for row in 0..g.kernel[0] {
+            let count = chunk.whole_lines(row, data_step, listed);
+            for (i, panel) in x.chunks(self.panel()).take(panels).enumerate() {
+                let product = Row {
+                    lines: &listed[..count],
+                    positions: [g.input[1], g.output[1]],
+                    pad: g.conv.pad[1],
+                    panel,
+                    panel_step,
+                    data,
+                    data_step,
+                    columns,
+                    pairs: T::TOGETHER == 2,
+                    ahead,
+                };
+                let out = &mut sums[row * ROW * tap + i * NARROW..];
+                product.run(out, [tap, self.row()], add);
+            }
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! serves every tap as an f32 does, and is packed once; and a position that a tap finds outside the map is outside for both,
 //! and left out. The image behind an odd last one is zero. A couple in f32 is one image.
 
+use crate::ahead::Ahead;
 use crate::convolution::{Geometry, Rows};
 use crate::device::Machine;
 use crate::packed_weight_tile::{Half, Runs, Span, columns};
@@ -265,6 +266,50 @@ impl Chunk<'_> {
             }
             count += n;
         });
+        count
+    }
+
+    /// Lists the rows of x and dy of the chunk behind it, if there is one among the couples before that end.
+    pub fn list_next(&self, x: &dyn Rows, dy: &dyn Rows, images: usize, end: usize, ahead: &mut Ahead) {
+        let Extent { rows, columns, lines, together, .. } = *self.extent;
+        let (below, end) = (self.lines.end, images.min(end * together));
+        let (images, lines) = if below < rows.result {
+            (self.first..self.images, below..rows.result.min(below + lines))
+        } else {
+            let next = self.images..end.min(self.images + self.extent.couples * together);
+            (next, 0..lines.min(rows.result))
+        };
+        let of_x = rows.reads(lines.clone());
+        let whole = lines.len() == rows.result;
+        // Whole images follow one another.
+        for image in images.clone().step_by(if whole { images.len().max(1) } else { 1 }) {
+            let count = if whole { images.len() } else { 1 };
+            for (map, height, lines, width) in
+                [(x, rows.source, &of_x, columns.source), (dy, rows.result, &lines, columns.result)]
+            {
+                let lines = if whole { 0..count * height } else { lines.clone() };
+                map.list((image * height + lines.start) * width, lines.len() * width, ahead);
+            }
+        }
+    }
+
+    /// Lists the lines that a row of taps multiplies, of a convolution of stride 1: where they begin in a panel of x and in dy,
+    /// whose pairs are `pitch` apart. Returns how many.
+    pub fn whole_lines(&self, row: usize, pitch: usize, out: &mut [[u32; 2]]) -> usize {
+        let Extent { rows, columns, width, .. } = *self.extent;
+        let inside = rows.inside(row);
+        let lines = inside.start.max(self.lines.start)..inside.end.min(self.lines.end);
+        let (packed, top) = (self.packed_lines(), rows.reads(self.lines.clone()).start);
+        let mut count = 0;
+        for couple in 0..(self.images - self.first).div_ceil(self.extent.together) {
+            for line in lines.clone() {
+                let below = if rows.taps == 1 { line - self.lines.start } else { rows.line(line, row) - top };
+                let from = (couple * packed + below) * columns.columns() * width;
+                let to = (couple * self.lines.len() + line - self.lines.start) * columns.result * pitch;
+                out[count] = [from as u32, to as u32];
+                count += 1;
+            }
+        }
         count
     }
 

@@ -229,6 +229,16 @@ impl<T: Half> Runs<'_, T> {
             // SAFETY: the assertions hold every access inside the slices.
             return unsafe { vectors::copy(level, self, out.as_mut_ptr(), pitch, step) };
         }
+        let two = 2 * n;
+        if self.pairs && two == WIDTH && (self.step, pitch) == (n, n) && self.count >= 2 {
+            // Rows of half a vector that follow one another here and there are rows of a whole one.
+            let whole = Runs { step: two, count: self.count / 2, channels: two, width: two, ..*self };
+            // SAFETY: as below.
+            unsafe { x86::pack(&whole, out.as_mut_ptr(), two, two) };
+            let done = self.count / 2 * two;
+            let first = (self.first.0 + done, self.first.1.map(|first| first + done));
+            return Runs { first, count: self.count % 2, ..*self }.pack(level, &mut out[done..], pitch, step);
+        }
         // SAFETY: the assertions hold every access inside the slices; the method is chosen where the processor has the
         // instructions.
         unsafe {
@@ -334,6 +344,9 @@ mod x86 {
             (_mm512_loadu_epi16(turns.cast()), _mm512_loadu_epi16(turns.add(32).cast()))
         };
         let line = 64 / size_of::<T>();
+        // The second half of a vector is in the next panel of narrow ones.
+        let narrow = runs.width == WIDTH / 2;
+        let (half, step) = if narrow { (step, 2 * step) } else { (16, step) };
         let n = runs.channels;
         let (mut one, two) = (runs.rows.as_ptr().wrapping_add(runs.first.0), runs.first.1.is_some());
         let mut other = runs.rows.as_ptr().wrapping_add(runs.first.1.unwrap_or(runs.first.0));
@@ -358,11 +371,11 @@ mod x86 {
                         (_mm512_permutex2var_epi16(a, low, b), _mm512_permutex2var_epi16(a, high, b));
                     if some == WIDTH {
                         _mm512_storeu_si512(to.cast(), first);
-                        _mm512_storeu_si512(to.add(16).cast(), second);
+                        _mm512_storeu_si512(to.add(half).cast(), second);
                     } else {
                         let mask = mask(some);
                         _mm512_mask_storeu_epi32(to.cast(), mask as u16, first);
-                        _mm512_mask_storeu_epi32(to.wrapping_add(16).cast(), (mask >> 16) as u16, second);
+                        _mm512_mask_storeu_epi32(to.wrapping_add(half).cast(), (mask >> 16) as u16, second);
                     }
                 }
                 to = to.wrapping_add(step);

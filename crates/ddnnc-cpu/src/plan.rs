@@ -198,6 +198,19 @@ impl Axis {
     }
 }
 
+/// Brings lines that follow one another at the end of `out` to `inside` of every `pitch` elements, between zeros. What is
+/// written ends before the next line that is to be read.
+pub fn spread<T: Element>(out: &mut [T], pitch: usize, inside: Range<usize>) {
+    let count = out.len() / pitch;
+    for i in 0..count {
+        let from = out.len() - (count - i) * inside.len();
+        let to = i * pitch;
+        out.copy_within(from..from + inside.len(), to + inside.start);
+        out[to..to + inside.start].fill(T::default());
+        out[to + inside.end..to + pitch].fill(T::default());
+    }
+}
+
 /// The greatest common divisor.
 pub fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
@@ -479,8 +492,15 @@ impl Plan {
         out[below..].fill(T::default());
         let out = &mut out[above..below];
         let source = |h: usize| (segment.image * height + h) * width + first;
-        if count * some == pitch && count == width && self.reads_every_line() {
-            return self.copy(machine, x, source(top)..source(bottom), channels, worker, out, line);
+        if count == width && self.reads_every_line() && (count * some == pitch || T::direct(x).is_none()) {
+            // All lines at once, which a program computes faster than one by one, where the last of them belongs.
+            let len = (bottom - top) * count * some;
+            let lines = out.len() - len;
+            let rows = source(top)..source(bottom);
+            self.copy(machine, x, rows, channels, worker, &mut out[lines..], line);
+            return if lines > 0 {
+                spread(out, pitch, begin..end)
+            };
         }
         for (i, out) in out.chunks_exact_mut(pitch).enumerate() {
             let h = top + i;

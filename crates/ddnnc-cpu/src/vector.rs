@@ -247,6 +247,7 @@ macro_rules! vector {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{Vector, Vectored};
+    use std::arch::asm;
     use std::arch::x86_64::*;
 
     impl Vector for __m256 {
@@ -295,6 +296,23 @@ mod x86 {
         }
     }
 
+    /// 32 bits in every lane of a register, at this place in the order of such calls: as an operand in memory they would be
+    /// loaded again by every instruction, and loaded long before they would take a register from a sum.
+    ///
+    /// # Safety
+    ///
+    /// They can be read; the processor has AVX-512.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub unsafe fn loaded(bits: *const u8) -> __m512i {
+        // SAFETY: promised; nothing else happens.
+        unsafe {
+            let mut all = _mm512_set1_epi32(bits.cast::<i32>().read_unaligned());
+            asm!("/* {0} */", inout(zmm_reg) all, options(nomem, nostack, preserves_flags));
+            all
+        }
+    }
+
     /// # Safety
     ///
     /// The processor has these features.
@@ -313,6 +331,9 @@ mod x86 {
         unsafe { code.run::<__m512>() }
     }
 }
+
+#[cfg(target_arch = "x86_64")]
+pub use x86::loaded;
 
 #[cfg(target_arch = "aarch64")]
 mod arm {

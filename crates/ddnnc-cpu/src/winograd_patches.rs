@@ -2,6 +2,7 @@
 
 use crate::convolution::Rows;
 use crate::device::Machine;
+use crate::plan::spread;
 use crate::simd::Level;
 use crate::vector::{Vector, Vectored, with_vectors};
 use crate::winograd_source::{Held, Positions};
@@ -9,40 +10,54 @@ use std::ops::Range;
 
 pub use crate::winograd_source::POINTS;
 
-/// Some lines of one image.
+/// Some lines of one image, maybe with zeros around it.
 pub struct Map<'a> {
     /// Their elements.
-    pub elements: &'a [f32],
-    /// Which lines.
-    pub lines: Range<usize>,
-    /// (H, W) of the map.
-    pub size: [usize; 2],
+    elements: &'a [f32],
+    /// Which lines of the map with its zeros.
+    lines: Range<usize>,
+    /// Columns of the map with its zeros.
+    columns: usize,
+    /// Lines and columns of zeros before the image.
+    zeros: [usize; 2],
     /// Elements of a position.
-    pub channels: usize,
+    channels: usize,
 }
 
 impl<'a> Map<'a> {
-    /// With the elements of the lines: in place, or in `scratch`.
+    /// Lines of image number `image` with `pad` (lines, columns) of zeros around it: in place and without the zeros, where that
+    /// can be, else in `scratch`, which holds `lines · (W + 2 · pad[1]) · C` elements.
     pub fn load(
-        self,
         machine: &Machine<'_>,
         x: &'a dyn Rows,
-        image: usize,
+        (image, size): (usize, [usize; 2]),
+        lines: Range<usize>,
+        pad: [usize; 2],
         worker: usize,
         scratch: &'a mut [f32],
     ) -> Map<'a> {
-        let [height, width] = self.size;
-        let first = (image * height + self.lines.start) * width;
-        let count = self.lines.len() * width;
-        let elements = match x.direct() {
-            Some(all) => &all[first * self.channels..(first + count) * self.channels],
-            None => {
-                let scratch = &mut scratch[..count * self.channels];
-                x.load(machine, first, count, worker, scratch);
-                &*scratch
-            }
-        };
-        Map { elements, ..self }
+        let ([height, width], channels) = (size, x.channels());
+        let inside = |line: usize| line.saturating_sub(pad[0]).min(height);
+        let there = inside(lines.start)..inside(lines.end);
+        let (first, count) = ((image * height + there.start) * width, there.len() * width);
+        if let Some(all) = x.direct() {
+            let elements = &all[first * channels..(first + count) * channels];
+            return Map { elements, lines: there, columns: width, zeros: [0, 0], channels };
+        }
+        let columns = width + 2 * pad[1];
+        let pitch = columns * channels;
+        let elements = &mut scratch[..lines.len() * pitch];
+        let above = (there.start + pad[0]).min(lines.end).saturating_sub(lines.start) * pitch;
+        let (zeros, rest) = elements.split_at_mut(above);
+        let (map, below) = rest.split_at_mut(there.len() * pitch);
+        zeros.fill(0.0);
+        below.fill(0.0);
+        let end = map.len() - count * channels;
+        x.load(machine, first, count, worker, &mut map[end..]);
+        if end > 0 {
+            spread(map, pitch, pad[1] * channels..(pad[1] + width) * channels);
+        }
+        Map { elements, lines, columns, zeros: pad, channels }
     }
 }
 
@@ -72,7 +87,7 @@ pub fn input(
     out: &mut [f32],
     beside: impl FnMut(),
 ) {
-    let corner = std::array::from_fn(|i| corner[i] as isize - pad[i] as isize);
+    let corner = std::array::from_fn(|i| (corner[i] + x.zeros[i]) as isize - pad[i] as isize);
     with_vectors(level, Patches::<_, 6> { map: x, corner, count, into, out, beside });
 }
 
@@ -106,7 +121,7 @@ impl<F: FnMut(), const N: usize> Vectored for Patches<'_, F, N> {
     unsafe fn run<S: Vector>(self) {
         let Patches { map, corner, count, into, out, mut beside } = self;
         let Into { patches, room, first, width } = into;
-        let (channels, columns) = (map.channels, map.size[1]);
+        let (channels, columns) = (map.channels, map.columns);
         let pitch = columns * channels;
         let blocks = channels.div_ceil(width.max(1));
         assert!(map.elements.len() == map.lines.len() * pitch, "the map is whole");

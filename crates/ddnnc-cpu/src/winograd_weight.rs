@@ -124,7 +124,8 @@ impl Cut {
 
 /// f32 for rows of x and of dy that are computed.
 fn loaded(g: &Geometry, cut: &Cut) -> [usize; 2] {
-    let x = (4 * cut.rows + 2).min(g.input[0]) * g.input[1] * g.inputs;
+    let [down, across] = [0, 1].map(|i| g.input[i] + 2 * g.conv.pad[i]);
+    let x = (4 * cut.rows + 2).min(down) * across * g.inputs;
     let dy = (4 * cut.rows).min(g.output[0]) * g.output[1] * g.outputs;
     [x, dy]
 }
@@ -140,7 +141,9 @@ pub fn fits(g: &Geometry) -> bool {
 pub fn pays(g: &Geometry, images: &[usize], bf16: bool) -> bool {
     let [height, width] = g.output;
     let patches = height.div_ceil(4) * width.div_ceil(4);
-    let few = g.inputs.min(g.outputs) < LANES;
+    let channels = g.inputs.min(g.outputs);
+    // Of few channels, transforms take longer than products of pairs do.
+    let few = channels < LANES || bf16 && channels == LANES;
     !few && 16 * patches <= 2 * height * width
         && patches * images.iter().sum::<usize>() >= if bf16 { 2 * GROUP } else { GROUP }
 }
@@ -312,26 +315,15 @@ impl Launch<'_> {
             while row < end && rows.contains(&row) {
                 let (image, first) = ((row - rows.start) / down, (row - rows.start) % down);
                 let count = (end - row).min(down - first);
-                let lines = |low: usize, high: usize, pad: usize, size: usize| {
-                    low.saturating_sub(pad).min(size)..high.saturating_sub(pad).min(size)
-                };
                 let (low, high) = (4 * first, 4 * (first + count));
-                let x = Map {
-                    elements: &[],
-                    lines: lines(low, high + 2, g.conv.pad[0], g.input[0]),
-                    size: g.input,
-                    channels: g.inputs,
-                }
-                .load(machine, part.x, image, worker, xs);
-                let dy = Map {
-                    elements: &[],
-                    lines: lines(low, high, 0, g.output[0]),
-                    size: g.output,
-                    channels: g.outputs,
-                }
-                .load(machine, part.dy, image, worker, dys);
+                let pad = g.conv.pad;
+                let [end_x, end_dy] = [g.input[0] + 2 * pad[0], g.output[0]];
+                let lines = low.min(end_x)..(high + 2).min(end_x);
+                let x = Map::load(machine, part.x, (image, g.input), lines, pad, worker, xs);
+                let lines = low.min(end_dy)..high.min(end_dy);
+                let dy = Map::load(machine, part.dy, (image, g.output), lines, [0, 0], worker, dys);
                 let into = |width| Into { patches, room, first: done, width };
-                let (corner, pad) = ([4 * first, 0], g.conv.pad);
+                let corner = [low, 0];
                 winograd_patches::input(
                     machine.level,
                     &x,
