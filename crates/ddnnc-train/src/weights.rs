@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 use safetensors::{Dtype, SafeTensors};
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
@@ -188,6 +188,27 @@ pub fn read_weights_where(path: &Path, wanted: impl Fn(&str) -> bool) -> Result<
     } else {
         Err(WeightsError::ElementType { path: path.to_path_buf(), others })
     }
+}
+
+/// The metadata of a safetensors file, from its header alone; nothing where the file is of another kind.
+pub fn read_metadata(path: &Path) -> Result<Option<BTreeMap<String, String>>, WeightsError> {
+    let fail = |source| WeightsError::Read { path: path.to_path_buf(), source };
+    let mut file = File::open(path).map_err(fail)?;
+    let length = file.metadata().map_err(fail)?.len();
+    let mut bytes = Vec::new();
+    (&mut file).take(9).read_to_end(&mut bytes).map_err(fail)?;
+    // A length that the file has, and an object behind it: no text begins so.
+    let header = bytes.first_chunk().map(|size| u64::from_le_bytes(*size));
+    let Some(rest) = header.filter(|&n| bytes.get(8) == Some(&b'{') && n <= length.saturating_sub(8)) else {
+        return Ok(None);
+    };
+    file.take(rest.saturating_sub(1)).read_to_end(&mut bytes).map_err(fail)?;
+    // The library's own reader wants the tensors as well.
+    let header: Option<serde_json::Value> =
+        bytes.get(8..).and_then(|header| serde_json::from_slice(header).ok());
+    let Some(header) = header else { return Ok(None) };
+    let entries = header.get("__metadata__").and_then(serde_json::Value::as_object).into_iter().flatten();
+    Ok(Some(entries.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_string()))).collect()))
 }
 
 /// Writes tensors in the safetensors format, metadata sorted by key: the same input gives the same bytes.

@@ -57,7 +57,7 @@ pub enum Command {
     Eval(EvalArgs),
     /// Classify image files
     #[command(
-        after_help = "Examples:\n  ddnnc predict runs/quickstart --subnet small digit.png\n  ddnnc predict runs/quickstart --device cuda digit.png"
+        after_help = "Examples:\n  ddnnc predict runs/quickstart --subnet small digit.png\n  ddnnc predict small.safetensors digit.png\n  ddnnc predict runs/quickstart --device cuda digit.png"
     )]
     Predict(PredictArgs),
     /// Write one sub-net as a model of its own
@@ -248,7 +248,7 @@ pub struct TrainArgs {
 /// `ddnnc eval`
 #[derive(Debug, Args)]
 pub struct EvalArgs {
-    /// A spec file, or a run folder (its spec and newest checkpoint)
+    /// A spec file, a run folder (its spec and newest checkpoint), or a file of `export`
     #[command(flatten)]
     pub spec: SpecArgs,
     /// The weights
@@ -297,7 +297,7 @@ pub enum SplitName {
 /// `ddnnc predict`
 #[derive(Debug, Args)]
 pub struct PredictArgs {
-    /// A spec file, or a run folder
+    /// A spec file, a run folder, or a file of `export`
     #[command(flatten)]
     pub spec: SpecArgs,
     /// Image files
@@ -326,7 +326,7 @@ pub struct PredictArgs {
 /// `ddnnc export`
 #[derive(Debug, Args)]
 pub struct ExportArgs {
-    /// A spec file, or a run folder
+    /// A spec file, a run folder, or a file of `export`
     #[command(flatten)]
     pub spec: SpecArgs,
     /// The weights
@@ -335,7 +335,7 @@ pub struct ExportArgs {
     /// The sub-net, exit or network
     #[arg(long, value_name = "NAME")]
     pub subnet: String,
-    /// The safetensors file to write
+    /// The safetensors file to write: tensors, how images are prepared, and the spec
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
 }

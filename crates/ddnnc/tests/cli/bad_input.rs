@@ -199,9 +199,22 @@ fn bad_weights_are_named() {
     run().fails(1, &["resnet.stem.conv1.weight", "[16,3,1,3]", "[16,1,3,3]"]);
     let small = ["--subnet", "small", "-o", "small.safetensors"];
     place.run(&[&["export", &quick, "--weights", "w.safetensors"], &small[..]].concat()).ok();
-    // An exported net in place of the whole model: some of what is missing, how much more, and the way out.
+    // An exported net where the whole model is needed: some of what is missing, how much more, and the way out.
     place
-        .run(&["eval", &quick, "--weights", "small.safetensors"])
+        .run(&[
+            "export",
+            &quick,
+            "--weights",
+            "small.safetensors",
+            "--subnet",
+            "full",
+            "-o",
+            "out.safetensors",
+        ])
+        .fails(1, &["no net `full`", "its nets are small"]);
+    crate::commands::batch(&place.path("b.safetensors"), 2, 0);
+    place
+        .run(&["step", &quick, "--weights", "small.safetensors", "--batch", "b.safetensors"])
         .fails(1, &["is missing", " more", "holds `small` alone", "ddnnc import"]);
     fs::write(place.path("bad.safetensors"), &whole[..whole.len() - 10]).expect("a writable folder");
     run().fails(1, &["bad.safetensors", "not a complete safetensors file"]);

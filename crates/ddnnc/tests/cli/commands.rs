@@ -81,7 +81,7 @@ fn save(path: &Path, entries: &[(&str, Dtype, Vec<usize>, Vec<u8>)]) {
     fs::write(path, bytes).expect("a writable folder");
 }
 
-fn batch(path: &Path, images: usize, label: i64) {
+pub fn batch(path: &Path, images: usize, label: i64) {
     let pixels: Vec<u8> =
         (0..images * 784).flat_map(|i| (((i * 37) % 101) as f32 / 50.0 - 1.0).to_le_bytes()).collect();
     let labels: Vec<u8> =
@@ -564,6 +564,131 @@ fn an_exported_net_is_imported_where_it_stands_alone() {
     for (name, tensor) in theirs {
         assert!(ours[&name.replace("@small", "")] == tensor, "{name}");
     }
+}
+
+/// Two nested nets on colour images that are wider than high.
+const WIDE: &str = "model wide
+input image : f32[3, 21, 28]
+target label : class[2]
+block plain(out) { in |> conv(out, 3) |> bn |> relu }
+backbone net {
+    stem = conv(4, 3, stride = 2) |> bn |> relu
+    stage s1 = 2 * plain(4)
+    head = global_avg_pool |> linear(classes)
+}
+subnet full = net
+subnet small = net depth [1]
+train {
+    data = image_folder(path = \"images\", normalize = normalize(mean = [0.1, 0.2, 0.3], std = [0.4, 0.5, 0.6]))
+    batch = 4
+}
+";
+
+/// Whoever has an exported file and nothing else can prepare an image for it, and run it.
+#[test]
+fn an_exported_file_is_enough() {
+    let place = Place::new();
+    fs::write(place.path("wide.ddnn"), WIDE).expect("a writable folder");
+    for split in ["train", "val"] {
+        for (seed, class) in ["a", "b"].into_iter().enumerate() {
+            let folder = place.path(&format!("images/{split}/{class}"));
+            fs::create_dir_all(&folder).expect("a writable folder");
+            for i in 0..3 {
+                noise(32, 24, 10 * i + seed as u32)
+                    .save(folder.join(format!("{i}.png")))
+                    .expect("a writable folder");
+            }
+        }
+    }
+    place.run(&["step", "wide.ddnn", "--init", "w"]).ok();
+    place.run(&["export", "wide.ddnn", "--weights", "w", "--subnet", "small", "-o", "small"]).ok();
+    let bytes = fs::read(place.path("small")).expect("just written");
+    let (_, header) = SafeTensors::read_metadata(&bytes).expect("a whole file");
+    let metadata = header.metadata().clone().expect("metadata");
+    let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/cli.md");
+    let docs = fs::read_to_string(docs).expect("the docs");
+    metadata.keys().for_each(|key| assert!(docs.contains(&format!("`{key}`")), "`{key}` is documented"));
+    let numbers =
+        |key: &str| -> Vec<f64> { serde_json::from_str(&metadata[key]).expect("a list of numbers") };
+    let wanted =
+        [("mean", "[0.1,0.2,0.3]"), ("std", "[0.4,0.5,0.6]"), ("resize", "[24,32]"), ("crop", "[21,28]")];
+    for (key, value) in
+        wanted.into_iter().chain([("channels", "rgb"), ("subnet", "small"), ("spec_text", WIDE)])
+    {
+        assert_eq!(metadata[key], value, "{key}");
+    }
+
+    // An image of the size that is to be covered, prepared by the keys.
+    let image = noise(32, 24, 5);
+    image.save(place.path("image.png")).expect("a writable folder");
+    let (resize, crop) = (numbers("resize"), numbers("crop"));
+    let [top, left] = [0, 1].map(|i| ((resize[i] - crop[i]) / 2.0) as u32);
+    let mut input = Vec::new();
+    for c in 0..3 {
+        for y in 0..crop[0] as u32 {
+            for x in 0..crop[1] as u32 {
+                let value = f64::from(image.get_pixel(left + x, top + y)[c]) / 255.0;
+                input.extend(((value - numbers("mean")[c]) / numbers("std")[c]).to_le_f32());
+            }
+        }
+    }
+    let label = ("label", Dtype::I64, vec![1], vec![0; 8]);
+    save(&place.path("b"), &[("image", Dtype::F32, vec![1, 3, 21, 28], input), label]);
+    place.run(&["step", "wide.ddnn", "--weights", "w", "--batch", "b", "--eval", "--out", "o"]).ok();
+    let logits = tensors(&place.path("o"))["logits.small"].2.clone();
+    let floats = logits.chunks_exact(4).map(|b| f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+    let powers: Vec<f64> = floats.map(f64::exp).collect();
+    let json = place.run(&["predict", "small", "image.png", "--json"]).json();
+    assert_eq!(json["subnet"], "small");
+    for class in json["images"][0]["classes"].as_array().expect("a list") {
+        let expected =
+            powers[class["class"].as_u64().expect("a number") as usize] / powers.iter().sum::<f64>();
+        let got = class["probability"].as_f64().expect("a number");
+        assert!((got - expected).abs() <= 1e-5, "{class}: {expected}");
+    }
+
+    // Alone, and with the spec of the whole model, it does what it does inside that.
+    let whole = place.run(&["eval", "wide.ddnn", "--weights", "w", "--json"]).json();
+    for args in [&["eval", "small", "--json"][..], &["eval", "wide.ddnn", "--weights", "small", "--json"]] {
+        let alone = place.run(args).json();
+        let nets = alone["subnets"].as_array().expect("a list");
+        assert_eq!(nets.len(), 1);
+        assert_eq!((&nets[0]["name"], &nets[0]["images"]), (&"small".into(), &6.into()));
+        let loss = |net: &Value| net["loss"].as_f64().expect("a number");
+        assert!((loss(&nets[0]) - loss(&whole["subnets"][1])).abs() <= 1e-5, "{alone} {whole}");
+    }
+    place.run(&["eval", "small", "--passes", "assign_layout"]).ok();
+    place.run(&["predict", "small", "image.png", "--subnet", "full"]).fails(1, &["no net `full`", "small"]);
+    place.run(&["export", "small", "--subnet", "small", "-o", "again"]).ok();
+    assert!(
+        fs::read(place.path("again")).expect("just written") == bytes,
+        "an export of an export is the same"
+    );
+    // Weights that know no spec.
+    place.run(&["eval", "w"]).fails(1, &["`w`", "without a spec", "--weights w"]);
+
+    // Grey images that are not cut, normalised as the data set says.
+    let quick = spec("quickstart");
+    place.run(&["step", &quick, "--init", "q"]).ok();
+    place.run(&["export", &quick, "--weights", "q", "--subnet", "small", "-o", "grey"]).ok();
+    let bytes = fs::read(place.path("grey")).expect("just written");
+    let (_, header) = SafeTensors::read_metadata(&bytes).expect("a whole file");
+    let metadata = header.metadata().clone().expect("metadata");
+    let wanted = [("mean", "[0.1307]"), ("std", "[0.3081]"), ("resize", "[28,28]"), ("crop", "[28,28]")];
+    for (key, value) in wanted.into_iter().chain([("channels", "grey")]) {
+        assert_eq!(metadata[key], value, "{key}");
+    }
+}
+
+/// An image of noise.
+fn noise(width: u32, height: u32, seed: u32) -> image::RgbImage {
+    let mut state = seed;
+    image::RgbImage::from_fn(width, height, |_, _| {
+        image::Rgb([(); 3].map(|()| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        }))
+    })
 }
 
 #[test]
