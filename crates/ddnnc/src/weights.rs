@@ -56,6 +56,27 @@ pub fn fill(run: &mut dyn Executable, tensors: &Tensors) -> Result<(), Failure> 
     Ok(())
 }
 
+/// Endings by which the files of other tools are known.
+const OTHER_FORMATS: &str = "caffemodel ckpt engine ggml gguf h5 hdf5 keras mlmodel mlpackage npy npz onnx ort pb \
+    pdmodel pdparams pickle pkl pt pt2 pte pth tflite";
+
+/// Refuses a name that promises another format than the one that is written.
+pub fn named_as_written(path: &Path) -> Result<(), Failure> {
+    let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
+    let Some(ending) = ending.filter(|ending| OTHER_FORMATS.split(' ').any(|other| other == ending)) else {
+        return Ok(());
+    };
+    let shown = path.display();
+    let hint = format!(
+        "name it `{}`; `safetensors.torch.load_file` reads that in PyTorch, `safetensors.numpy.load_file` in NumPy",
+        path.with_extension("safetensors").display()
+    );
+    Err(Failure::usage(format!(
+        "{shown} would be a safetensors file, the only format that is written, and no .{ending}"
+    ))
+    .hint(hint))
+}
+
 /// Says where a file went.
 pub fn wrote(ui: Ui, what: &str, path: &Path) {
     ui.note(&format!("wrote {what} to {}", path.display()));

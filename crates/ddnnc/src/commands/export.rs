@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 /// Writes the tensors of one net.
 pub fn run(args: &ExportArgs, ui: Ui) -> Result<(), Failure> {
     let weights = &args.weights;
+    weights::named_as_written(&args.output)?;
     apart([&args.spec.spec].into_iter().chain(&weights.weights).chain(&weights.run), [&args.output])?;
     let (spec, source) = spec_and_weights(&args.spec, &args.weights, ui)?;
     let mut model = spec.lower(Mode::Eval, None)?;

@@ -20,6 +20,7 @@ const IGNORED: &str = "num_batches_tracked";
 
 /// Reads foreign weights, finds a place for each, writes them, and prints the pairing.
 pub fn run(args: &ImportArgs, ui: Ui) -> Result<(), Failure> {
+    weights::named_as_written(&args.output)?;
     apart([&args.spec.spec, &args.weights].into_iter().chain(&args.map), [&args.output])?;
     let spec = Spec::load(&args.spec.spec, &args.spec.set, ui)?;
     let model = spec.lower(Mode::Train, None)?;

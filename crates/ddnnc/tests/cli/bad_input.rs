@@ -232,6 +232,25 @@ fn bad_weights_are_named() {
     place.run(&["report", "."]).fails(1, &["spec.ddnn"]);
 }
 
+/// A name that promises another format would be found out only where the file is used.
+#[test]
+fn only_safetensors_are_written() {
+    let place = Place::new();
+    let quick = spec("quickstart");
+    place.run(&["step", &quick, "--init", "w.safetensors"]).ok();
+    let export = ["export", &quick, "--weights", "w.safetensors", "--subnet", "small", "-o"];
+    for name in ["a.onnx", "a.pth", "a.b.PT", "a.pb"] {
+        let words = ["would be a safetensors file", "only format", "name it `a.", "safetensors`"];
+        place.run(&[&export[..], &[name]].concat()).fails(2, &words);
+        place.run(&["step", &quick, "--init", name]).fails(2, &words);
+        place.run(&["import", &quick, "--weights", "w.safetensors", "-o", name]).fails(2, &words);
+        assert!(!place.path(name).exists());
+    }
+    for name in ["a", "a.safetensors", "a.weights", "onnx"] {
+        place.run(&[&export[..], &[name]].concat()).ok();
+    }
+}
+
 #[test]
 fn bad_batches_are_named() {
     use safetensors::{Dtype, tensor::TensorView};
