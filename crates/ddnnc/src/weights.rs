@@ -23,6 +23,22 @@ pub fn initial(spec: &Spec, model: &Model, seed: u64) -> Result<Tensors, Failure
     initial_values(&resolved(spec, model)?, seed, Path::new("")).map_err(failed)
 }
 
+/// Initial values of the tensors of these names; files that the spec loads are read only where one of them comes from such.
+pub fn initial_of(spec: &Spec, model: &Model, names: &[String], seed: u64) -> Result<Tensors, Failure> {
+    let mut model = model.clone();
+    let loads = |name: &String| {
+        model.parameters.get(name).is_some_and(|p| p.load.is_some())
+            || model.states.get(name).is_some_and(|s| s.load.is_some())
+    };
+    if !names.iter().any(loads) {
+        model.parameters.values_mut().for_each(|p| p.load = None);
+        model.states.values_mut().for_each(|s| s.load = None);
+    }
+    let mut values = initial(spec, &model, seed)?;
+    values.retain(|name, _| names.contains(name));
+    Ok(values)
+}
+
 /// The model with the files that its networks load at the places where they lie.
 pub fn resolved(spec: &Spec, model: &Model) -> Result<Model, Failure> {
     let mut model = model.clone();

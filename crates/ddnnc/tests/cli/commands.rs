@@ -566,6 +566,93 @@ fn an_exported_net_is_imported_where_it_stands_alone() {
     }
 }
 
+/// Weights of a net with another number of classes: everything but the head is taken over, and training begins with it.
+#[test]
+fn import_leaves_out_a_head_of_other_classes() {
+    let place = Place::new();
+    tiny_mnist(&place.path("mnist"));
+    let quick = spec("quickstart");
+    let text = fs::read_to_string(&quick).expect("a spec").replace("class[10]", "class[12]");
+    fs::write(place.path("twelve.ddnn"), text).expect("a writable folder");
+    place.run(&["step", "twelve.ddnn", "--init", "twelve", "--seed", "3"]).ok();
+    place.run(&["step", &quick, "--init", "fresh", "--seed", "4"]).ok();
+    let (twelve, fresh) = (tensors(&place.path("twelve")), tensors(&place.path("fresh")));
+
+    let import = |weights: &str, more: &[&str]| {
+        place.run(&[&["import", &quick, "--weights", weights, "-o", "in"], more].concat())
+    };
+    let head = "`resnet.head.linear1.weight` is [12,32] in the file, and [10,32] in the model";
+    import("twelve", &[]).fails(1, &[head, "`--except head`", "initial values"]);
+    import("twelve", &["--except", "haed"]).fails(1, &["--except haed", "did you mean `head`"]);
+    import("twelve", &["--except", "head", "--except", "decoder"])
+        .fails(1, &["--except decoder", "whole words"]);
+    // One sub-net's head is not every head.
+    let one = import("twelve", &["--except", "linear1@small"]);
+    assert!(one.stderr.contains(head) && !one.stderr.contains("@small"), "{}", one.stderr);
+    assert!(!place.path("in").exists());
+
+    let listed = import("twelve", &["--except", "head", "--seed", "4"]).ok();
+    let taken = tensors(&place.path("in"));
+    assert_eq!(taken.keys().collect::<Vec<_>>(), fresh.keys().collect::<Vec<_>>());
+    let mut kept = 0;
+    for (name, tensor) in &taken {
+        let from = if name.contains(".head.") { &fresh } else { &twelve };
+        assert!(from[name] == *tensor, "{name}");
+        kept += usize::from(name.contains(".head."));
+        let line = if name.contains(".head.") {
+            format!("initial values\t{name}\n")
+        } else {
+            format!("{name}\t{name}\n")
+        };
+        assert!(listed.contains(&line), "{line}: {listed}");
+    }
+    assert_eq!(kept, 6, "weight and bias of three heads");
+    assert_eq!(listed.matches("\tleft out\n").count(), 6, "{listed}");
+
+    // Under other names, as another framework has them: named on both sides, or by the map.
+    let mut foreign: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
+    let mut map = BTreeMap::new();
+    for (name, (dtype, shape, data)) in &twelve {
+        let other = match name.strip_prefix("resnet.head.linear1.") {
+            Some(rest) => format!("fc.{rest}"),
+            None => name.clone(),
+        };
+        if !name.contains("linear1@") {
+            foreign.push((other.clone(), *dtype, shape.clone(), data.clone()));
+            map.insert(other, name.clone());
+        }
+    }
+    let entries: Vec<_> = foreign.iter().map(|(n, d, s, b)| (n.as_str(), *d, s.clone(), b.clone())).collect();
+    save(&place.path("foreign"), &entries);
+    fs::write(place.path("map"), serde_json::to_string(&map).expect("names")).expect("a writable folder");
+    import("foreign", &[]).fails(1, &["`fc.weight` [12,32] finds no place", "`--except head --except fc`"]);
+    import("foreign", &["--map", "map"]).fails(1, &["the map takes `fc.weight` [12,32]", "`--except head`"]);
+    for more in [&["--except", "head", "--except", "fc"][..], &["--except", "head", "--map", "map"]] {
+        fs::remove_file(place.path("in")).expect("written before");
+        let listed = import("foreign", &[&["--seed", "4"], more].concat()).ok();
+        assert!(tensors(&place.path("in")) == taken, "{more:?}");
+        assert!(listed.contains("fc.weight\tleft out\n"), "{listed}");
+    }
+
+    // A step too small to see shows where training began.
+    let train = |run: &str, more: &[&str]| {
+        let tiny = ["--set", "train.optimizer.lr=1e-30", "--data", "mnist", "--steps", "1", "--out", run];
+        place.run(&[&["train", &quick], &SMALL[..], &tiny, more].concat())
+    };
+    train("run", &["--weights", "in"]).ok();
+    let checkpoint = tensors(&place.path("run/checkpoints").join(&place.names("run/checkpoints")[0]));
+    for (name, (_, _, data)) in taken.iter().filter(|(name, _)| name.ends_with(".weight")) {
+        assert!(checkpoint[name].2 == *data, "{name}");
+    }
+    train("bad", &["--weights", "twelve"]).fails(1, &["twelve", "[12,32], but the model needs [10,32]"]);
+    train("bad", &["--weights", "absent"]).fails(1, &["absent"]);
+    assert!(!place.path("bad").exists());
+    // A run that goes on needs the file no more.
+    fs::remove_file(place.path("in")).expect("written before");
+    let tiny = ["--weights", "in", "--resume"];
+    train("run", &tiny).ok();
+}
+
 /// Two nested nets on colour images that are wider than high.
 const WIDE: &str = "model wide
 input image : f32[3, 21, 28]
