@@ -214,6 +214,47 @@ fn inspect_lists_what_weights_hold() {
     assert_eq!(json["parameters"].as_array().map(Vec::len), Some(weights.len()));
 }
 
+/// What shapes a loss term stands beside its weight, line by line.
+#[test]
+fn inspect_shows_the_settings_of_losses() {
+    let place = Place::new();
+    let text = fs::read_to_string(spec("kd_two_networks")).expect("a spec")
+        + "\nsupervise [student] { cross_entropy(weight = 0.5, label_smoothing = 0.1) }\n";
+    fs::write(place.path("smooth.ddnn"), text).expect("a writable folder");
+    let table = |spec: &str| {
+        let text = place.run(&["inspect", spec]).ok();
+        let lines = text.lines().skip_while(|line| !line.starts_with("  loss term")).map(str::to_string);
+        lines.take_while(|line| !line.is_empty()).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        table("smooth.ddnn"),
+        [
+            "  loss term                     weight                     setting",
+            "  ce.student                    0.5                        label_smoothing = 0.1",
+            "  kl.teacher.student            0.1 to 0.9 over 10 epochs  temperature = 4",
+            "  attention.teacher.student.s3  1000",
+            "  hint.teacher.student.s2       0.1",
+        ]
+    );
+    let plain = table(&spec("quickstart"));
+    assert_eq!(plain[1], "  ce.full                   1");
+    assert_eq!(plain[4], "  kl.full.medium            1       temperature = 3");
+    let terms = place.run(&["inspect", "smooth.ddnn", "--json"]).json()["terms"].clone();
+    let ramp = serde_json::json!({"from": 0.1, "to": 0.9, "epochs": 10.0});
+    let wanted = serde_json::json!([
+        {"name": "ce.student", "weight": 0.5, "label_smoothing": 0.1},
+        {"name": "kl.teacher.student", "weight": ramp, "temperature": 4.0},
+        {"name": "attention.teacher.student.s3", "weight": 1000.0},
+        {"name": "hint.teacher.student.s2", "weight": 0.1},
+    ]);
+    assert_eq!(terms, wanted);
+    let plain = place.run(&["inspect", &spec("quickstart"), "--json"]).json();
+    assert_eq!(
+        plain["terms"][0],
+        serde_json::json!({"name": "ce.full", "weight": 1.0, "label_smoothing": 0.0})
+    );
+}
+
 #[test]
 fn a_step_obeys_its_contract() {
     let place = Place::new();
