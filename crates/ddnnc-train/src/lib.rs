@@ -32,6 +32,6 @@ pub use report::{read_records, report_html, write_report};
 pub use run_folder::{Checkpoint, FORMAT_VERSION, RunFolder, class_names, named_classes, spec_digest};
 pub use trainer::{Ending, Job, Summary, TrainOptions, train};
 pub use weights::{
-    Tensor, Tensors, WeightsError, WeightsFile, atomic_write, check_weights, read_metadata, read_weights,
-    read_weights_where, subnet_weights, write_tensors, write_weights,
+    Tensor, Tensors, WeightsError, WeightsFile, atomic_write, atomic_write_all, check_weights, read_metadata,
+    read_weights, read_weights_where, subnet_weights, write_tensors, write_weights,
 };

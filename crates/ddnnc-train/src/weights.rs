@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 use safetensors::{Dtype, SafeTensors};
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
@@ -256,24 +256,61 @@ pub fn write_tensors(
 /// Symbolic links are followed, and a file that is replaced keeps its permissions. What is no regular file (a device, a
 /// pipe) or already open in this process (`/dev/stdout`) is written through.
 pub fn atomic_write(path: &Path, fill: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
-    let Some(path) = &replaced(path)? else {
-        let mut through = BufWriter::new(OpenOptions::new().append(true).open(path)?);
-        fill(&mut through)?;
-        return through.flush();
-    };
-    // A file that may not be written stays, though its folder lets it be replaced; another keeps its permissions.
-    let permissions = match OpenOptions::new().write(true).open(path) {
-        Ok(there) => Some(there.metadata()?.permissions()),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
-        Err(_) => None,
-    };
-    let temporary = write_beside(path, fill)?;
-    if let Some(permissions) = permissions {
-        temporary.as_file().set_permissions(permissions)?;
+    Pending::new(path, fill)?.persist()
+}
+
+/// Writes several files as [`atomic_write`] does one: all are on the disk before the first takes its place, so that an error,
+/// which comes with the path that it is about, leaves all as they were (but for one of a rename, which has all it needs by
+/// then, and for what is written through).
+pub fn atomic_write_all(files: &[(PathBuf, &[u8])]) -> Result<(), (PathBuf, io::Error)> {
+    let mut pending = Vec::with_capacity(files.len());
+    for (path, content) in files {
+        let one = Pending::new(path, &mut |out| out.write_all(content)).map_err(|e| (path.clone(), e))?;
+        pending.push((path, one));
     }
-    temporary.persist(path).map_err(|e| e.error)?;
-    sync_folder(path);
-    Ok(())
+    pending.into_iter().try_for_each(|(path, one)| one.persist().map_err(|e| (path.clone(), e)))
+}
+
+/// A file on the disk that has not taken its place yet; dropped, it is gone.
+enum Pending {
+    Beside {
+        temporary: NamedTempFile,
+        path: PathBuf,
+    },
+    /// Written through.
+    Done,
+}
+
+impl Pending {
+    fn new(path: &Path, fill: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>) -> io::Result<Pending> {
+        let Some(path) = replaced(path)? else {
+            let mut through = BufWriter::new(OpenOptions::new().append(true).open(path)?);
+            fill(&mut through)?;
+            through.flush()?;
+            return Ok(Pending::Done);
+        };
+        // A file that may not be written stays, though its folder lets it be replaced; another keeps its permissions.
+        let permissions = match OpenOptions::new().write(true).open(&path) {
+            Ok(there) => Some(there.metadata()?.permissions()),
+            Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::IsADirectory) => {
+                return Err(error);
+            }
+            Err(_) => None,
+        };
+        let temporary = write_beside(&path, fill)?;
+        if let Some(permissions) = permissions {
+            temporary.as_file().set_permissions(permissions)?;
+        }
+        Ok(Pending::Beside { temporary, path })
+    }
+
+    fn persist(self) -> io::Result<()> {
+        if let Pending::Beside { temporary, path } = self {
+            temporary.persist(&path).map_err(|e| e.error)?;
+            sync_folder(&path);
+        }
+        Ok(())
+    }
 }
 
 /// As [`atomic_write`] where nothing stands at `path` yet (else `AlreadyExists`); gives the file, locked for this process
@@ -284,7 +321,7 @@ pub(crate) fn atomic_create_locked(path: &Path, text: &str) -> io::Result<File> 
     let _ = temporary.as_file().try_lock();
     let file = match temporary.persist_noclobber(path) {
         Ok(file) => file,
-        Err(e) if e.error.kind() == io::ErrorKind::AlreadyExists => return Err(e.error),
+        Err(e) if e.error.kind() == ErrorKind::AlreadyExists => return Err(e.error),
         // A filesystem that can only replace.
         Err(e) => e.file.persist(path).map_err(|e| e.error)?,
     };

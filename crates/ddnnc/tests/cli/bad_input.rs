@@ -412,6 +412,43 @@ fn a_full_disk_at_the_start_leaves_no_run() {
     place.run(&args).ok();
 }
 
+/// Phases are for comparing: some of this compilation beside some of another would mislead.
+#[cfg(unix)]
+#[test]
+fn phases_are_dumped_all_or_none() {
+    let place = Place::new();
+    let quick = spec("quickstart");
+    let dump = |folder: &str| place.run(&["compile", &quick, "--dump-phases", folder, "-q"]);
+    dump("good").ok();
+    let names = place.names("good");
+    assert!(names.len() >= 6, "{names:?}");
+    // The name of one is taken by a folder, the others are files of another compilation.
+    let taken = &names[3];
+    fs::create_dir_all(place.path("old").join(taken)).expect("a writable folder");
+    for name in names.iter().filter(|name| *name != taken) {
+        fs::write(place.path("old").join(name), "old").expect("a writable folder");
+    }
+    dump("old").fails(3, &[&format!("old/{taken}"), "directory"]);
+    assert_eq!(place.names("old"), names);
+    for name in names.iter().filter(|name| *name != taken) {
+        assert_eq!(fs::read_to_string(place.path("old").join(name)).expect("a file"), "old", "{name}");
+    }
+    // A disk that is full before the last one; the folders that were made are gone again, and no other.
+    fs::create_dir(place.path("mine")).expect("a writable folder");
+    let sizes = names.iter().map(|name| fs::metadata(place.path("good").join(name)).expect("a file").len());
+    let blocks = (sizes.max().expect("a file") / 512 - 1).to_string();
+    let output = std::process::Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f $0; exec \"$@\"", &blocks, env!("CARGO_BIN_EXE_ddnnc")])
+        .args(["compile", &quick, "--dump-phases", "mine/a/b"])
+        .current_dir(place.dir.path())
+        .output()
+        .expect("there is `sh`");
+    Ran::new(output).fails(3, &["mine/a/b/", "too large"]);
+    assert!(place.path("mine").exists() && place.names("mine").is_empty(), "{:?}", place.names("mine"));
+    dump("mine/a/b").ok();
+    assert_eq!(place.names("mine/a/b"), names);
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn memory_that_cannot_be_had_is_said() {
