@@ -1,6 +1,6 @@
 //! A lowered model: the forward graph and the tables around it.
 
-use crate::{Graph, Recipe, Shape};
+use crate::{Graph, IrError, NodeId, Op, Recipe, Shape};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +47,35 @@ pub struct Model {
     pub pairings: Vec<Pairing>,
     /// How to train.
     pub recipe: Recipe,
+}
+
+impl Model {
+    /// Leaves one net: its logits, what leads to them, its parameters and running statistics; no losses.
+    ///
+    /// # Errors
+    ///
+    /// A graph with a cycle, which no public call makes.
+    pub fn keep_only(&mut self, net: &str) -> Result<(), IrError> {
+        self.nets.retain(|n| n.name == net);
+        let nets = &self.nets;
+        self.parameters.retain(|name, _| nets.iter().any(|n| n.parameters.contains(name)));
+        self.states.retain(|name, _| nets.iter().any(|n| n.states.contains(name)));
+        self.terms.clear();
+        self.pairings.clear();
+        let logits = format!("logits.{net}");
+        let order: Vec<NodeId> = self.graph.topological()?;
+        for &id in order.iter().rev() {
+            let op = &self.graph.node(id).op;
+            let kept = match op {
+                Op::Output { name } => *name == logits,
+                _ => !op.is_sink() && self.graph.results(id).iter().any(|&v| !self.graph.users(v).is_empty()),
+            };
+            if !kept {
+                self.graph.remove(id);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// How a parameter begins.

@@ -21,7 +21,7 @@ mod run_folder;
 mod trainer;
 mod weights;
 
-pub use data::{Batch, DataError, DataSource, Fit, Loader, Split, read_image};
+pub use data::{Batch, DataError, DataSource, Fit, Loader, Preparation, Split, preparation, read_image};
 pub use error::{TrainError, wrongly_named};
 pub use evaluate::{Evaluator, NetResult, Part, evaluate};
 pub use init::initial_values;
@@ -29,9 +29,9 @@ pub use metrics::{EpochRecord, Record, StepRecord, TestRecord};
 pub use observer::{Observer, Plan, Silent};
 pub use progress::Progress;
 pub use report::{read_records, report_html, write_report};
-pub use run_folder::{Checkpoint, FORMAT_VERSION, RunFolder, class_names, spec_digest};
+pub use run_folder::{Checkpoint, FORMAT_VERSION, RunFolder, class_names, named_classes, spec_digest};
 pub use trainer::{Ending, Job, Summary, TrainOptions, train};
 pub use weights::{
-    Tensor, Tensors, WeightsError, WeightsFile, atomic_write, check_weights, read_weights,
-    read_weights_where, subnet_weights, write_tensors, write_weights,
+    Tensor, Tensors, WeightsError, WeightsFile, atomic_write, atomic_write_all, check_weights, read_metadata,
+    read_weights, read_weights_where, subnet_weights, write_tensors, write_weights,
 };

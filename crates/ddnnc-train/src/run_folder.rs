@@ -53,6 +53,16 @@ pub fn class_names(classes: &[String]) -> Option<(String, String)> {
     (!classes.is_empty()).then(|| (CLASS_NAMES.to_string(), serde_json::json!(classes).to_string()))
 }
 
+/// The names of the classes by number that the metadata of weights give (see [`class_names`]); empty where they give none.
+pub fn named_classes(path: &Path, metadata: &BTreeMap<String, String>) -> Result<Vec<String>, WeightsError> {
+    metadata.get(CLASS_NAMES).map_or(Ok(Vec::new()), |names| {
+        serde_json::from_str(names).map_err(|_| WeightsError::Format {
+            path: path.to_path_buf(),
+            message: format!("its metadata `{CLASS_NAMES}` is no list of names"),
+        })
+    })
+}
+
 /// A digest of a spec's text, to tell whether a checkpoint belongs to it.
 pub fn spec_digest(text: &str) -> String {
     format!("{:016x}", crate::random::fnv(text.as_bytes()))
@@ -116,11 +126,7 @@ impl Checkpoint {
             epoch: number("epoch")?,
             seed: number("seed")?,
             spec: text("spec")?.clone(),
-            classes: match file.metadata.get(CLASS_NAMES) {
-                Some(names) => serde_json::from_str(names)
-                    .map_err(|_| bad(&format!("its metadata `{CLASS_NAMES}` is no list of names")))?,
-                None => Vec::new(),
-            },
+            classes: named_classes(path, &file.metadata)?,
             sums: Sums::from_text(text("sums")?).ok_or_else(|| bad("its metadata `sums` cannot be read"))?,
             ..Checkpoint::default()
         };

@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 use safetensors::{Dtype, SafeTensors};
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
@@ -190,6 +190,27 @@ pub fn read_weights_where(path: &Path, wanted: impl Fn(&str) -> bool) -> Result<
     }
 }
 
+/// The metadata of a safetensors file, from its header alone; nothing where the file is of another kind.
+pub fn read_metadata(path: &Path) -> Result<Option<BTreeMap<String, String>>, WeightsError> {
+    let fail = |source| WeightsError::Read { path: path.to_path_buf(), source };
+    let mut file = File::open(path).map_err(fail)?;
+    let length = file.metadata().map_err(fail)?.len();
+    let mut bytes = Vec::new();
+    (&mut file).take(9).read_to_end(&mut bytes).map_err(fail)?;
+    // A length that the file has, and an object behind it: no text begins so.
+    let header = bytes.first_chunk().map(|size| u64::from_le_bytes(*size));
+    let Some(rest) = header.filter(|&n| bytes.get(8) == Some(&b'{') && n <= length.saturating_sub(8)) else {
+        return Ok(None);
+    };
+    file.take(rest.saturating_sub(1)).read_to_end(&mut bytes).map_err(fail)?;
+    // The library's own reader wants the tensors as well.
+    let header: Option<serde_json::Value> =
+        bytes.get(8..).and_then(|header| serde_json::from_slice(header).ok());
+    let Some(header) = header else { return Ok(None) };
+    let entries = header.get("__metadata__").and_then(serde_json::Value::as_object).into_iter().flatten();
+    Ok(Some(entries.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_string()))).collect()))
+}
+
 /// Writes tensors in the safetensors format, metadata sorted by key: the same input gives the same bytes.
 ///
 /// The format: a little-endian u64 length, a JSON header padded with spaces to a multiple of 8, the data.
@@ -235,24 +256,61 @@ pub fn write_tensors(
 /// Symbolic links are followed, and a file that is replaced keeps its permissions. What is no regular file (a device, a
 /// pipe) or already open in this process (`/dev/stdout`) is written through.
 pub fn atomic_write(path: &Path, fill: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
-    let Some(path) = &replaced(path)? else {
-        let mut through = BufWriter::new(OpenOptions::new().append(true).open(path)?);
-        fill(&mut through)?;
-        return through.flush();
-    };
-    // A file that may not be written stays, though its folder lets it be replaced; another keeps its permissions.
-    let permissions = match OpenOptions::new().write(true).open(path) {
-        Ok(there) => Some(there.metadata()?.permissions()),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
-        Err(_) => None,
-    };
-    let temporary = write_beside(path, fill)?;
-    if let Some(permissions) = permissions {
-        temporary.as_file().set_permissions(permissions)?;
+    Pending::new(path, fill)?.persist()
+}
+
+/// Writes several files as [`atomic_write`] does one: all are on the disk before the first takes its place, so that an error,
+/// which comes with the path that it is about, leaves all as they were (but for one of a rename, which has all it needs by
+/// then, and for what is written through).
+pub fn atomic_write_all(files: &[(PathBuf, &[u8])]) -> Result<(), (PathBuf, io::Error)> {
+    let mut pending = Vec::with_capacity(files.len());
+    for (path, content) in files {
+        let one = Pending::new(path, &mut |out| out.write_all(content)).map_err(|e| (path.clone(), e))?;
+        pending.push((path, one));
     }
-    temporary.persist(path).map_err(|e| e.error)?;
-    sync_folder(path);
-    Ok(())
+    pending.into_iter().try_for_each(|(path, one)| one.persist().map_err(|e| (path.clone(), e)))
+}
+
+/// A file on the disk that has not taken its place yet; dropped, it is gone.
+enum Pending {
+    Beside {
+        temporary: NamedTempFile,
+        path: PathBuf,
+    },
+    /// Written through.
+    Done,
+}
+
+impl Pending {
+    fn new(path: &Path, fill: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>) -> io::Result<Pending> {
+        let Some(path) = replaced(path)? else {
+            let mut through = BufWriter::new(OpenOptions::new().append(true).open(path)?);
+            fill(&mut through)?;
+            through.flush()?;
+            return Ok(Pending::Done);
+        };
+        // A file that may not be written stays, though its folder lets it be replaced; another keeps its permissions.
+        let permissions = match OpenOptions::new().write(true).open(&path) {
+            Ok(there) => Some(there.metadata()?.permissions()),
+            Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::IsADirectory) => {
+                return Err(error);
+            }
+            Err(_) => None,
+        };
+        let temporary = write_beside(&path, fill)?;
+        if let Some(permissions) = permissions {
+            temporary.as_file().set_permissions(permissions)?;
+        }
+        Ok(Pending::Beside { temporary, path })
+    }
+
+    fn persist(self) -> io::Result<()> {
+        if let Pending::Beside { temporary, path } = self {
+            temporary.persist(&path).map_err(|e| e.error)?;
+            sync_folder(&path);
+        }
+        Ok(())
+    }
 }
 
 /// As [`atomic_write`] where nothing stands at `path` yet (else `AlreadyExists`); gives the file, locked for this process
@@ -263,7 +321,7 @@ pub(crate) fn atomic_create_locked(path: &Path, text: &str) -> io::Result<File> 
     let _ = temporary.as_file().try_lock();
     let file = match temporary.persist_noclobber(path) {
         Ok(file) => file,
-        Err(e) if e.error.kind() == io::ErrorKind::AlreadyExists => return Err(e.error),
+        Err(e) if e.error.kind() == ErrorKind::AlreadyExists => return Err(e.error),
         // A filesystem that can only replace.
         Err(e) => e.file.persist(path).map_err(|e| e.error)?,
     };

@@ -237,27 +237,51 @@ fn image_folders_are_decoded_resized_and_numbered_by_name() {
     says(&open_with(&crop, folder.path(), [3, 8, 8], 2).unwrap_err().to_string(), &["looked for train/"]);
 }
 
+/// Without the marker of its end a JPEG has all its pixels, and is read; with a byte less it has not.
 #[test]
 fn a_jpeg_that_breaks_off_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("1.jpg");
-    image::RgbImage::from_fn(40, 30, |x, y| image::Rgb([(x * 5) as u8, (y * 7) as u8, 9]))
-        .save(&path)
-        .unwrap();
-    let whole = fs::read(&path).unwrap();
+    let colour = image::RgbImage::from_fn(40, 30, |x, y| image::Rgb([(x * 5) as u8, (y * 7) as u8, 9]));
+    let plain = image::RgbImage::from_pixel(40, 30, image::Rgb([200, 90, 40]));
+    let grey = image::GrayImage::from_fn(33, 17, |x, y| image::Luma([(x * y * 11) as u8]));
     let data = plain_data(Dataset::ImageFolder, vec![], 3);
     let read = || read_image(&data, &Shape::from([3, 16, 16]), &path).map_err(|e| e.to_string());
-    let wanted = read().unwrap();
-    for length in 3..whole.len() {
-        fs::write(&path, &whole[..length]).unwrap();
-        says(&read().unwrap_err(), &["1.jpg", "not a readable image"]);
+    for quality in [20, 75, 100] {
+        for image in [colour.clone().into(), plain.clone().into(), image::DynamicImage::from(grey.clone())] {
+            let mut whole = Vec::new();
+            image
+                .write_with_encoder(image::codecs::jpeg::JpegEncoder::new_with_quality(&mut whole, quality))
+                .unwrap();
+            let put = |bytes: &[u8]| fs::write(&path, bytes).unwrap();
+            put(&whole);
+            let wanted = read().unwrap();
+            let pixels = whole.len() - 2;
+            assert_eq!(whole[pixels..], [0xFF, 0xD9]);
+            for length in (3..pixels).filter(|n| n % 23 == 0 || n + 40 > pixels) {
+                put(&whole[..length]);
+                says(&read().unwrap_err(), &["1.jpg", "not a readable image"]);
+                // What a broken transfer leaves of a file whose size was known.
+                put(&[&whole[..length], &[0; 4096][..]].concat());
+                says(&read().unwrap_err(), &["1.jpg", "not a readable image"]);
+            }
+            put(&whole[..pixels - 40]);
+            says(&read().unwrap_err(), &["breaks off before its end"]);
+            for tail in [&[][..], &[0xFF], &[0], &[0; 4096]] {
+                put(&[&whole[..pixels], tail].concat());
+                assert_eq!(read().unwrap(), wanted, "{quality} {tail:?}");
+            }
+            // What cameras append is passed over.
+            put(&[&whole[..], b"more"].concat());
+            assert_eq!(read().unwrap(), wanted);
+            // With restart intervals, were they longer than the image, no marker means that pixels may be missing.
+            let restarts = [&whole[..2], &[0xFF, 0xDD, 0, 4, 0xFF, 0xFF], &whole[2..]].concat();
+            put(&restarts);
+            assert_eq!(read().unwrap(), wanted);
+            put(&restarts[..restarts.len() - 2]);
+            says(&read().unwrap_err(), &["breaks off before its end"]);
+        }
     }
-    // In the middle of its pixels, where the decoder alone would go on.
-    fs::write(&path, &whole[..whole.len() - 40]).unwrap();
-    says(&read().unwrap_err(), &["breaks off before its end"]);
-    // What cameras append is passed over.
-    fs::write(&path, [&whole[..], b"more"].concat()).unwrap();
-    assert_eq!(read().unwrap(), wanted);
 }
 
 #[test]

@@ -47,7 +47,7 @@ pub enum Command {
     Compile(CompileArgs),
     /// Train every sub-net of a spec at once
     #[command(
-        after_help = "Examples:\n  ddnnc train specs/quickstart.ddnn --set train.epochs=3 --out runs/try\n  ddnnc compile specs/quickstart.ddnn -o step.program && ddnnc train specs/quickstart.ddnn --program step.program\n  ddnnc train specs/quickstart.ddnn --device cuda --tf32\n  ddnnc train specs/quickstart.ddnn --emulate --batch 8 --steps 20"
+        after_help = "Examples:\n  ddnnc train specs/quickstart.ddnn --set train.epochs=3 --out runs/try\n  ddnnc compile specs/quickstart.ddnn -o step.program && ddnnc train specs/quickstart.ddnn --program step.program\n  ddnnc train mine.ddnn --weights start.safetensors\n  ddnnc train specs/quickstart.ddnn --device cuda --tf32\n  ddnnc train specs/quickstart.ddnn --emulate --batch 8 --steps 20"
     )]
     Train(TrainArgs),
     /// Measure the accuracy of every sub-net
@@ -57,7 +57,7 @@ pub enum Command {
     Eval(EvalArgs),
     /// Classify image files
     #[command(
-        after_help = "Examples:\n  ddnnc predict runs/quickstart --subnet small digit.png\n  ddnnc predict runs/quickstart --device cuda digit.png"
+        after_help = "Examples:\n  ddnnc predict runs/quickstart --subnet small digit.png\n  ddnnc predict small.safetensors digit.png\n  ddnnc predict runs/quickstart --device cuda digit.png"
     )]
     Predict(PredictArgs),
     /// Write one sub-net as a model of its own
@@ -65,7 +65,7 @@ pub enum Command {
     Export(ExportArgs),
     /// Take over weights that bear other names
     #[command(
-        after_help = "Example:\n  ddnnc import specs/resnet50_ekd.ddnn --weights torchvision.safetensors --map names.json -o resnet50.safetensors"
+        after_help = "Examples:\n  ddnnc import specs/resnet50_ekd.ddnn --weights torchvision.safetensors --map names.json -o resnet50.safetensors\n  ddnnc import mine.ddnn --weights torchvision.safetensors --map names.json --except head -o start.safetensors"
     )]
     Import(ImportArgs),
     /// Run one step on given tensors, without an update; or write fresh weights
@@ -237,6 +237,9 @@ pub struct TrainArgs {
     /// Images in a step [default: the spec's]
     #[arg(long, value_name = "N", value_parser = batch_parser())]
     pub batch: Option<usize>,
+    /// Start from these weights (of `import`, a checkpoint, …) instead of initial values
+    #[arg(long, value_name = "FILE")]
+    pub weights: Option<PathBuf>,
     /// Run the training step of this file (`ddnnc compile SPEC -o FILE`) instead of compiling it
     #[arg(long, value_name = "FILE")]
     pub program: Option<PathBuf>,
@@ -248,7 +251,7 @@ pub struct TrainArgs {
 /// `ddnnc eval`
 #[derive(Debug, Args)]
 pub struct EvalArgs {
-    /// A spec file, or a run folder (its spec and newest checkpoint)
+    /// A spec file, a run folder (its spec and newest checkpoint), or a file of `export`
     #[command(flatten)]
     pub spec: SpecArgs,
     /// The weights
@@ -297,7 +300,7 @@ pub enum SplitName {
 /// `ddnnc predict`
 #[derive(Debug, Args)]
 pub struct PredictArgs {
-    /// A spec file, or a run folder
+    /// A spec file, a run folder, or a file of `export`
     #[command(flatten)]
     pub spec: SpecArgs,
     /// Image files
@@ -326,7 +329,7 @@ pub struct PredictArgs {
 /// `ddnnc export`
 #[derive(Debug, Args)]
 pub struct ExportArgs {
-    /// A spec file, or a run folder
+    /// A spec file, a run folder, or a file of `export`
     #[command(flatten)]
     pub spec: SpecArgs,
     /// The weights
@@ -335,7 +338,7 @@ pub struct ExportArgs {
     /// The sub-net, exit or network
     #[arg(long, value_name = "NAME")]
     pub subnet: String,
-    /// The safetensors file to write
+    /// The safetensors file to write: tensors, how images are prepared, and the spec
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
 }
@@ -355,6 +358,12 @@ pub struct ImportArgs {
     /// Where several tensors have one shape, pair them in the order of their names
     #[arg(long)]
     pub by_order: bool,
+    /// Leave out what bears this name or stands under it, in the file and in the model, where it keeps initial values: head, resnet.head, fc
+    #[arg(long, value_name = "NAME")]
+    pub except: Vec<String>,
+    /// Seed of the initial values of what is left out [default: the spec's]
+    #[arg(long, value_name = "S", requires = "except", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
+    pub seed: Option<u64>,
     /// The safetensors file to write
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,

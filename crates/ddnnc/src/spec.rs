@@ -34,15 +34,23 @@ impl Spec {
     ///
     /// A file that cannot be read or is no text, and every diagnostic of the parser, of the spec or of an override.
     pub fn load(path: &Path, overrides: &[String], ui: Ui) -> Result<Spec, Failure> {
-        let text = read_text(path)?;
+        Spec::of_text(path, &read_text(path)?, overrides, ui)
+    }
+
+    /// As [`Spec::load`], of a text that stands in a file of another kind.
+    ///
+    /// # Errors
+    ///
+    /// Every diagnostic of the parser, of the spec or of an override.
+    pub fn of_text(path: &Path, text: &str, overrides: &[String], ui: Ui) -> Result<Spec, Failure> {
         let mut sources = SourceMap::new();
-        let source = sources.add(path.display().to_string(), text.as_str());
+        let source = sources.add(path.display().to_string(), text);
         let fail = |errors: &[Diagnostic], sources: &SourceMap| Err(diagnostics(errors, sources, ui));
-        let mut file = match ddnnc_syntax::parse(&text, source) {
+        let mut file = match ddnnc_syntax::parse(text, source) {
             Ok(file) => file,
             Err(errors) => return fail(&errors, &sources),
         };
-        let mut patched = Patched::new(&text, source);
+        let mut patched = Patched::new(text, source);
         let mut whole = source;
         for text in overrides {
             let id = sources.add("--set", text.as_str());

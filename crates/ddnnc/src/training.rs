@@ -7,7 +7,10 @@ use crate::weights;
 use crate::{Failure, Spec, Ui, device};
 use ddnnc_ir::Model;
 use ddnnc_passes::DeviceError;
-use ddnnc_train::{Checkpoint, DataError, Fit, NetResult, RunFolder, Tensors, TrainError, read_weights};
+use ddnnc_train::{
+    Checkpoint, DataError, Fit, NetResult, RunFolder, Tensors, TrainError, WeightsFile, named_classes,
+    read_metadata, read_weights,
+};
 use std::path::{Path, PathBuf};
 
 /// The exit status of an error of the training library.
@@ -66,7 +69,25 @@ pub enum WeightSource {
     Run(PathBuf),
 }
 
-/// The spec that the user means, be it a file or a run folder, and where the weights are.
+/// The net that a weights file of `export` holds, in its metadata.
+pub const SUBNET: &str = "subnet";
+
+/// The text of the spec, in the metadata of a file of `export`.
+pub const SPEC_TEXT: &str = "spec_text";
+
+/// The text of its spec, where a file is one of `export`.
+fn exported_spec(path: &Path) -> Result<Option<String>, Failure> {
+    // A pipe can be read only once; a file that cannot be read is the spec's reader to say.
+    let metadata = if path.is_file() { read_metadata(path).ok().flatten() } else { None };
+    let Some(mut metadata) = metadata else { return Ok(None) };
+    let text = metadata.remove(SPEC_TEXT);
+    text.map(Some).ok_or_else(|| {
+        Failure::input(format!("`{}` is a weights file without a spec", path.display()))
+            .hint(format!("give the spec as well: `SPEC --weights {}`", path.display()))
+    })
+}
+
+/// The spec that the user means, be it a file, a run folder or a file of `export`, and where the weights are.
 pub fn spec_and_weights(
     spec: &SpecArgs,
     given: &WeightArgs,
@@ -80,10 +101,12 @@ pub fn spec_and_weights(
             spec.spec.display()
         )));
     }
+    let exported = exported_spec(&path)?;
     let source = match (&given.weights, &given.run) {
         (Some(file), _) => WeightSource::File(file.clone()),
         (None, Some(folder)) => WeightSource::Run(folder.clone()),
         (None, None) if run => WeightSource::Run(spec.spec.clone()),
+        (None, None) if exported.is_some() => WeightSource::File(path.clone()),
         (None, None) if !path.exists() => {
             return Err(Failure::input(format!("no spec and no run folder `{}`", path.display())));
         }
@@ -92,7 +115,11 @@ pub fn spec_and_weights(
                 .hint("give a file with `--weights FILE` or a run with `--run RUN`"));
         }
     };
-    Ok((Spec::load(&path, &spec.set, ui)?, source))
+    let spec = match exported {
+        Some(text) => Spec::of_text(&path, &text, &spec.set, ui)?,
+        None => Spec::load(&path, &spec.set, ui)?,
+    };
+    Ok((spec, source))
 }
 
 /// What was learned.
@@ -112,23 +139,21 @@ impl Trained {
 }
 
 impl WeightSource {
+    /// As [`WeightSource::read`]; of an inference model, a file of `export` leaves the net that it holds.
+    pub fn read_for(&self, model: &mut Model, ui: Ui) -> Result<Trained, Failure> {
+        let WeightSource::File(path) = self else { return self.read(model, ui) };
+        let file = read_weights(path).map_err(weights::failed)?;
+        if let Some(net) = file.metadata.get(SUBNET).filter(|net| model.nets.iter().any(|n| n.name == **net))
+        {
+            model.keep_only(net).map_err(|e| device::not_compiled(&e.into()))?;
+        }
+        of_file(file, path, model)
+    }
+
     /// Reads exactly the parameters and running statistics of a model; says which checkpoints of a run were passed over.
     pub fn read(&self, model: &Model, ui: Ui) -> Result<Trained, Failure> {
         match self {
-            WeightSource::File(path) => {
-                let file = read_weights(path).map_err(weights::failed)?;
-                if file.metadata.contains_key("checksum") {
-                    return Trained::new(Checkpoint::read(path).map_err(weights::failed)?, model, path);
-                }
-                weights::check(model, &file.tensors, path).map_err(|failure| match file.metadata.get("subnet") {
-                    Some(net) => failure.hint(format!(
-                        "it was exported and holds `{net}` alone: give a spec that declares that net alone, for which \
-                         `ddnnc import` renames its tensors"
-                    )),
-                    None => failure,
-                })?;
-                Ok(Trained { values: file.tensors, classes: Vec::new() })
-            }
+            WeightSource::File(path) => of_file(read_weights(path).map_err(weights::failed)?, path, model),
             WeightSource::Run(folder) => {
                 let shown = folder.display();
                 if !folder.is_dir() {
@@ -146,6 +171,22 @@ impl WeightSource {
             }
         }
     }
+}
+
+/// What a weights file or a checkpoint holds.
+fn of_file(file: WeightsFile, path: &Path, model: &Model) -> Result<Trained, Failure> {
+    if file.metadata.contains_key("checksum") {
+        return Trained::new(Checkpoint::read(path).map_err(weights::failed)?, model, path);
+    }
+    weights::check(model, &file.tensors, path).map_err(|failure| match file.metadata.get(SUBNET) {
+        Some(net) => failure.hint(format!(
+            "it was exported and holds `{net}` alone: `ddnnc import` renames its tensors for a spec that declares that \
+             net alone"
+        )),
+        None => failure,
+    })?;
+    let classes = named_classes(path, &file.metadata).map_err(weights::failed)?;
+    Ok(Trained { values: file.tensors, classes })
 }
 
 /// The net of a name; the first where none is given.

@@ -23,6 +23,22 @@ pub fn initial(spec: &Spec, model: &Model, seed: u64) -> Result<Tensors, Failure
     initial_values(&resolved(spec, model)?, seed, Path::new("")).map_err(failed)
 }
 
+/// Initial values of the tensors of these names; files that the spec loads are read only where one of them comes from such.
+pub fn initial_of(spec: &Spec, model: &Model, names: &[String], seed: u64) -> Result<Tensors, Failure> {
+    let mut model = model.clone();
+    let loads = |name: &String| {
+        model.parameters.get(name).is_some_and(|p| p.load.is_some())
+            || model.states.get(name).is_some_and(|s| s.load.is_some())
+    };
+    if !names.iter().any(loads) {
+        model.parameters.values_mut().for_each(|p| p.load = None);
+        model.states.values_mut().for_each(|s| s.load = None);
+    }
+    let mut values = initial(spec, &model, seed)?;
+    values.retain(|name, _| names.contains(name));
+    Ok(values)
+}
+
 /// The model with the files that its networks load at the places where they lie.
 pub fn resolved(spec: &Spec, model: &Model) -> Result<Model, Failure> {
     let mut model = model.clone();
@@ -54,6 +70,27 @@ pub fn fill(run: &mut dyn Executable, tensors: &Tensors) -> Result<(), Failure> 
         }
     }
     Ok(())
+}
+
+/// Endings by which the files of other tools are known.
+const OTHER_FORMATS: &str = "caffemodel ckpt engine ggml gguf h5 hdf5 keras mlmodel mlpackage npy npz onnx ort pb \
+    pdmodel pdparams pickle pkl pt pt2 pte pth tflite";
+
+/// Refuses a name that promises another format than the one that is written.
+pub fn named_as_written(path: &Path) -> Result<(), Failure> {
+    let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
+    let Some(ending) = ending.filter(|ending| OTHER_FORMATS.split(' ').any(|other| other == ending)) else {
+        return Ok(());
+    };
+    let shown = path.display();
+    let hint = format!(
+        "name it `{}`; `safetensors.torch.load_file` reads that in PyTorch, `safetensors.numpy.load_file` in NumPy",
+        path.with_extension("safetensors").display()
+    );
+    Err(Failure::usage(format!(
+        "{shown} would be a safetensors file, the only format that is written, and no .{ending}"
+    ))
+    .hint(hint))
 }
 
 /// Says where a file went.

@@ -11,6 +11,22 @@ use std::path::Path;
 /// How much more than the input an image of a folder covers before its centre is taken: 256 for an input of 224.
 const MARGIN: f64 = 256.0 / 224.0;
 
+/// How evaluation makes an input of an image: what whoever runs the net elsewhere has to do.
+///
+/// The image is scaled, keeping its aspect, so that it just covers `resize`; the centre, `crop`, is cut out; of each channel
+/// `mean` is subtracted from pixels in [0, 1], and the rest is divided by `std`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Preparation {
+    /// Mean of each channel, of pixels in [0, 1].
+    pub mean: Vec<f64>,
+    /// Standard deviation of each channel.
+    pub std: Vec<f64>,
+    /// Height and width in pixels, rounded.
+    pub resize: [usize; 2],
+    /// Height and width of the input in pixels.
+    pub crop: [usize; 2],
+}
+
 /// How an image becomes an input.
 ///
 /// Random changes work on raw pixels, before normalisation: what `crop` pads with is black, as in torchvision's
@@ -19,6 +35,10 @@ const MARGIN: f64 = 256.0 / 224.0;
 pub(crate) struct View {
     shape: [usize; 3],
     augment: Vec<Augment>,
+    /// How much more than the input an image file covers before its centre is taken.
+    margin: f64,
+    mean: Vec<f64>,
+    std: Vec<f64>,
     /// For every channel, the normalised value of each pixel value.
     table: Vec<[f32; 256]>,
 }
@@ -70,7 +90,24 @@ impl View {
             .zip(&std)
             .map(|(m, s)| std::array::from_fn(|v| ((v as f64 / 255.0 - m) / s) as f32))
             .collect();
-        Ok(View { shape, augment: data.augment.clone(), table })
+        // Images of a folder are cut; where all have the size of the input, nothing is but what does not have its aspect.
+        let margin = match data.dataset {
+            Dataset::ImageFolder => MARGIN,
+            Dataset::Mnist | Dataset::Cifar10 | Dataset::Cifar100 => 1.0,
+        };
+        Ok(View { shape, augment: data.augment.clone(), margin, mean, std, table })
+    }
+
+    /// What is done to an image file without random changes.
+    pub(super) fn preparation(&self) -> Preparation {
+        let [_, height, width] = self.shape;
+        let covered = |n: usize| (n as f64 * self.margin).round() as usize;
+        Preparation {
+            mean: self.mean.clone(),
+            std: self.std.clone(),
+            resize: [covered(height), covered(width)],
+            crop: [height, width],
+        }
     }
 
     /// Elements of an input.
@@ -107,7 +144,7 @@ impl View {
                     (Some(rng), Some(scale)) => {
                         decoded.resized(resized_crop(rng, decoded.size(), scale), size, resizer, planes)?;
                     }
-                    (None, _) | (_, None) => decoded.centre(size, MARGIN, resizer, planes)?,
+                    (None, _) | (_, None) => decoded.centre(size, self.margin, resizer, planes)?,
                 }
             }
         }
@@ -134,17 +171,12 @@ impl View {
         Ok(())
     }
 
-    /// An image file on its own, without random changes. Where the data set's images all have the size of the input,
-    /// nothing is cut away but what does not have its aspect.
-    pub(super) fn render_file(&self, path: &Path, dataset: Dataset) -> Result<Vec<f32>, DataError> {
+    /// An image file on its own, without random changes.
+    pub(super) fn render_file(&self, path: &Path) -> Result<Vec<f32>, DataError> {
         let [channels, height, width] = self.shape;
-        let margin = match dataset {
-            Dataset::ImageFolder => MARGIN,
-            Dataset::Mnist | Dataset::Cifar10 | Dataset::Cifar100 => 1.0,
-        };
         let mut planes = vec![0; self.elements()];
         let decoded = Decoded::open(path, channels)?;
-        decoded.centre([width as u32, height as u32], margin, &mut Resizer::new(), &mut planes)?;
+        decoded.centre([width as u32, height as u32], self.margin, &mut Resizer::new(), &mut planes)?;
         let mut out = vec![0.0; planes.len()];
         self.normalise(&planes, &mut out);
         Ok(out)

@@ -3,38 +3,110 @@
 use super::DataError;
 use fast_image_resize::images::{CroppedImage, Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
-use image::ImageFormat;
+use image::{DynamicImage, ImageFormat};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// Whether a JPEG goes on to its end marker. What begins like no JPEG is left to the decoder to refuse.
-fn jpeg_is_whole(bytes: &[u8]) -> bool {
+/// A scan may end with so many zeros; more of them fill up what was never written.
+const FEW: usize = 4;
+
+/// How the bytes of a JPEG end.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Ending {
+    /// With the marker of the end. What begins like no JPEG counts as this too, and is left to the decoder to refuse.
+    Marked,
+    /// In a scan that can be the last one, without a marker behind it: the scan's data go on to this byte at most.
+    Open(usize),
+    /// Before what could be the last scan, or in one that does not tell: of several that refine each other, or of intervals
+    /// between which the decoder begins anew.
+    Cut,
+}
+
+fn ending(bytes: &[u8]) -> Ending {
     // Behind the marker of the beginning stand segments: 0xFF, a marker, a length that counts itself. What follows a
     // start of scan has no length: in it 0xFF is followed by 0 or by a restart marker, else the next segment begins.
     const END: u8 = 0xD9;
     const SCAN: u8 = 0xDA;
+    const RESTARTS: u8 = 0xDD;
+    // Frames whose scans each hold whole blocks of the components that they name (baseline, extended sequential).
+    const SEQUENTIAL: [u8; 2] = [0xC0, 0xC1];
     let mut at = 2;
+    // Components of a sequential frame that no scan has named so far.
+    let mut missing = None;
+    let mut restarts = false;
     loop {
-        let Some(&marker) = bytes.get(at + 1) else { return false };
+        let Some(&marker) = bytes.get(at + 1) else { return Ending::Cut };
         match (bytes[at], marker) {
-            (0xFF, END) => return true,
+            (0xFF, END) => return Ending::Marked,
             // Fill bytes.
             (0xFF, 0xFF) => at += 1,
             (0xFF, _) => {
-                let Some(length) = bytes.get(at + 2..at + 4) else { return false };
-                at += 2 + usize::from(u16::from_be_bytes([length[0], length[1]])).max(2);
+                let Some(length) = bytes.get(at + 2..at + 4) else { return Ending::Cut };
+                let length = usize::from(u16::from_be_bytes([length[0], length[1]])).max(2);
+                let segment = bytes.get(at + 4..at + 2 + length).unwrap_or_default();
+                if SEQUENTIAL.contains(&marker) {
+                    missing = segment.get(5).map(|&components| usize::from(components));
+                }
+                restarts |= marker == RESTARTS && segment != [0, 0];
+                at += 2 + length;
                 if marker == SCAN {
+                    missing =
+                        missing.map(|n| n.saturating_sub(segment.first().map_or(0, |&n| usize::from(n))));
                     let rest = bytes.get(at..).unwrap_or_default();
                     let ends = |pair: &[u8]| pair[0] == 0xFF && !matches!(pair[1], 0 | 0xD0..=0xD7);
-                    let Some(length) = rest.windows(2).position(ends) else { return false };
-                    at += length;
+                    match rest.windows(2).position(ends) {
+                        Some(length) => at += length,
+                        None if missing == Some(0) && !restarts => {
+                            let zeros = rest.iter().rev().take_while(|&&b| b == 0).count();
+                            let filled = if zeros > FEW { zeros } else { 0 };
+                            return Ending::Open(bytes.len() - filled);
+                        }
+                        None => return Ending::Cut,
+                    }
                 }
             }
             // No segment where one has to be: the decoder says so.
-            _ => return true,
+            _ => return Ending::Marked,
         }
     }
 }
+
+/// Decodes a JPEG. The decoder makes something of what is not there, so that one that breaks off is refused here; one that
+/// lacks nothing but the marker of its end is not.
+fn jpeg(mut bytes: Vec<u8>) -> Result<DynamicImage, String> {
+    let decode = |bytes: &[u8]| {
+        image::load_from_memory_with_format(bytes, ImageFormat::Jpeg).map_err(|e| e.to_string())
+    };
+    let breaks_off = || "the JPEG breaks off before its end".to_string();
+    match ending(&bytes) {
+        Ending::Marked => decode(&bytes),
+        Ending::Cut => Err(breaks_off()),
+        Ending::Open(length) => {
+            // The decoder does not say whether it came to the end of the pixels. Where it did, they do not depend on what
+            // follows; else what follows is decoded in place of what is missing.
+            bytes.truncate(length);
+            if bytes.last() == Some(&0xFF) {
+                // Half of a marker, which is none, or half of a byte of the scan, which is this one.
+                bytes.push(0);
+            }
+            let length = bytes.len();
+            let mut images = TAILS.iter().map(|&tail| {
+                bytes.truncate(length);
+                bytes.extend([tail; TAIL]);
+                bytes.extend([0xFF, 0xD9]);
+                decode(&bytes)
+            });
+            let first = images.next().ok_or_else(breaks_off)??;
+            if images.all(|other| other.as_ref() == Ok(&first)) { Ok(first) } else { Err(breaks_off()) }
+        }
+    }
+}
+
+/// Bytes that are put behind a scan without an end, in turn: to a Huffman decoder they have nothing in common.
+const TAILS: [u8; 4] = [0x00, 0x55, 0xAA, 0x33];
+
+/// How many of them: more than the blocks of a few pixels take.
+const TAIL: usize = 256;
 
 /// A rectangle of pixels: left, top, width, height.
 pub(super) type Part = [u32; 4];
@@ -59,15 +131,10 @@ impl Decoded {
         let decoded = if reader.format() == Some(ImageFormat::Jpeg) {
             let mut bytes = Vec::new();
             reader.into_inner().read_to_end(&mut bytes).map_err(|e| DataError::io(path, e))?;
-            // The decoder makes grey of what is not there.
-            if !jpeg_is_whole(&bytes) {
-                return Err(fail("the JPEG breaks off before its end".to_string()));
-            }
-            image::load_from_memory_with_format(&bytes, ImageFormat::Jpeg)
+            jpeg(bytes).map_err(fail)?
         } else {
-            reader.decode()
+            reader.decode().map_err(|e| fail(e.to_string()))?
         };
-        let decoded = decoded.map_err(|e| fail(e.to_string()))?;
         let size = [decoded.width(), decoded.height()];
         if size.contains(&0) {
             return Err(fail("it has no pixels".to_string()));

@@ -13,6 +13,7 @@ mod idx;
 mod loader;
 mod split;
 
+pub use augment::Preparation;
 pub use error::DataError;
 pub use loader::{Batch, Loader};
 
@@ -285,12 +286,21 @@ fn unlike_a_file([channels, height, width]: [usize; 3]) -> Option<&'static str> 
 /// Reads one image file as the input `[C,H,W]` of a model that was trained on `data`: grey or colour as the input
 /// wants, resized and cut to its centre, normalised as in training and never augmented.
 pub fn read_image(data: &Data, input: &Shape, path: &Path) -> Result<Vec<f32>, DataError> {
+    view_of_files(data, input)?.render_file(path)
+}
+
+/// How [`read_image`] prepares a file.
+pub fn preparation(data: &Data, input: &Shape) -> Result<Preparation, DataError> {
+    Ok(view_of_files(data, input)?.preparation())
+}
+
+fn view_of_files(data: &Data, input: &Shape) -> Result<augment::View, DataError> {
     let shape = extents(input)?;
     if let Some(found) = unlike_a_file(shape) {
         let message = format!("the spec's input is {input}, but image files have {found}");
         return Err(DataError::Setting { message });
     }
-    augment::View::new(data, shape)?.render_file(path, data.dataset)
+    augment::View::new(data, shape)
 }
 
 /// Reads one split, and the names of the classes.

@@ -9,6 +9,7 @@ use crate::{Failure, Spec, Ui, device, kernel_text, memory_picture};
 use ddnnc_cpu::CpuDevice;
 use ddnnc_ir::{Graph, IrError, Mode, Model, Op};
 use ddnnc_passes::{Compiled, Goal};
+use ddnnc_train::atomic_write_all;
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::fs;
@@ -171,15 +172,25 @@ fn memory(compiled: &Compiled) -> String {
     text
 }
 
-/// Writes every phase as `NN-<phase>.<ending>`.
+/// Writes every phase as `NN-<phase>.<ending>`, all or none; folders that were made for that are removed again.
 fn dump(folder: &Path, spec: &Spec, phases: &Phases, compiled: &Compiled) -> Result<(), Failure> {
-    fs::create_dir_all(folder).map_err(|e| Failure::writing(folder, &e))?;
-    write_file(&folder.join("00-ast.txt"), ddnnc_syntax::dump(&spec.file).as_bytes())?;
+    let tree = ddnnc_syntax::dump(&spec.file);
+    let schedule = compiled.program.to_string();
+    let mut files = vec![(folder.join("00-ast.txt"), tree.as_bytes())];
     for (i, (phase, _)) in phases.texts.iter().enumerate() {
-        write_file(&folder.join(format!("{:02}-{phase}.ir", i + 1)), phases.text(phase)?.as_bytes())?;
+        files.push((folder.join(format!("{:02}-{phase}.ir", i + 1)), phases.text(phase)?.as_bytes()));
     }
-    let last = folder.join(format!("{:02}-schedule.txt", phases.texts.len() + 1));
-    write_file(&last, compiled.program.to_string().as_bytes())
+    files.push((folder.join(format!("{:02}-schedule.txt", phases.texts.len() + 1)), schedule.as_bytes()));
+    let made: Vec<&Path> =
+        folder.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).collect();
+    let written = fs::create_dir_all(folder)
+        .map_err(|e| Failure::writing(folder, &e))
+        .and_then(|()| atomic_write_all(&files).map_err(|(path, e)| Failure::writing(&path, &e)));
+    if written.is_err() {
+        // From the inside out; one that somebody else has put something into stays.
+        made.iter().for_each(|path| drop(fs::remove_dir(path)));
+    }
+    written
 }
 
 fn as_json(model: &Model, compiled: &Compiled, shared: usize, elapsed: f64) -> Value {

@@ -13,8 +13,8 @@ use serde_json::json;
 pub fn run(args: &EvalArgs, ui: Ui) -> Result<(), Failure> {
     let options = device::options_on(&args.device, &args.passes)?;
     let (spec, source) = spec_and_weights(&args.spec, &args.weights, ui)?;
-    let model = spec.lower(Mode::Eval, args.batch)?;
-    let trained = source.read(&model, ui)?;
+    let mut model = spec.lower(Mode::Eval, args.batch)?;
+    let trained = source.read_for(&mut model, ui)?;
     let folder = data_folder(&spec, &model, args.data.as_deref())?;
     let (part, split, data) = match args.split {
         SplitName::Test => {

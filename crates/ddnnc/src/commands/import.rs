@@ -4,7 +4,7 @@
 //! (`name@net.…`), by the name without the mark; by its shape and the last word of its
 //! name (`weight`, `running_mean`, …), where only one tensor on either side is left that has both. Where several are
 //! left, `--by-order` pairs them in the order of their names in the file (numbers by value) and of use in the model; without
-//! it they are named and nothing is written.
+//! it they are named and nothing is written. What `--except` names takes no part in this, on either side.
 
 use crate::cli::ImportArgs;
 use crate::output::{apart, print};
@@ -20,29 +20,27 @@ const IGNORED: &str = "num_batches_tracked";
 
 /// Reads foreign weights, finds a place for each, writes them, and prints the pairing.
 pub fn run(args: &ImportArgs, ui: Ui) -> Result<(), Failure> {
+    weights::named_as_written(&args.output)?;
     apart([&args.spec.spec, &args.weights].into_iter().chain(&args.map), [&args.output])?;
     let spec = Spec::load(&args.spec.spec, &args.spec.set, ui)?;
     let model = spec.lower(Mode::Train, None)?;
     let file = &args.weights;
     let mut foreign = read_foreign(file)?;
-    let map = match &args.map {
+    let mut map = match &args.map {
         Some(path) => read_map(path)?,
         None => IndexMap::new(),
     };
     let mut matching = Matching::new(&model);
+    let left_out = matching.leave_out(&mut foreign, &mut map, &args.except)?;
     let mut problems = matching.by_map(&mut foreign, &map);
     if problems.is_empty() {
         matching.by_name(&mut foreign);
         matching.by_unmarked_name(&mut foreign);
         problems = matching.by_shape(&mut foreign, args.by_order);
+        problems.extend(matching.unplaced(&foreign));
     }
-    problems.extend(
-        matching.wanted.iter().map(|(name, shape)| format!("`{name}` {shape} finds no tensor in the file")),
-    );
-    problems
-        .extend(foreign.iter().map(|(name, t)| format!("`{name}` {} finds no place in the model", t.shape)));
     if !problems.is_empty() {
-        return Err(Failure::input(format!(
+        let mut failure = Failure::input(format!(
             "{} does not fit `{}`:\n  {}",
             file.display(),
             model.name,
@@ -50,18 +48,73 @@ pub fn run(args: &ImportArgs, ui: Ui) -> Result<(), Failure> {
         ))
         .hint(
             "say what belongs where with `--map FILE`, a JSON object {\"name in the file\": \"public name\"}",
-        )
-        .hint("`ddnnc inspect SPEC --parameters` lists the public names"));
+        );
+        if !matching.unfit.is_empty() {
+            failure = failure.hint(except_hint(&matching.unfit));
+        }
+        return Err(failure.hint("`ddnnc inspect SPEC --parameters` lists the public names"));
+    }
+    let mut metadata = BTreeMap::from([("model".to_string(), model.name.clone())]);
+    if !left_out.model.is_empty() {
+        let seed = args.seed.unwrap_or(model.recipe.seed);
+        matching.found.extend(weights::initial_of(&spec, &model, &left_out.model, seed)?);
+        metadata.insert("seed".to_string(), seed.to_string());
     }
     let tensors = matching.in_order(&model);
     weights::check(&model, &tensors, file)?;
-    let metadata = BTreeMap::from([("model".to_string(), model.name.clone())]);
     write_weights(&args.output, &tensors, &metadata).map_err(weights::failed)?;
     weights::wrote(ui, "the weights", &args.output);
     if ui.quiet {
         return Ok(());
     }
-    print(&matching.pairs.iter().map(|(from, to)| format!("{from}\t{to}\n")).collect::<String>())
+    let pairs = matching.pairs.iter().map(|(from, to)| format!("{from}\t{to}\n"));
+    let file = left_out.file.iter().map(|from| format!("{from}\tleft out\n"));
+    let ours = left_out.model.iter().map(|to| format!("initial values\t{to}\n"));
+    print(&pairs.chain(file).chain(ours).collect::<String>())
+}
+
+/// Whether a name is `part`, stands under it, or has it among the words of its path.
+fn within(name: &str, part: &str) -> bool {
+    format!(".{name}.").contains(&format!(".{part}."))
+}
+
+/// Every run of words of a path that [`within`] finds in it: what `--except` could mean.
+fn parts(name: &str) -> Vec<String> {
+    let words: Vec<&str> = name.split('.').take(MAX_WORDS).collect();
+    let runs = |from: usize| (from..words.len()).map(move |to| (from, to));
+    (0..words.len()).flat_map(runs).map(|(from, to)| words[from..=to].join(".")).collect()
+}
+
+/// No path that is meant seriously has more words.
+const MAX_WORDS: usize = 16;
+
+/// How to leave out what finds no partner: the head by that word, everything else by the operator that it belongs to.
+fn except_hint(names: &IndexSet<String>) -> String {
+    let mut parts: IndexSet<&str> = IndexSet::new();
+    for name in names {
+        if !parts.iter().any(|part| within(name, part)) {
+            let operator = name.rsplit_once('.').map_or(name.as_str(), |(operator, _)| operator);
+            parts.insert(if within(name, "head") { "head" } else { operator });
+        }
+    }
+    let options = match parts.len() {
+        1..=SHOWN => parts.iter().map(|part| format!("--except {part}")).collect::<Vec<_>>().join(" "),
+        _ => "--except NAME".to_string(),
+    };
+    format!(
+        "leave a part out, such as the head for another number of classes, with `{options}`: in the model it keeps initial values"
+    )
+}
+
+/// How many parts a hint names.
+const SHOWN: usize = 4;
+
+/// What `--except` named.
+struct LeftOut {
+    /// Names in the file.
+    file: Vec<String>,
+    /// Public names.
+    model: Vec<String>,
 }
 
 /// The tensors of a foreign file, in natural order of their names, without what has no counterpart.
@@ -116,13 +169,73 @@ struct Matching {
     found: Tensors,
     /// (name in the file, public name)
     pairs: Vec<(String, String)>,
+    /// Names on either side that do not fit.
+    unfit: IndexSet<String>,
 }
 
 impl Matching {
     fn new(model: &Model) -> Matching {
         let parameters = model.parameters.iter().map(|(name, p)| (name.clone(), p.shape.clone()));
         let states = model.states.iter().map(|(name, s)| (name.clone(), s.shape.clone()));
-        Matching { wanted: parameters.chain(states).collect(), found: Tensors::new(), pairs: Vec::new() }
+        let wanted = parameters.chain(states).collect();
+        Matching { wanted, found: Tensors::new(), pairs: Vec::new(), unfit: IndexSet::new() }
+    }
+
+    /// Takes out what is named, on both sides; of a pair of the map both.
+    fn leave_out(
+        &mut self,
+        foreign: &mut Tensors,
+        map: &mut IndexMap<String, String>,
+        names: &[String],
+    ) -> Result<LeftOut, Failure> {
+        for part in names {
+            let mut all = self.wanted.keys().chain(foreign.keys());
+            if !all.any(|name| within(name, part)) {
+                let known: IndexSet<String> =
+                    self.wanted.keys().chain(foreign.keys()).flat_map(|n| parts(n)).collect();
+                let failure =
+                    Failure::input(format!("`--except {part}` names nothing in the file or the model"));
+                return Err(match ddnnc_diag::did_you_mean(part, known.iter().map(String::as_str)) {
+                    Some(near) => failure.hint(format!("did you mean `{near}`?")),
+                    None => failure.hint(
+                        "it takes a name, a path that it stands under, or whole words of that; `ddnnc inspect SPEC \
+                         --parameters` lists the model's names",
+                    ),
+                });
+            }
+        }
+        let meant = |name: &str| names.iter().any(|part| within(name, part));
+        let mut named: IndexSet<String> = IndexSet::new();
+        map.retain(|from, to| {
+            let out = meant(from) || meant(to);
+            if out {
+                named.extend([from.clone(), to.clone()]);
+            }
+            !out
+        });
+        let is_out = |name: &String| meant(name) || named.contains(name);
+        let file = foreign.keys().filter(|name| is_out(name)).cloned().collect();
+        let model = self.wanted.keys().filter(|name| is_out(name)).cloned().collect();
+        foreign.retain(|name, _| !is_out(name));
+        self.wanted.retain(|name, _| !is_out(name));
+        Ok(LeftOut { file, model })
+    }
+
+    /// What has no partner; of one name on both sides, both shapes.
+    fn unplaced(&mut self, foreign: &Tensors) -> Vec<String> {
+        let mut problems = Vec::new();
+        for (name, shape) in &self.wanted {
+            problems.push(match foreign.get(name) {
+                Some(tensor) => format!("`{name}` is {} in the file, and {shape} in the model", tensor.shape),
+                None => format!("`{name}` {shape} finds no tensor in the file"),
+            });
+            self.unfit.insert(name.clone());
+        }
+        for (name, tensor) in foreign.iter().filter(|(name, _)| !self.wanted.contains_key(*name)) {
+            problems.push(format!("`{name}` {} finds no place in the model", tensor.shape));
+            self.unfit.insert(name.clone());
+        }
+        problems
     }
 
     fn take(&mut self, foreign: &mut Tensors, from: &str, to: &str) {
@@ -144,6 +257,7 @@ impl Matching {
                 (_, None) => problems.push(format!("the map names `{to}`, which the model does not have")),
                 (Some(t), Some(shape)) if t.shape != *shape => {
                     problems.push(format!("the map takes `{from}` {} to `{to}` {shape}", t.shape));
+                    self.unfit.insert(to.clone());
                 }
                 (Some(_), Some(_)) => self.take(foreign, from, to),
             }
@@ -217,6 +331,18 @@ impl Matching {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_part_is_whole_words_of_a_path() {
+        let name = "net.head.linear1@small.weight";
+        for part in ["net", "head", "net.head", "head.linear1@small", "weight", name] {
+            assert!(within(name, part) && parts(name).iter().any(|p| p == part), "{part}");
+        }
+        for part in ["", "hea", "ead", "linear1", "net.linear1@small", ".", "net."] {
+            assert!(!within(name, part), "{part}");
+        }
+        assert_eq!(parts(name).len(), 10);
+    }
 
     #[test]
     fn a_name_loses_the_mark_of_its_net() {

@@ -5,7 +5,7 @@ use crate::device::not_compiled;
 use crate::graph_picture::{self, kind, weight};
 use crate::output::{apart, grouped, print, print_json, si, table, write_file};
 use crate::{Failure, Spec, Ui};
-use ddnnc_ir::{Graph, Mode, Model, Weight};
+use ddnnc_ir::{Graph, Mode, Model, Op, Term, Weight};
 use ddnnc_passes::Goal;
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -66,6 +66,15 @@ fn parameters(model: &Model) -> String {
     entries(model).map(|(name, shape, kind)| format!("{name}\tf32\t{shape}\t{kind}\n")).collect()
 }
 
+/// What shapes a loss term besides its weight, by its name in the language.
+fn setting(model: &Model, term: &Term) -> Option<(&'static str, f64)> {
+    match *model.graph.op(model.graph.output(&format!("loss.{}", term.name))?) {
+        Op::KlDivergence { temperature } => Some(("temperature", temperature)),
+        Op::CrossEntropy { smoothing } => Some(("label_smoothing", smoothing)),
+        _ => None,
+    }
+}
+
 fn summary(model: &Model) -> String {
     let (input, target) = (&model.input, &model.target);
     let mut text = format!("{}\n\n  input   {} : f32{}\n", model.name, input.0, input.1);
@@ -86,9 +95,20 @@ fn summary(model: &Model) -> String {
         })
         .collect();
     text.push_str(&table(2, &["net", "kind", "parameters", "MACs", "depth", "blocks"], &rows));
-    let rows: Vec<Vec<String>> =
-        model.terms.iter().map(|t| vec![t.name.clone(), weight(&t.weight)]).collect();
-    let _ = write!(text, "\n{}", table(2, &["loss term", "weight"], &rows));
+    let rows: Vec<Vec<String>> = model
+        .terms
+        .iter()
+        .map(|term| {
+            let set = match setting(model, term) {
+                // Without smoothing there is nothing to say.
+                Some((_, 0.0)) => String::new(),
+                Some((name, value)) => format!("{name} = {value}"),
+                None => String::new(),
+            };
+            vec![term.name.clone(), weight(&term.weight), set]
+        })
+        .collect();
+    let _ = write!(text, "\n{}", table(3, &["loss term", "weight", "setting"], &rows));
     if !model.pairings.is_empty() {
         let rows: Vec<Vec<String>> = model
             .pairings
@@ -119,11 +139,16 @@ fn as_json(model: &Model) -> Value {
     let terms: Vec<Value> = model
         .terms
         .iter()
-        .map(|term| match term.weight {
-            Weight::Constant(w) => json!({"name": term.name, "weight": w}),
-            Weight::Ramp { from, to, epochs } => {
-                json!({"name": term.name, "weight": {"from": from, "to": to, "epochs": epochs}})
+        .map(|term| {
+            let weight = match term.weight {
+                Weight::Constant(w) => json!(w),
+                Weight::Ramp { from, to, epochs } => json!({"from": from, "to": to, "epochs": epochs}),
+            };
+            let mut entry = json!({"name": term.name, "weight": weight});
+            if let Some((name, value)) = setting(model, term) {
+                entry[name] = json!(value);
             }
+            entry
         })
         .collect();
     let pairings: Vec<Value> = model

@@ -13,9 +13,9 @@ use serde_json::json;
 pub fn run(args: &PredictArgs, ui: Ui) -> Result<(), Failure> {
     let options = device::options_on(&args.device, &args.passes)?;
     let (spec, source) = spec_and_weights(&args.spec, &args.weights, ui)?;
-    let model = spec.lower(Mode::Eval, Some(1))?;
+    let mut model = spec.lower(Mode::Eval, Some(1))?;
+    let trained = source.read_for(&mut model, ui)?;
     let net = net(&model, args.subnet.as_deref())?.name.clone();
-    let trained = source.read(&model, ui)?;
     let mut images = Vec::new();
     for path in &args.images {
         // A path that is no file is said as everywhere; what is wrong inside the file is the data reader's to say.

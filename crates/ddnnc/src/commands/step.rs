@@ -14,6 +14,7 @@ use std::path::Path;
 /// Writes initial weights, or runs a step and writes what it gives.
 pub fn run(args: &StepArgs, ui: Ui) -> Result<(), Failure> {
     let options = device::options_on(&args.device, &args.passes)?;
+    args.out.iter().chain(&args.init).try_for_each(|path| weights::named_as_written(path))?;
     let inputs = [&args.spec.spec].into_iter().chain(&args.weights).chain(&args.batch);
     apart(inputs, args.out.iter().chain(&args.init))?;
     let spec = Spec::load(&args.spec.spec, &args.spec.set, ui)?;

@@ -2,7 +2,7 @@
 
 use crate::cli::TrainArgs;
 use crate::output::print;
-use crate::training::{bad_data, data_folder, failed, fit, loader_threads, results_table};
+use crate::training::{WeightSource, bad_data, data_folder, failed, fit, loader_threads, results_table};
 use crate::{Failure, Spec, Ui, device, interrupt, saved_program, weights};
 use ddnnc_ir::{Mode, Model};
 use ddnnc_passes::Goal;
@@ -34,8 +34,12 @@ pub fn run(args: &TrainArgs, ui: Ui) -> Result<(), Failure> {
     let device = device::open(&args.device, ui)?;
     let data_folder = data_folder(&spec, &model, args.data.as_deref())?;
     let data = DataSource::open(&model.recipe.data, &data_folder, fit(&model)).map_err(bad_data)?;
-    // The checkpoint of a run that goes on has all its values: files that its spec loads may have gone since.
-    let start = weights::initial(&spec, &model, model.recipe.seed).or_else(|failure| {
+    // The checkpoint of a run that goes on has all its values: files that it began with may have gone since.
+    let start = match &args.weights {
+        Some(file) => WeightSource::File(file.clone()).read(&model, ui).map(|trained| trained.values),
+        None => weights::initial(&spec, &model, model.recipe.seed),
+    };
+    let start = start.or_else(|failure| {
         let kept = args.resume.then(|| RunFolder::newest_complete(&folder).ok()).flatten();
         kept.map(|(_, checkpoint, _)| checkpoint.values).ok_or(failure)
     })?;
@@ -100,6 +104,7 @@ fn resume_command(args: &TrainArgs, folder: &Path) -> String {
     option("--device", args.device.device.map(|device| device.as_str().to_string()));
     option("--cuda-tile", args.device.kernels.cuda_tile.map(|[m, n, k]| format!("{m}x{n}x{k}")));
     option("--passes", args.passes.passes.as_ref().map(|names| names.join(",")));
+    option("--weights", args.weights.as_ref().map(|p| p.display().to_string()));
     option("--program", args.program.as_ref().map(|p| p.display().to_string()));
     option("--out", Some(folder.display().to_string()));
     words.extend(args.device.emulate.then(|| "--emulate".to_string()));
@@ -192,6 +197,8 @@ mod tests {
             "8",
             "--data",
             "d",
+            "--weights",
+            "w",
             "--program",
             "p",
             "--device",
@@ -210,7 +217,7 @@ mod tests {
         let Command::Train(args) = Cli::parse_from(line).command else { panic!("it is `train`") };
         assert_eq!(
             resume_command(&args, Path::new("r")),
-            "ddnnc train 'a b.ddnn' --set 'train.data.path=\"it'\\''s\"' --batch 8 --data d --device cuda --cuda-tile 64x64x32 --passes dead_code,fuse --program p --out r --tf32 --no-wgmma --instructions portable --no-winograd --tune --resume"
+            "ddnnc train 'a b.ddnn' --set 'train.data.path=\"it'\\''s\"' --batch 8 --data d --device cuda --cuda-tile 64x64x32 --passes dead_code,fuse --weights w --program p --out r --tf32 --no-wgmma --instructions portable --no-winograd --tune --resume"
         );
     }
 }

@@ -199,9 +199,22 @@ fn bad_weights_are_named() {
     run().fails(1, &["resnet.stem.conv1.weight", "[16,3,1,3]", "[16,1,3,3]"]);
     let small = ["--subnet", "small", "-o", "small.safetensors"];
     place.run(&[&["export", &quick, "--weights", "w.safetensors"], &small[..]].concat()).ok();
-    // An exported net in place of the whole model: some of what is missing, how much more, and the way out.
+    // An exported net where the whole model is needed: some of what is missing, how much more, and the way out.
     place
-        .run(&["eval", &quick, "--weights", "small.safetensors"])
+        .run(&[
+            "export",
+            &quick,
+            "--weights",
+            "small.safetensors",
+            "--subnet",
+            "full",
+            "-o",
+            "out.safetensors",
+        ])
+        .fails(1, &["no net `full`", "its nets are small"]);
+    crate::commands::batch(&place.path("b.safetensors"), 2, 0);
+    place
+        .run(&["step", &quick, "--weights", "small.safetensors", "--batch", "b.safetensors"])
         .fails(1, &["is missing", " more", "holds `small` alone", "ddnnc import"]);
     fs::write(place.path("bad.safetensors"), &whole[..whole.len() - 10]).expect("a writable folder");
     run().fails(1, &["bad.safetensors", "not a complete safetensors file"]);
@@ -217,6 +230,25 @@ fn bad_weights_are_named() {
     place.run(&["eval", &quick, "--run", "."]).fails(1, &["no run folder"]);
     place.run(&["train", &quick, "--out", "w.safetensors"]).fails(1, &["`w.safetensors` is a file"]);
     place.run(&["report", "."]).fails(1, &["spec.ddnn"]);
+}
+
+/// A name that promises another format would be found out only where the file is used.
+#[test]
+fn only_safetensors_are_written() {
+    let place = Place::new();
+    let quick = spec("quickstart");
+    place.run(&["step", &quick, "--init", "w.safetensors"]).ok();
+    let export = ["export", &quick, "--weights", "w.safetensors", "--subnet", "small", "-o"];
+    for name in ["a.onnx", "a.pth", "a.b.PT", "a.pb"] {
+        let words = ["would be a safetensors file", "only format", "name it `a.", "safetensors`"];
+        place.run(&[&export[..], &[name]].concat()).fails(2, &words);
+        place.run(&["step", &quick, "--init", name]).fails(2, &words);
+        place.run(&["import", &quick, "--weights", "w.safetensors", "-o", name]).fails(2, &words);
+        assert!(!place.path(name).exists());
+    }
+    for name in ["a", "a.safetensors", "a.weights", "onnx"] {
+        place.run(&[&export[..], &[name]].concat()).ok();
+    }
 }
 
 #[test]
@@ -378,6 +410,43 @@ fn a_full_disk_at_the_start_leaves_no_run() {
         assert!(!place.path("run").exists(), "{blocks} blocks: {:?}", place.names("run"));
     }
     place.run(&args).ok();
+}
+
+/// Phases are for comparing: some of this compilation beside some of another would mislead.
+#[cfg(unix)]
+#[test]
+fn phases_are_dumped_all_or_none() {
+    let place = Place::new();
+    let quick = spec("quickstart");
+    let dump = |folder: &str| place.run(&["compile", &quick, "--dump-phases", folder, "-q"]);
+    dump("good").ok();
+    let names = place.names("good");
+    assert!(names.len() >= 6, "{names:?}");
+    // The name of one is taken by a folder, the others are files of another compilation.
+    let taken = &names[3];
+    fs::create_dir_all(place.path("old").join(taken)).expect("a writable folder");
+    for name in names.iter().filter(|name| *name != taken) {
+        fs::write(place.path("old").join(name), "old").expect("a writable folder");
+    }
+    dump("old").fails(3, &[&format!("old/{taken}"), "directory"]);
+    assert_eq!(place.names("old"), names);
+    for name in names.iter().filter(|name| *name != taken) {
+        assert_eq!(fs::read_to_string(place.path("old").join(name)).expect("a file"), "old", "{name}");
+    }
+    // A disk that is full before the last one; the folders that were made are gone again, and no other.
+    fs::create_dir(place.path("mine")).expect("a writable folder");
+    let sizes = names.iter().map(|name| fs::metadata(place.path("good").join(name)).expect("a file").len());
+    let blocks = (sizes.max().expect("a file") / 512 - 1).to_string();
+    let output = std::process::Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f $0; exec \"$@\"", &blocks, env!("CARGO_BIN_EXE_ddnnc")])
+        .args(["compile", &quick, "--dump-phases", "mine/a/b"])
+        .current_dir(place.dir.path())
+        .output()
+        .expect("there is `sh`");
+    Ran::new(output).fails(3, &["mine/a/b/", "too large"]);
+    assert!(place.path("mine").exists() && place.names("mine").is_empty(), "{:?}", place.names("mine"));
+    dump("mine/a/b").ok();
+    assert_eq!(place.names("mine/a/b"), names);
 }
 
 #[cfg(target_os = "linux")]
