@@ -136,9 +136,9 @@ impl<A: Apply> HalvesVectored for Floats<A> {
                 let mut done = 0;
                 if S::PAIRS {
                     done = if ports.past {
-                        runs::<S, A, f32, f32, false, true>(op, a, b, &ports, at)
+                        runs::<S, A, f32, f32, FLOATS, true>(op, a, b, &ports, at)
                     } else {
-                        runs::<S, A, f32, f32, false, false>(op, a, b, &ports, at)
+                        runs::<S, A, f32, f32, FLOATS, false>(op, a, b, &ports, at)
                     };
                 }
                 rest::<S, A>(op, &ports, at, done);
@@ -172,6 +172,8 @@ impl<A: Apply> HalvesVectored for Any<A> {
                     } else {
                         halves::<S, A, false>(op, ports, (start, len))
                     };
+                } else if S::PAIRS && ports.halves.is_null() && !ports.past {
+                    done = widened::<S, A>(op, ports, (start, len));
                 }
                 rest::<S, A>(op, ports, (start, len), done);
             }
@@ -187,23 +189,40 @@ unsafe fn halves<S: Halves, A: Apply, const PAST: bool>(op: A, p: &Ports, at: (u
     unsafe {
         if A::TWO {
             match p.src {
-                [Port::Halves(a), Port::Halves(b)] => runs::<S, A, u16, u16, true, PAST>(op, a, b, p, at),
+                [Port::Halves(a), Port::Halves(b)] => runs::<S, A, u16, u16, HALVES, PAST>(op, a, b, p, at),
                 [Port::Rounded(a), Port::Halves(b)] => {
-                    runs::<S, A, Unrounded, u16, true, PAST>(op, a.cast(), b, p, at)
+                    runs::<S, A, Unrounded, u16, HALVES, PAST>(op, a.cast(), b, p, at)
                 }
                 [Port::Halves(a), Port::Rounded(b)] => {
-                    runs::<S, A, u16, Unrounded, true, PAST>(op, a, b.cast(), p, at)
+                    runs::<S, A, u16, Unrounded, HALVES, PAST>(op, a, b.cast(), p, at)
                 }
                 _ => 0,
             }
         } else {
             match p.src[0] {
-                Port::Halves(a) => runs::<S, A, u16, u16, true, PAST>(op, a, a, p, at),
+                Port::Halves(a) => runs::<S, A, u16, u16, HALVES, PAST>(op, a, a, p, at),
                 Port::Rounded(a) => {
-                    runs::<S, A, Unrounded, Unrounded, true, PAST>(op, a.cast(), a.cast(), p, at)
+                    runs::<S, A, Unrounded, Unrounded, HALVES, PAST>(op, a.cast(), a.cast(), p, at)
                 }
+                Port::Floats(a) if A::COPIES => runs::<S, A, f32, f32, HALVES, PAST>(op, a, a, p, at),
                 Port::Floats(_) => 0,
             }
+        }
+    }
+}
+
+/// The same to f32, of one operand of bf16: rows that a convolution in f32 reads.
+#[inline(always)]
+unsafe fn widened<S: Halves, A: Apply>(op: A, p: &Ports, at: (usize, usize)) -> usize {
+    let Port::Halves(a) = p.src[0] else { return 0 };
+    // SAFETY: promised by the caller of `run`.
+    unsafe {
+        if A::TWO {
+            0
+        } else if A::KEEPS || !p.round {
+            runs::<S, A, u16, u16, FLOATS, false>(op, a, a, p, at)
+        } else {
+            runs::<S, A, u16, u16, ROUNDED, false>(op, a, a, p, at)
         }
     }
 }
@@ -230,6 +249,8 @@ trait Apply: Copy {
     const TWO: bool;
     /// Whether it gives numbers of bf16 for such numbers.
     const KEEPS: bool = false;
+    /// Whether it gives what it takes.
+    const COPIES: bool = false;
     /// Whether it rounds to bf16 itself.
     const ROUNDS: bool = false;
     unsafe fn apply<S: Halves, const FULL: bool>(self, i: usize, some: usize, a: S, b: S) -> S;
@@ -274,6 +295,7 @@ struct Same;
 impl Apply for Same {
     const TWO: bool = false;
     const KEEPS: bool = true;
+    const COPIES: bool = true;
     #[inline(always)]
     unsafe fn apply<S: Halves, const FULL: bool>(self, _: usize, _: usize, a: S, _: S) -> S {
         a
@@ -376,6 +398,8 @@ impl Port {
 
 /// An element of an operand.
 pub trait Element: Copy {
+    /// Whether it may be a number that bf16 does not have.
+    const RAW: bool;
     /// Reads a vector, or `some` elements unless FULL.
     ///
     /// # Safety
@@ -385,6 +409,7 @@ pub trait Element: Copy {
 }
 
 impl Element for f32 {
+    const RAW: bool = true;
     #[inline(always)]
     unsafe fn load<S: Halves, const FULL: bool>(from: *const f32, some: usize) -> S {
         // SAFETY: promised by the caller of `run`.
@@ -393,6 +418,7 @@ impl Element for f32 {
 }
 
 impl Element for u16 {
+    const RAW: bool = false;
     #[inline(always)]
     unsafe fn load<S: Halves, const FULL: bool>(from: *const u16, some: usize) -> S {
         // SAFETY: promised by the caller of `run`.
@@ -406,6 +432,7 @@ impl Element for u16 {
 struct Unrounded(f32);
 
 impl Element for Unrounded {
+    const RAW: bool = false;
     #[inline(always)]
     unsafe fn load<S: Halves, const FULL: bool>(from: *const Unrounded, some: usize) -> S {
         // SAFETY: promised by the caller of `run`; the type is an f32 in memory.
@@ -413,24 +440,31 @@ impl Element for Unrounded {
     }
 }
 
+/// Results of a pass: f32, f32 that are rounded to bf16, and bf16.
+const FLOATS: u8 = 0;
+const ROUNDED: u8 = 1;
+const HALVES: u8 = 2;
+
 /// Elements between which memory is asked for: a line of bf16, two of f32.
 const RUN: usize = 32;
 
 /// The whole runs of a period, pairs of vectors at a time, to a result of one type, of which nothing is known only when it
-/// runs; returns how many elements those are. HALVES where it goes to bf16, else to f32; PAST where past the caches.
+/// runs; returns how many elements those are. TO says what they become; PAST where they go past the caches. Memory is asked
+/// for where operands and result are of one type.
 #[inline(always)]
-unsafe fn runs<S: Halves, A: Apply, X: Element, Y: Element, const HALVES: bool, const PAST: bool>(
+unsafe fn runs<S: Halves, A: Apply, X: Element, Y: Element, const TO: u8, const PAST: bool>(
     op: A,
     a: *const X,
     b: *const Y,
     p: &Ports,
     (start, len): (usize, usize),
 ) -> usize {
-    let size = if HALVES { 2 } else { 4 };
+    let size = if TO == HALVES { 2 } else { 4 };
     let [one, two, out] = p.next;
+    let asks = one != 0 && X::RAW == (TO != HALVES);
     let mut i = 0;
     while i + RUN <= len {
-        if one != 0 {
+        if asks {
             let mut line = 0;
             while line < RUN * size {
                 let at = (start + i) * size + line;
@@ -447,7 +481,7 @@ unsafe fn runs<S: Halves, A: Apply, X: Element, Y: Element, const HALVES: bool, 
         let end = i + RUN;
         while i < end {
             // SAFETY: the elements of a period, or of all, are there.
-            unsafe { pair::<S, A, X, Y, HALVES, PAST>(op, a, b, p, (start + i, i)) };
+            unsafe { pair::<S, A, X, Y, TO, PAST>(op, a, b, p, (start + i, i)) };
             i += 2 * S::LANES;
         }
     }
@@ -456,7 +490,7 @@ unsafe fn runs<S: Halves, A: Apply, X: Element, Y: Element, const HALVES: bool, 
 
 /// Two whole vectors: (where, where in the period).
 #[inline(always)]
-unsafe fn pair<S: Halves, A: Apply, X: Element, Y: Element, const HALVES: bool, const PAST: bool>(
+unsafe fn pair<S: Halves, A: Apply, X: Element, Y: Element, const TO: u8, const PAST: bool>(
     op: A,
     a: *const X,
     b: *const Y,
@@ -473,14 +507,15 @@ unsafe fn pair<S: Halves, A: Apply, X: Element, Y: Element, const HALVES: bool, 
         };
         let low = op.apply::<S, true>(i, lanes, a[0], b[0]);
         let high = op.apply::<S, true>(i + lanes, lanes, a[1], b[1]);
-        if HALVES && A::KEEPS {
+        if TO == HALVES && A::KEEPS && !X::RAW {
             S::store_pair::<true, PAST>([low, high], p.halves.add(at));
-        } else if HALVES {
+        } else if TO == HALVES {
             S::store_pair::<false, PAST>([low, high], p.halves.add(at));
         } else if PAST {
             low.stream(p.floats.add(at));
             high.stream(p.floats.add(behind));
         } else {
+            let [low, high] = if TO == ROUNDED { [low.rounded(), high.rounded()] } else { [low, high] };
             low.store(p.floats.add(at));
             high.store(p.floats.add(behind));
         }
