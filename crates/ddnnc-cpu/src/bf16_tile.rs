@@ -369,7 +369,7 @@ mod x86 {
         let pairs = distance / 2;
         // Without branches that depend on what is left.
         let beside = lines.div_ceil((outer * inner * pairs).max(1));
-        let end = line.wrapping_add(lines * LINE);
+        let last = line.wrapping_add(lines.saturating_sub(1) * LINE);
         // SAFETY: promised.
         unsafe {
             let mut sums = [_mm512_setzero_ps(); N];
@@ -380,7 +380,7 @@ mod x86 {
                     for _ in 0..pairs {
                         for _ in 0..beside {
                             ahead::ask(line);
-                            line = line.wrapping_add(LINE).min(end);
+                            line = line.wrapping_add(LINE).min(last);
                         }
                         let mut left = [pairs_of(_mm512_setzero_si512()); TAPS];
                         for t in 0..TAPS {
@@ -440,7 +440,7 @@ mod x86 {
         // Without branches that depend on what is left.
         let beside = lines.div_ceil((outer * inner * pairs.div_ceil(EVERY)).max(1));
         let every = if lines == 0 { pairs } else { EVERY };
-        let end = line.wrapping_add(lines * LINE);
+        let last = line.wrapping_add(lines.saturating_sub(1) * LINE);
         // SAFETY: promised.
         unsafe {
             let mut groups = [s.data.as_ptr(); N];
@@ -478,7 +478,7 @@ mod x86 {
                     while left > 0 {
                         for _ in 0..beside {
                             ahead::ask(line);
-                            line = line.wrapping_add(LINE).min(end);
+                            line = line.wrapping_add(LINE).min(last);
                         }
                         let some = left.min(every);
                         for _ in 0..some {

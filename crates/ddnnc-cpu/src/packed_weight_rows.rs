@@ -232,7 +232,7 @@ mod x86 {
             let (mut line, lines) = a.ahead.0.take(a.ahead.1);
             let beside = lines.div_ceil((a.lines.len() * (high - low).div_ceil(EVERY)).max(1));
             let every = if lines == 0 { high - low } else { EVERY };
-            let end = line.wrapping_add(lines * LINE);
+            let last = line.wrapping_add(lines.saturating_sub(1) * LINE);
             for &[panel, data] in a.lines {
                 let panel = a.panel.as_ptr().add(panel as usize);
                 let data = a.data.as_ptr().add(data as usize + first);
@@ -245,7 +245,7 @@ mod x86 {
                 while positions > 0 {
                     for _ in 0..beside {
                         ask(line);
-                        line = line.wrapping_add(LINE).min(end);
+                        line = line.wrapping_add(LINE).min(last);
                     }
                     let some = positions.min(every);
                     for _ in 0..some {

@@ -375,7 +375,11 @@ mod x86 {
                     } else {
                         let mask = mask(some);
                         _mm512_mask_storeu_epi32(to.cast(), mask as u16, first);
-                        _mm512_mask_storeu_epi32(to.wrapping_add(half).cast(), (mask >> 16) as u16, second);
+                        // A store of nothing to where no memory is would be slow.
+                        if some > WIDTH / 2 {
+                            let to = to.wrapping_add(half);
+                            _mm512_mask_storeu_epi32(to.cast(), (mask >> 16) as u16, second);
+                        }
                     }
                 }
                 to = to.wrapping_add(step);

@@ -551,7 +551,7 @@ unsafe fn tile<S: Vector, C: Columns, const V: usize, const N: usize>(
         let (mut line, lines) = columns.lines(first / N, columns.count().div_ceil(N));
         let beside = lines.div_ceil((outer * inner * depth.div_ceil(EVERY)).max(1));
         let every = if lines == 0 { depth } else { EVERY };
-        let end = line.wrapping_add(lines * ahead::LINE);
+        let last = line.wrapping_add(lines.saturating_sub(1) * ahead::LINE);
         let mut sums = [[S::splat(0.0); V]; N];
         for o in 0..outer {
             for i in 0..inner {
@@ -561,7 +561,7 @@ unsafe fn tile<S: Vector, C: Columns, const V: usize, const N: usize>(
                 while terms > 0 {
                     for _ in 0..beside {
                         ask(line);
-                        line = line.wrapping_add(ahead::LINE).min(end);
+                        line = line.wrapping_add(ahead::LINE).min(last);
                     }
                     let some = terms.min(every);
                     for _ in 0..some {

@@ -136,16 +136,21 @@ pub fn fits(g: &Geometry) -> bool {
 }
 
 /// Whether it is faster than the sum over all taps, by what was measured: whole vectors of channels, patches at least half
-/// of which lies in the map, and enough of them beside the transform of the result; beside products of pairs of bf16, twice
-/// as many.
+/// of which lies in the map, and enough of them beside the transform of the result.
+///
+/// Beside products of pairs of bf16 there have to be twice as many patches, of which next to nothing lies outside, and more
+/// channels, for fewer make the transforms long. And a map of one patch has none for a third of what the taps reach, which sums
+/// over taps leave out.
 pub fn pays(g: &Geometry, images: &[usize], bf16: bool) -> bool {
     let [height, width] = g.output;
     let patches = height.div_ceil(4) * width.div_ceil(4);
-    let channels = g.inputs.min(g.outputs);
-    // Of few channels, transforms take longer than products of pairs do.
-    let few = channels < LANES || bf16 && channels == LANES;
-    !few && 16 * patches <= 2 * height * width
-        && patches * images.iter().sum::<usize>() >= if bf16 { 2 * GROUP } else { GROUP }
+    let (inside, covered) = (height * width, 16 * patches);
+    let (channels, all) = (g.inputs.min(g.outputs), patches * images.iter().sum::<usize>());
+    if bf16 {
+        channels > LANES && patches > 1 && 10 * covered <= 11 * inside && all >= 2 * GROUP
+    } else {
+        channels >= LANES && covered <= 2 * inside && all >= GROUP
+    }
 }
 
 /// Workspace of [`grad_weight`] for parts of so many images.
