@@ -200,16 +200,19 @@ impl<T: Packed> Blocks<T> {
                         _ => chunk.window(&load, part.x, line, T::of(window)),
                     };
                     chunk.pack_x(machine.level, &source, inner.clone(), x, panel);
+                    let mut ahead = Ahead::default();
+                    // Else other tasks ask for the same rows, or have them.
+                    if self.cut.counts == [1, 1] {
+                        chunk.list_next(part.x, part.dy, part.images, last, &mut ahead);
+                    }
                     if self.rows {
-                        let mut ahead = Ahead::default();
-                        if self.cut.counts == [1, 1] {
-                            chunk.list_next(part.x, part.dy, part.images, last, &mut ahead);
-                        }
                         let channels = [outer.len(), inner.len()];
                         self.sum_rows(g, &chunk, (x, dy), places(listed), channels, sums, (add, &ahead));
                         add = true;
                         return;
                     }
+                    let panels = inner.len().div_ceil(width);
+                    let ahead = (&ahead, ahead.share(self.taps * panels * Product::tiles(outer.len())));
                     let mut counts = [0; TAPS];
                     for first in (0..self.taps).step_by(TAPS) {
                         let taps = first..self.taps.min(first + TAPS);
@@ -220,7 +223,7 @@ impl<T: Packed> Blocks<T> {
                                 None => chunk.list(tap, pitch, places(listed)),
                             };
                         }
-                        for (i, panel) in x.chunks(panel).take(inner.len().div_ceil(width)).enumerate() {
+                        for (i, panel) in x.chunks(panel).take(panels).enumerate() {
                             let rows = width.min(inner.len() - i * width);
                             let lists = listed.chunks_exact_mut(self.listed());
                             for ((tap, &count), listed) in taps.clone().zip(&counts).zip(lists) {
@@ -229,8 +232,17 @@ impl<T: Packed> Blocks<T> {
                                     Some(_) => (&[], &spans(listed)[..count]),
                                     None => (&places(listed)[..count], &[]),
                                 };
-                                let product =
-                                    Product { places, spans, panel, rows, data: dy, across, columns, pairs };
+                                let product = Product {
+                                    places,
+                                    spans,
+                                    panel,
+                                    rows,
+                                    data: dy,
+                                    across,
+                                    columns,
+                                    pairs,
+                                    ahead,
+                                };
                                 let out = &mut sums[tap * self.cut.sizes[0] * self.row() + i * width..];
                                 product.run(machine.level, out, self.row(), add);
                             }

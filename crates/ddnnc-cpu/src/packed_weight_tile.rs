@@ -9,6 +9,7 @@
     expect(dead_code, reason = "no processor has the instructions here")
 )]
 
+use crate::ahead::Ahead;
 #[cfg(target_arch = "x86_64")]
 use crate::packed_weight_vectors as vectors;
 use crate::pointwise_pass::Element;
@@ -65,9 +66,16 @@ pub struct Product<'a> {
     pub columns: usize,
     /// Whether the operands hold pairs of bf16, not f32.
     pub pairs: bool,
+    /// What is asked for, so many lines beside every tile; with vectors of AVX-512.
+    pub ahead: (&'a Ahead, usize),
 }
 
 impl Product<'_> {
+    /// Tiles that so many columns are, with vectors of AVX-512.
+    pub fn tiles(columns: usize) -> usize {
+        columns.div_ceil(COLUMNS)
+    }
+
     /// Sum (r, c) goes to `c · step + r`, in whole vectors of rows; what was there is added where `add`.
     ///
     /// # Panics
@@ -75,7 +83,7 @@ impl Product<'_> {
     /// Where operands or result are too short.
     #[cfg(target_arch = "x86_64")]
     pub fn run(&self, level: Level, out: &mut [f32], step: usize, add: bool) {
-        let Product { places, panel, rows, data, columns, pairs, .. } = *self;
+        let Product { places, panel, rows, data, columns, pairs, ahead, .. } = *self;
         if rows == 0 || columns == 0 {
             return;
         }
@@ -84,12 +92,13 @@ impl Product<'_> {
         }
         assert!(rows <= WIDTH, "rows are cut into panels");
         let wide = rows.next_multiple_of(16);
-        let last = places.iter().fold([0, 0], |last, at| [at[0].max(last[0]), at[1].max(last[1])]);
+        // SAFETY: the level has AVX-512.
+        let last = unsafe { x86::last(places) };
         let whole = |last: u32, n: usize, all: &[f32]| places.is_empty() || last as usize + n <= all.len();
         assert!(whole(last[0], wide, panel), "the panel is whole");
         assert!(whole(last[1], columns, data), "the columns are whole");
         assert!(out.len() >= (columns - 1) * step + wide, "the result has room");
-        let tiles = columns.div_ceil(COLUMNS);
+        let tiles = Product::tiles(columns);
         let (mut first, mut left) = (0, columns);
         for tile in 0..tiles {
             let n = left.div_ceil(tiles - tile);
@@ -98,7 +107,8 @@ impl Product<'_> {
             unsafe {
                 let (data, out) = (data.as_ptr().add(first), out.as_mut_ptr().add(first * step));
                 let panel = panel.as_ptr();
-                x86::tile(pairs, wide > 16, n, x86::Tile { places, panel, data, out, step, add });
+                let asked = ahead.0.take(ahead.1);
+                x86::tile(pairs, wide > 16, n, x86::Tile { places, panel, data, out, step, add, asked });
             }
             (first, left) = (first + n, left - n);
         }
@@ -266,6 +276,7 @@ impl Half for f32 {}
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{Half, Ordered, Runs, WIDTH};
+    use crate::ahead::{LINE, ask};
     use crate::transpose::x86::lanes;
     use std::arch::x86_64::*;
     use std::mem::transmute;
@@ -459,6 +470,24 @@ mod x86 {
         pub out: *mut f32,
         pub step: usize,
         pub add: bool,
+        /// Lines that are asked for meanwhile: where they begin, and how many.
+        pub asked: (usize, usize),
+    }
+
+    /// Pairs between the lines that are asked for.
+    const EVERY: usize = 8;
+
+    /// The last place in either operand, 0 of none.
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn last(places: &[[u32; 2]]) -> [u32; 2] {
+        let (some, rest) = places.as_chunks::<8>();
+        let mut last = [[0; 2]; 8];
+        for some in some {
+            for i in 0..8 {
+                last[i] = [last[i][0].max(some[i][0]), last[i][1].max(some[i][1])];
+            }
+        }
+        last.iter().chain(rest).fold([0, 0], |last, at| [at[0].max(last[0]), at[1].max(last[1])])
     }
 
     /// One tile of `n` columns, of two vectors of rows or of one.
@@ -508,29 +537,39 @@ mod x86 {
     #[inline(always)]
     #[expect(clippy::needless_range_loop, reason = "indices that are constants keep the sums in registers")]
     unsafe fn sums<const V: usize, const N: usize, const PAIRS: bool>(t: Tile<'_>) {
-        let Tile { places, panel, data, out, step, add } = t;
+        let Tile { places, panel, data, out, step, add, asked: (mut line, lines) } = t;
+        // Without branches that depend on what is left.
+        let beside = lines.div_ceil(places.len().div_ceil(EVERY).max(1));
+        let every = if lines == 0 { places.len().max(1) } else { EVERY };
+        let last = line.wrapping_add(lines.saturating_sub(1) * LINE);
         // SAFETY: promised.
         unsafe {
             let mut sums = [[_mm512_setzero_ps(); V]; N];
-            for &[at, column] in places {
-                let (panel, data) = (panel.wrapping_add(at as usize), data.wrapping_add(column as usize));
-                // No closures: what calls them is compiled without the instructions, and they are not always inlined.
-                let mut left = [_mm512_setzero_ps(); V];
-                for v in 0..V {
-                    left[v] = _mm512_loadu_ps(panel.add(v * 16));
+            for places in places.chunks(every) {
+                for _ in 0..beside {
+                    ask(line);
+                    line = line.wrapping_add(LINE).min(last);
                 }
-                for j in 0..N {
-                    let right = _mm512_set1_ps(*data.add(j));
+                for &[at, column] in places {
+                    let (panel, data) = (panel.wrapping_add(at as usize), data.wrapping_add(column as usize));
+                    // No closures: what calls them is compiled without the instructions, and they are not always inlined.
+                    let mut left = [_mm512_setzero_ps(); V];
                     for v in 0..V {
-                        if PAIRS {
-                            // Both types are 512 bits.
-                            let [a, b] = [
-                                transmute::<__m512, __m512bh>(left[v]),
-                                transmute::<__m512, __m512bh>(right),
-                            ];
-                            sums[j][v] = _mm512_dpbf16_ps(sums[j][v], a, b);
-                        } else {
-                            sums[j][v] = _mm512_fmadd_ps(left[v], right, sums[j][v]);
+                        left[v] = _mm512_loadu_ps(panel.add(v * 16));
+                    }
+                    for j in 0..N {
+                        let right = _mm512_set1_ps(*data.add(j));
+                        for v in 0..V {
+                            if PAIRS {
+                                // Both types are 512 bits.
+                                let [a, b] = [
+                                    transmute::<__m512, __m512bh>(left[v]),
+                                    transmute::<__m512, __m512bh>(right),
+                                ];
+                                sums[j][v] = _mm512_dpbf16_ps(sums[j][v], a, b);
+                            } else {
+                                sums[j][v] = _mm512_fmadd_ps(left[v], right, sums[j][v]);
+                            }
                         }
                     }
                 }
