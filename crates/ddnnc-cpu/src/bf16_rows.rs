@@ -6,7 +6,7 @@
 use crate::ahead::Ahead;
 use crate::bf16_tile::{LANES, PAIRS, Products, Sum, WIDTH, Walk, gather};
 use crate::convolution::{Emit, Geometry, Part, Weights};
-use crate::correlation::{LISTED, each_list, each_position, launch, scratch};
+use crate::correlation::{LISTED, each_list, launch, scratch};
 use crate::device::Machine;
 use crate::launch::Need;
 use crate::memory::halves;
@@ -260,13 +260,11 @@ impl Sums<'_> {
         let pieces: usize = phases().map(|(_, runs, _)| runs.cut(width).0).sum();
         let tiles = positions.div_ceil(self.products.columns(width)) * self.blocks.count * pieces;
         let ahead = (ahead, ahead.share(tiles));
-        for (phase, runs, before) in phases() {
-            if runs.all() == 0 {
-                each_position(plan, phase, data, lines.clone(), |_, row| {
-                    out[row * plan.to..][..plan.to].fill(0.0);
-                });
-                continue;
-            }
+        // Positions that no tap reaches are among those of the others.
+        if phases().any(|(_, runs, _)| runs.all() == 0) {
+            out.fill(0.0);
+        }
+        for (phase, runs, before) in phases().filter(|(_, runs, _)| runs.all() > 0) {
             each_list(plan, phase, data, lines.clone(), |sources, results| {
                 let positions = Positions { phase, runs, before, data, sources, results, ahead };
                 if self.products == Products::Pairs || are_even(sources) {

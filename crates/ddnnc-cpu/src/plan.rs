@@ -24,6 +24,9 @@ const LARGE: usize = 1 << 18;
 /// Tasks that a launch should have, as long as they have at least half the fewest positions.
 const TASKS: usize = 16;
 
+/// Sets of result lines along an axis that a plan holds: computing them for every task would show.
+const KNOWN: usize = 2;
+
 /// What windows hold.
 pub trait Element: Copy + Default + Send + Sync + 'static {
     /// f32 that rows are computed in, about, before they are rounded; none where they are computed in place.
@@ -161,7 +164,7 @@ impl Axis {
         Axis {
             first,
             apart: stride,
-            positions: (input - first).div_ceil(stride),
+            positions: input.saturating_sub(first).div_ceil(stride),
             scale: 1,
             step,
             offset: offset - (more * step) as isize,
@@ -211,6 +214,15 @@ pub fn spread<T: Element>(out: &mut [T], pitch: usize, inside: Range<usize>) {
     }
 }
 
+/// A set of result lines along axis `i`, of (result lines, taps); one past the last has no line.
+fn axis(conv: &Conv, backward: bool, i: usize, [result, kernel]: [usize; 2], phase: usize) -> Axis {
+    if backward {
+        Axis::backward(conv, i, result, kernel, phase)
+    } else {
+        Axis::forward(conv, i, result, kernel)
+    }
+}
+
 /// The greatest common divisor.
 pub fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
@@ -242,6 +254,8 @@ pub struct Plan {
     columns: [isize; 2],
     /// Whether no window reaches out of the source.
     bare: bool,
+    /// The first sets of result lines along each axis.
+    known: [[Axis; KNOWN]; 2],
 }
 
 /// The part of a task that lies in one image.
@@ -289,8 +303,11 @@ impl Plan {
         }
         let (from, to) = if backward { (g.outputs, g.inputs) } else { (g.inputs, g.outputs) };
         let (columns, bare) = ([0, 0], false);
+        let known = std::array::from_fn(|i| {
+            std::array::from_fn(|phase| axis(&conv, backward, i, [result[i], kernel[i]], phase))
+        });
         let mut plan =
-            Plan { conv, backward, kernel, images, source, result, from, to, lines: 1, columns, bare };
+            Plan { conv, backward, kernel, images, source, result, from, to, lines: 1, columns, bare, known };
         plan.columns = join(plan.axes(1).filter_map(|a| a.reads(0..a.positions)));
         let rows = plan.window_rows(0..result[0]);
         let inside = |[low, high]: [isize; 2], size: usize| low >= 0 && high <= size as isize;
@@ -351,13 +368,12 @@ impl Plan {
 
     /// The sets of result lines along axis `i`.
     pub fn axes(&self, i: usize) -> impl Iterator<Item = Axis> + use<> {
-        let (conv, backward, result, kernel) = (self.conv, self.backward, self.result[i], self.kernel[i]);
-        (0..if backward { conv.stride[i].min(result) } else { 1 }).map(move |phase| {
-            if backward {
-                Axis::backward(&conv, i, result, kernel, phase)
-            } else {
-                Axis::forward(&conv, i, result, kernel)
-            }
+        let Plan { conv, backward, known, .. } = *self;
+        let (sizes, known) = ([self.result[i], self.kernel[i]], known[i]);
+        let count = if backward { conv.stride[i].min(sizes[0]) } else { 1 };
+        (0..count).map(move |phase| match known.get(phase) {
+            Some(&axis) => axis,
+            None => axis(&conv, backward, i, sizes, phase),
         })
     }
 
