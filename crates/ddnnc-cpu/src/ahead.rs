@@ -76,6 +76,40 @@ impl Ahead {
     }
 }
 
+/// Lines that follow one another and are asked for between the terms of a tile, some at each turn: without branches that depend
+/// on what is left, so that the last of them may be asked for again.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    line: usize,
+    last: usize,
+    /// Lines of a turn.
+    some: usize,
+}
+
+impl Pace {
+    /// The lines that [`Ahead::take`] gives, over so many turns.
+    #[inline(always)]
+    pub fn new((line, lines): (usize, usize), turns: usize) -> Pace {
+        let last = line.wrapping_add(lines.saturating_sub(1) * LINE);
+        Pace { line, last, some: lines.div_ceil(turns.max(1)) }
+    }
+
+    /// Terms of a turn: `every`, or all where nothing is asked for.
+    #[inline(always)]
+    pub fn terms(&self, every: usize, all: usize) -> usize {
+        if self.some == 0 { all.max(1) } else { every }
+    }
+
+    /// A turn.
+    #[inline(always)]
+    pub fn ask(&mut self) {
+        for _ in 0..self.some {
+            ask(self.line);
+            self.line = self.line.wrapping_add(LINE).min(self.last);
+        }
+    }
+}
+
 /// Asks for the line at an address, into the second cache.
 #[inline(always)]
 pub fn ask(address: usize) {
@@ -103,7 +137,7 @@ fn request<const NEAR: bool>(address: usize) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Ahead, RUNS};
+    use super::{Ahead, LINE, Pace, RUNS};
 
     /// Whether all lines have been asked for.
     fn done(ahead: &Ahead) -> bool {
@@ -151,6 +185,22 @@ mod tests {
             let share = ahead.share(turns);
             (0..turns.max(3)).for_each(|_| _ = ahead.take(share));
             assert!(done(&ahead), "{turns}");
+        }
+    }
+
+    #[test]
+    fn a_pace_reaches_every_line_and_no_other() {
+        let memory = [0.0f32; 1000];
+        let start = memory.as_ptr() as usize;
+        for lines in 0..40 {
+            for turns in 1..50 {
+                let mut pace = Pace::new((start, lines), turns);
+                assert_eq!(pace.terms(8, 100), if lines == 0 { 100 } else { 8 });
+                (0..turns).for_each(|_| pace.ask());
+                assert!(pace.some * turns >= lines, "{lines} {turns}");
+                let end = start + lines.saturating_sub(1) * LINE;
+                assert!(pace.last == end && pace.line == end, "{lines} {turns}");
+            }
         }
     }
 }

@@ -4,7 +4,7 @@
 //! A run's pairs are followed by zeros up to a multiple of [`PAIRS`] in the panel. Columns at equal distances are read as
 //! they lie in memory; others, and the last terms of a run, are copied to a stage first, with zeros behind the run.
 
-use crate::ahead::{self, LINE};
+use crate::ahead::Pace;
 use crate::amx::{LANES, ROWS, Registers, clear, load, multiply, store};
 use crate::bf16_tile::{PAIRS, Sum, Walk, ask};
 use std::arch::x86_64::*;
@@ -222,14 +222,12 @@ unsafe fn tile<S: Shape>(
     if s.far {
         ask(s, next);
     }
-    let (mut line, lines) = s.ahead.0.take(s.ahead.1);
     let out = out.wrapping_add(first * LANES);
     let rows = s.rows.saturating_sub(first * LANES);
     let [outer, inner] = s.walk.counts;
     let (whole, rest) = (s.walk.terms / TERMS, s.walk.terms % TERMS);
     let steps = whole + usize::from(rest > 0);
-    let beside = lines.div_ceil((outer * inner * steps).max(1));
-    let end = line.wrapping_add(lines * LINE);
+    let mut pace = Pace::new(s.ahead.0.take(s.ahead.1), outer * inner * steps);
     // Bytes of a pair of the panel, and elements of a step.
     let (pair, panel_step) = (4 * s.width, TERMS * s.width);
     let (data, nowhere) = (s.data.as_ptr(), Columns { at: s.data.as_ptr(), step: 0 });
@@ -263,10 +261,7 @@ unsafe fn tile<S: Shape>(
             for i in 0..inner {
                 let run = o * s.walk.steps[0] + i * s.walk.steps[1];
                 for step in 0..steps {
-                    for _ in 0..beside {
-                        ahead::ask(line);
-                        line = line.wrapping_add(LINE).min(end);
-                    }
+                    pace.ask();
                     let from = run + step * TERMS;
                     let terms = if step < whole { TERMS } else { rest };
                     let mut columns = [nowhere; SUMS];

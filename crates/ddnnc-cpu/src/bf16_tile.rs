@@ -196,7 +196,7 @@ pub fn ask(s: &Sum<'_>, data_at: &[usize]) {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{LANES, Sum, ask};
-    use crate::ahead::{self, LINE};
+    use crate::ahead::Pace;
     use crate::vector::loaded;
     use std::arch::asm;
     use std::arch::x86_64::*;
@@ -363,13 +363,11 @@ mod x86 {
         distance: usize,
         out: *mut f32,
         out_at: &[usize],
-        (mut line, lines): (usize, usize),
+        asked: (usize, usize),
     ) {
         let [outer, inner] = s.walk.counts;
         let pairs = distance / 2;
-        // Without branches that depend on what is left.
-        let beside = lines.div_ceil((outer * inner * pairs).max(1));
-        let last = line.wrapping_add(lines.saturating_sub(1) * LINE);
+        let mut pace = Pace::new(asked, outer * inner * pairs);
         // SAFETY: promised.
         unsafe {
             let mut sums = [_mm512_setzero_ps(); N];
@@ -378,10 +376,7 @@ mod x86 {
                 for i in 0..inner {
                     let mut at = from.wrapping_add(o * s.walk.steps[0] + i * s.walk.steps[1]);
                     for _ in 0..pairs {
-                        for _ in 0..beside {
-                            ahead::ask(line);
-                            line = line.wrapping_add(LINE).min(last);
-                        }
+                        pace.ask();
                         let mut left = [pairs_of(_mm512_setzero_si512()); TAPS];
                         for t in 0..TAPS {
                             let tap = panel.wrapping_add(t * pairs * 2 * LANES);
@@ -432,15 +427,13 @@ mod x86 {
         distance: usize,
         out: *mut f32,
         out_at: &[usize],
-        (mut line, lines): (usize, usize),
+        asked: (usize, usize),
     ) {
         let n = data_at.len();
         let [outer, inner] = s.walk.counts;
         let (pairs, odd) = (s.walk.terms / 2, s.walk.terms % 2 == 1);
-        // Without branches that depend on what is left.
-        let beside = lines.div_ceil((outer * inner * pairs.div_ceil(EVERY)).max(1));
-        let every = if lines == 0 { pairs } else { EVERY };
-        let last = line.wrapping_add(lines.saturating_sub(1) * LINE);
+        let mut pace = Pace::new(asked, outer * inner * pairs.div_ceil(EVERY));
+        let every = pace.terms(EVERY, pairs);
         // SAFETY: promised.
         unsafe {
             let mut groups = [s.data.as_ptr(); N];
@@ -476,10 +469,7 @@ mod x86 {
                     }
                     let mut left = pairs;
                     while left > 0 {
-                        for _ in 0..beside {
-                            ahead::ask(line);
-                            line = line.wrapping_add(LINE).min(last);
-                        }
+                        pace.ask();
                         let some = left.min(every);
                         for _ in 0..some {
                             step!(at, term, _mm512_set1_epi32(term.cast::<i32>().read_unaligned()));

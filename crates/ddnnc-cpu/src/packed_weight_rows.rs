@@ -91,7 +91,7 @@ impl Row<'_> {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{COLUMNS, Row, TAPS};
-    use crate::ahead::{LINE, ask};
+    use crate::ahead::Pace;
     use crate::vector::loaded;
     use std::arch::asm;
     use std::arch::x86_64::*;
@@ -228,11 +228,9 @@ mod x86 {
                     tap!(2);
                 }};
             }
-            // Without branches that depend on what is left.
-            let (mut line, lines) = a.ahead.0.take(a.ahead.1);
-            let beside = lines.div_ceil((a.lines.len() * (high - low).div_ceil(EVERY)).max(1));
-            let every = if lines == 0 { high - low } else { EVERY };
-            let last = line.wrapping_add(lines.saturating_sub(1) * LINE);
+            let turns = a.lines.len() * (high - low).div_ceil(EVERY);
+            let mut pace = Pace::new(a.ahead.0.take(a.ahead.1), turns);
+            let every = pace.terms(EVERY, high - low);
             for &[panel, data] in a.lines {
                 let panel = a.panel.as_ptr().add(panel as usize);
                 let data = a.data.as_ptr().add(data as usize + first);
@@ -243,10 +241,7 @@ mod x86 {
                 let mut right = data.wrapping_add(low * data_step);
                 let mut positions = high - low;
                 while positions > 0 {
-                    for _ in 0..beside {
-                        ask(line);
-                        line = line.wrapping_add(LINE).min(last);
-                    }
+                    pace.ask();
                     let some = positions.min(every);
                     for _ in 0..some {
                         let (a, b, c) = (

@@ -276,7 +276,7 @@ impl Half for f32 {}
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{Half, Ordered, Runs, WIDTH};
-    use crate::ahead::{LINE, ask};
+    use crate::ahead::Pace;
     use crate::transpose::x86::lanes;
     use std::arch::x86_64::*;
     use std::mem::transmute;
@@ -537,19 +537,14 @@ mod x86 {
     #[inline(always)]
     #[expect(clippy::needless_range_loop, reason = "indices that are constants keep the sums in registers")]
     unsafe fn sums<const V: usize, const N: usize, const PAIRS: bool>(t: Tile<'_>) {
-        let Tile { places, panel, data, out, step, add, asked: (mut line, lines) } = t;
-        // Without branches that depend on what is left.
-        let beside = lines.div_ceil(places.len().div_ceil(EVERY).max(1));
-        let every = if lines == 0 { places.len().max(1) } else { EVERY };
-        let last = line.wrapping_add(lines.saturating_sub(1) * LINE);
+        let Tile { places, panel, data, out, step, add, asked } = t;
+        let mut pace = Pace::new(asked, places.len().div_ceil(EVERY));
+        let every = pace.terms(EVERY, places.len());
         // SAFETY: promised.
         unsafe {
             let mut sums = [[_mm512_setzero_ps(); V]; N];
             for places in places.chunks(every) {
-                for _ in 0..beside {
-                    ask(line);
-                    line = line.wrapping_add(LINE).min(last);
-                }
+                pace.ask();
                 for &[at, column] in places {
                     let (panel, data) = (panel.wrapping_add(at as usize), data.wrapping_add(column as usize));
                     // No closures: what calls them is compiled without the instructions, and they are not always inlined.

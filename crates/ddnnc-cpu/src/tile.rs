@@ -4,7 +4,7 @@
 //! several rows of a map, or of several images, lie at other distances, and the taps of a kernel are several runs; a
 //! tile takes both as they are, so that small maps fill it and results need not be read back for every row of taps.
 
-use crate::ahead::{self, Ahead, ask};
+use crate::ahead::{self, Ahead, Pace, ask};
 use crate::simd::Level;
 use crate::vector::{Plain, Vector};
 
@@ -547,11 +547,9 @@ unsafe fn tile<S: Vector, C: Columns, const V: usize, const N: usize>(
         }
         // Of the lines of a step of the panel, each tile asks for one.
         let asked = columns.next() + (first / N).min((V * S::LANES).div_ceil(LINE) - 1) * LINE;
-        // Without branches that depend on what is left.
-        let (mut line, lines) = columns.lines(first / N, columns.count().div_ceil(N));
-        let beside = lines.div_ceil((outer * inner * depth.div_ceil(EVERY)).max(1));
-        let every = if lines == 0 { depth } else { EVERY };
-        let last = line.wrapping_add(lines.saturating_sub(1) * ahead::LINE);
+        let lines = columns.lines(first / N, columns.count().div_ceil(N));
+        let mut pace = Pace::new(lines, outer * inner * depth.div_ceil(EVERY));
+        let every = pace.terms(EVERY, depth);
         let mut sums = [[S::splat(0.0); V]; N];
         for o in 0..outer {
             for i in 0..inner {
@@ -559,10 +557,7 @@ unsafe fn tile<S: Vector, C: Columns, const V: usize, const N: usize>(
                 let mut at = o * data_outer + i * data_inner;
                 let mut terms = depth;
                 while terms > 0 {
-                    for _ in 0..beside {
-                        ask(line);
-                        line = line.wrapping_add(ahead::LINE).min(last);
-                    }
+                    pace.ask();
                     let some = terms.min(every);
                     for _ in 0..some {
                         if C::ASKS {
