@@ -162,11 +162,11 @@ impl Decoded {
         self.resized_part(part, [width, height], whole, resizer, planes)
     }
 
-    /// The planes of the centre, `width` × `height`, of the image resized so that it just covers `margin` times that.
+    /// The planes of the centre, `width` × `height`, of the image resized so that it just covers `covered`, no less than that.
     pub(super) fn centre(
         &self,
         [width, height]: [u32; 2],
-        margin: f64,
+        covered: [u32; 2],
         resizer: &mut Resizer,
         planes: &mut [u8],
     ) -> Result<(), DataError> {
@@ -177,9 +177,10 @@ impl Decoded {
         let (kept_w, kept_h) = (longest(h).min(u64::from(w)) as u32, longest(w).min(u64::from(h)) as u32);
         let part = [(w - kept_w) / 2, (h - kept_h) / 2, kept_w, kept_h];
         let (w, h) = (kept_w, kept_h);
-        let scale = (f64::from(width) / f64::from(w)).max(f64::from(height) / f64::from(h)) * margin;
+        let [least_w, least_h] = covered;
+        let scale = (f64::from(least_w) / f64::from(w)).max(f64::from(least_h) / f64::from(h));
         let scaled = |n: u32, least: u32| ((f64::from(n) * scale).round() as u32).max(least);
-        let (w, h) = (scaled(w, width), scaled(h, height));
+        let (w, h) = (scaled(w, least_w), scaled(h, least_h));
         let middle = [(w - width) / 2, (h - height) / 2, width, height];
         self.resized_part(part, [w, h], middle, resizer, planes)
     }
@@ -302,7 +303,7 @@ mod tests {
         let (image, mut resizer) = (noise(3, [60, 40]), Resizer::new());
         let [width, height] = [16usize, 12];
         let mut planes = vec![0u8; 3 * width * height];
-        image.centre([16, 12], 1.25, &mut resizer, &mut planes).expect("it can be resized");
+        image.centre([16, 12], [20, 15], &mut resizer, &mut planes).expect("it can be resized");
         // 60 × 40 covers 20 × 15 at a scale of 3/8.
         let all = [23usize, 15];
         let mut whole = vec![0u8; 3 * all[0] * all[1]];
