@@ -196,7 +196,7 @@ impl<'a> Evaluator<'a> {
                 given.text(&mut self.diags).map(Some)
             }
         };
-        let augment = augment.map_or(Some(Vec::new()), |e| self.augment(e));
+        let augment = augment.map_or(Some(Vec::new()), |e| self.augment(e, dataset));
         let normalize = match normalize {
             None => Some(None),
             Some(e) => self.normalize(e, input).map(Some),
@@ -204,7 +204,7 @@ impl<'a> Evaluator<'a> {
         Some(Data { dataset, path: path?, augment: augment?, normalize: normalize? })
     }
 
-    fn augment(&mut self, expr: &'a Expr) -> Option<Vec<Augment>> {
+    fn augment(&mut self, expr: &'a Expr, dataset: Dataset) -> Option<Vec<Augment>> {
         let ExprKind::List(items) = &expr.kind else {
             self.fail(
                 Diagnostic::error(Code::WrongKind, "`augment` takes a list")
@@ -223,6 +223,17 @@ impl<'a> Evaluator<'a> {
                         scale: args.number("scale", 0.08, Range::Fraction, &mut self.diags)?,
                     },
                 })
+            });
+            let one = one.filter(|one| {
+                let legal = dataset == Dataset::ImageFolder || !matches!(one, Augment::ResizedCrop { .. });
+                if !legal {
+                    self.fail(
+                        Diagnostic::error(Code::Conflict, "`resized_crop` of images that have one size")
+                            .at(item.span, "it is for an `image_folder`")
+                            .hint("shift them instead: `crop(pad = 4)`"),
+                    );
+                }
+                legal
             });
             match (one, &mut found) {
                 (Some(one), Some(list)) => list.push(one),
