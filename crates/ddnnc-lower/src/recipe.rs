@@ -120,21 +120,18 @@ impl<'a> Evaluator<'a> {
     /// Warns of what a schedule plans for epochs that are never reached.
     fn warn_unreached(&mut self, schedule: &Schedule, epochs: i64, span: Span) {
         let are = if epochs == 1 { "is 1 epoch".to_string() } else { format!("are {epochs} epochs") };
-        let mut warn = |what: String| {
+        let mut warn = |what: String, counts: &str| {
             let what = format!("{what}: there {are}");
-            self.diags.push(
-                Diagnostic::warning(Code::Conflict, what)
-                    .at(span, "")
-                    .hint("lower it, or train for more epochs; a milestone counts from 0"),
-            );
+            let hint = format!("lower it, or train for more epochs{counts}");
+            self.diags.push(Diagnostic::warning(Code::Conflict, what).at(span, "").hint(hint));
         };
         if let ScheduleKind::Multistep { milestones, .. } = &schedule.kind
             && let Some(late) = milestones.iter().find(|m| **m >= epochs as f64)
         {
-            warn(format!("the milestone {late} is never reached"));
+            warn(format!("the milestone {late} is never reached"), "; a milestone counts from 0");
         }
         if schedule.warmup > epochs as f64 {
-            warn(format!("the warm-up of {} epochs does not end", schedule.warmup));
+            warn(format!("the warm-up of {} epochs does not end", schedule.warmup), "");
         }
     }
 
