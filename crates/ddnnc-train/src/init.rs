@@ -19,7 +19,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// The names in such a file may be the public names, or differ from them in the first component of the path: a teacher
 /// `teacher.s1.0.conv1.weight` is found as itself, as `resnet.s1.0.conv1.weight` (how a run of the teacher's own spec
 /// names it), or as `s1.0.conv1.weight`. The file must hold every tensor of that network and no other.
+///
+/// [`WeightsError::OutOfMemory`] where they do not fit into memory all at once.
 pub fn initial_values(model: &Model, seed: u64, base: &Path) -> Result<Tensors, WeightsError> {
+    let shapes = model.parameters.values().map(|p| &p.shape).chain(model.states.values().map(|s| &s.shape));
+    let needed = shapes.map(|shape| 4 * shape.elements()).fold(0, usize::saturating_add);
+    // A vector that cannot grow ends the process.
+    Vec::<u8>::new().try_reserve_exact(needed).map_err(|_| WeightsError::OutOfMemory { needed })?;
     let mut values = Tensors::new();
     let mut drawn = draw_all(model, seed);
     let mut files: IndexMap<&str, Vec<(&str, &Shape)>> = IndexMap::new();

@@ -1,5 +1,6 @@
 //! Weights files as commands read and write them.
 
+use crate::output::bytes;
 use crate::spec::Spec;
 use crate::{Failure, Ui};
 use ddnnc_ir::Model;
@@ -10,7 +11,14 @@ use std::path::{Path, PathBuf};
 
 /// What is wrong with weights: the input, or the disk.
 pub fn failed(error: WeightsError) -> Failure {
-    if error.is_environment() { Failure::environment(error) } else { Failure::input(error) }
+    match error {
+        WeightsError::OutOfMemory { needed } => {
+            let needed = bytes(needed as u64);
+            Failure::environment(format!("the weights need {needed}, and as much memory cannot be had"))
+        }
+        error if error.is_environment() => Failure::environment(error),
+        error => Failure::input(error),
+    }
 }
 
 /// Checks that tensors are exactly the parameters and running statistics of a model.

@@ -464,6 +464,23 @@ fn memory_that_cannot_be_had_is_said() {
         Ran::new(output)
             .fails(3, &["the program needs", "GiB, and as much memory cannot be had", "`--batch N`"]);
     }
+    // The weights alone: 20000 x 20000 x 9 of them.
+    let wide = fs::read_to_string(&quick).expect("the spec").replace("basic(32)", "basic(20000)");
+    fs::write(place.path("wide.ddnn"), wide.replace("basic(32,", "basic(20000,")).expect("a writable folder");
+    tiny_mnist(&place.path("mnist"));
+    for args in [
+        &["step", "wide.ddnn", "--init", "w"][..],
+        &["train", "wide.ddnn", "--data", "mnist", "--out", "run"],
+    ] {
+        let output = std::process::Command::new("sh")
+            .args(["-c", "ulimit -v 1500000; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_ddnnc")])
+            .args(args)
+            .current_dir(place.dir.path())
+            .output()
+            .expect("there is `sh`");
+        Ran::new(output).fails(3, &["the weights need", "GiB, and as much memory cannot be had"]);
+        assert!(!place.path("run").exists() && !place.path("w").exists());
+    }
 }
 
 #[test]
