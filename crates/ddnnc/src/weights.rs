@@ -1,6 +1,6 @@
 //! Weights files as commands read and write them.
 
-use crate::output::bytes;
+use crate::output::{bytes, other_format};
 use crate::spec::Spec;
 use crate::{Failure, Ui};
 use ddnnc_ir::Model;
@@ -86,10 +86,7 @@ const OTHER_FORMATS: &str = "caffemodel ckpt engine ggml gguf h5 hdf5 keras mlmo
 
 /// Refuses a name that promises another format than the one that is written.
 pub fn named_as_written(path: &Path) -> Result<(), Failure> {
-    let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
-    let Some(ending) = ending.filter(|ending| OTHER_FORMATS.split(' ').any(|other| other == ending)) else {
-        return Ok(());
-    };
+    let Some(ending) = other_format(path, OTHER_FORMATS) else { return Ok(()) };
     let shown = path.display();
     let hint = format!(
         "name it `{}`; `safetensors.torch.load_file` reads that in PyTorch, `safetensors.numpy.load_file` in NumPy",
