@@ -160,6 +160,7 @@ fn bad_data_leaves_no_run() {
 
 #[test]
 fn bad_weights_are_named() {
+    use safetensors::{Dtype, tensor::TensorView};
     let place = Place::new();
     let quick = spec("quickstart");
     place.run(&["step", &quick, "--init", "w.safetensors"]).ok();
@@ -193,7 +194,13 @@ fn bad_weights_are_named() {
     rewrite("resnet.stem.conv1.weight", "resnet.stem.conv9.weight");
     run().fails(
         1,
-        &["`resnet.stem.conv1.weight`", "missing", "`resnet.stem.conv9.weight`", "not of the model"],
+        &[
+            "`resnet.stem.conv1.weight`",
+            "missing",
+            "`resnet.stem.conv9.weight`",
+            "not of the model",
+            "`ddnnc import`",
+        ],
     );
     rewrite("[16,1,3,3]", "[16,3,1,3]");
     run().fails(1, &["resnet.stem.conv1.weight", "[16,3,1,3]", "[16,1,3,3]"]);
@@ -221,6 +228,13 @@ fn bad_weights_are_named() {
     fs::write(place.path("bad.safetensors"), b"").expect("a writable folder");
     run().fails(1, &["bad.safetensors"]);
     assert!(!place.path("out.safetensors").exists());
+    // What PyTorch saves of a net with norms: `tensor.float()` alone would not make it fit.
+    let tracked = TensorView::new(Dtype::I64, vec![], &[0; 8]).expect("eight bytes");
+    let file = place.path("torch.safetensors");
+    safetensors::serialize_to_file([("bn1.num_batches_tracked", tracked)], None, &file).expect("written");
+    place
+        .run(&["train", &quick, "--weights", "torch.safetensors"])
+        .fails(1, &["`bn1.num_batches_tracked` is I64", "`ddnnc import`"]);
     place.run(&["eval", &quick]).fails(2, &["no weights", "--weights"]);
     place.run(&["eval", "nope"]).fails(1, &["no spec and no run folder `nope`"]);
     place.run(&["check", &format!("{quick}/")]).fails(1, &["no file"]);
