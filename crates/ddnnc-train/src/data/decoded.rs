@@ -3,7 +3,8 @@
 use super::DataError;
 use fast_image_resize::images::{CroppedImage, Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
-use image::{DynamicImage, ImageFormat};
+use image::error::UnsupportedErrorKind;
+use image::{DynamicImage, ImageError, ImageFormat};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -133,7 +134,13 @@ impl Decoded {
             reader.into_inner().read_to_end(&mut bytes).map_err(|e| DataError::io(path, e))?;
             jpeg(bytes).map_err(fail)?
         } else {
-            reader.decode().map_err(|e| fail(e.to_string()))?
+            reader.decode().map_err(|e| match e {
+                // In its own words: the decoder's are about the file's ending, which decides nothing.
+                ImageError::Unsupported(e) if matches!(e.kind(), UnsupportedErrorKind::Format(_)) => {
+                    fail("it is not of a format that is read: JPEG, PNG, BMP, GIF, WebP".to_string())
+                }
+                e => fail(e.to_string()),
+            })?
         };
         let size = [decoded.width(), decoded.height()];
         if size.contains(&0) {

@@ -316,6 +316,19 @@ fn bad_batches_are_named() {
 }
 
 #[test]
+fn what_is_no_image_is_said_in_plain_words() {
+    let place = Place::new();
+    let quick = spec("quickstart");
+    place.run(&["step", &quick, "--init", "w.safetensors"]).ok();
+    for name in ["notes.txt", "notes"] {
+        fs::write(place.path(name), "no image").expect("a writable folder");
+        place
+            .run(&["predict", &quick, "--weights", "w.safetensors", name])
+            .fails(1, &[name, "not of a format that is read: JPEG, PNG, BMP, GIF, WebP"]);
+    }
+}
+
+#[test]
 fn an_unreadable_image_leaves_no_run_before_the_first_checkpoint() {
     let place = Place::new();
     for split in ["train", "val"] {
