@@ -246,6 +246,17 @@ fn bad_weights_are_named() {
     place.run(&["report", "."]).fails(1, &["spec.ddnn"]);
 }
 
+#[test]
+fn negative_numbers_are_out_of_range() {
+    let place = Place::new();
+    let quick = spec("quickstart");
+    let train = ["--seed", "--batch", "--steps", "--threads"].map(|option| ("train", option));
+    let others = [("eval", "--at-least"), ("eval", "--batch"), ("bench", "--top"), ("bench", "--steps")];
+    for (command, option) in train.into_iter().chain(others) {
+        place.run(&[command, &quick, option, "-1"]).fails(2, &["invalid value '-1'", option]);
+    }
+}
+
 /// A name that promises another format would be found out only where the file is used.
 #[test]
 fn only_safetensors_are_written() {
