@@ -538,6 +538,7 @@ fn the_commands_that_train_prints_work() {
         args.extend(data.iter().flat_map(|data| ["--data", data]));
         let output = place.command(&args).current_dir(place.path(from)).output().expect("the binary runs");
         let text = Ran::new(output).ok();
+        assert!(text.contains("after 1 step, "), "{text}");
         let lines = text.lines().filter_map(|line| line.find("ddnnc ").map(|at| &line[at + 6..]));
         let lines: Vec<&str> = lines.collect();
         assert_eq!(lines.len(), 2, "eval and export: {text}");
