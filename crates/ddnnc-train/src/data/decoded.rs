@@ -5,7 +5,8 @@ use fast_image_resize::images::{CroppedImage, Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use image::error::UnsupportedErrorKind;
 use image::{DynamicImage, ImageError, ImageFormat};
-use std::io::Read;
+use std::fs::File;
+use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
 
 /// A scan may end with so many zeros; more of them fill up what was never written.
@@ -109,6 +110,9 @@ const TAILS: [u8; 4] = [0x00, 0x55, 0xAA, 0x33];
 /// How many of them: more than the blocks of a few pixels take.
 const TAIL: usize = 256;
 
+/// So many bytes tell the format of a file.
+const MAGIC: u64 = 64;
+
 /// A rectangle of pixels: left, top, width, height.
 pub(super) type Part = [u32; 4];
 
@@ -126,18 +130,20 @@ impl Decoded {
     /// Decodes a file to `channels` (1 or 3) channels; gray becomes RGB where three are wanted.
     pub(super) fn open(path: &Path, channels: usize) -> Result<Decoded, DataError> {
         let fail = |reason: String| unreadable(path, &reason);
-        let reader = image::ImageReader::open(path)
-            .and_then(image::ImageReader::with_guessed_format)
-            .map_err(|e| DataError::io(path, e))?;
-        let decoded = if reader.format() == Some(ImageFormat::Jpeg) {
-            let mut bytes = Vec::new();
-            reader.into_inner().read_to_end(&mut bytes).map_err(|e| DataError::io(path, e))?;
+        let unread = |e| DataError::io(path, e);
+        let unknown = || fail("it is not of a format that is read: JPEG, PNG, BMP, GIF, WebP".to_string());
+        // What is no image is not read to its end, which a device need not have; a pipe cannot be sought in.
+        let (mut file, mut bytes) = (File::open(path).map_err(unread)?, Vec::new());
+        file.by_ref().take(MAGIC).read_to_end(&mut bytes).map_err(unread)?;
+        let format = image::guess_format(&bytes).map_err(|_| unknown())?;
+        file.read_to_end(&mut bytes).map_err(unread)?;
+        let decoded = if format == ImageFormat::Jpeg {
             jpeg(bytes).map_err(fail)?
         } else {
-            reader.decode().map_err(|e| match e {
-                // In its own words: the decoder's are about the file's ending, which decides nothing.
+            let decoded = image::ImageReader::with_format(Cursor::new(bytes), format).decode();
+            decoded.map_err(|e| match e {
                 ImageError::Unsupported(e) if matches!(e.kind(), UnsupportedErrorKind::Format(_)) => {
-                    fail("it is not of a format that is read: JPEG, PNG, BMP, GIF, WebP".to_string())
+                    unknown()
                 }
                 e => fail(e.to_string()),
             })?

@@ -331,12 +331,17 @@ fn what_is_no_image_is_said_in_plain_words() {
     let place = Place::new();
     let quick = spec("quickstart");
     place.run(&["step", &quick, "--init", "w.safetensors"]).ok();
-    for name in ["notes.txt", "notes"] {
+    for name in ["notes.txt", "notes", "notes.png"] {
         fs::write(place.path(name), "no image").expect("a writable folder");
         place
             .run(&["predict", &quick, "--weights", "w.safetensors", name])
             .fails(1, &[name, "not of a format that is read: JPEG, PNG, BMP, GIF, WebP"]);
     }
+    // A device without an end is not read to its end.
+    #[cfg(unix)]
+    place
+        .run(&["predict", &quick, "--weights", "w.safetensors", "/dev/zero"])
+        .fails(1, &["/dev/zero", "PNG"]);
 }
 
 #[test]

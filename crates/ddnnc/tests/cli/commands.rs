@@ -776,6 +776,18 @@ fn an_exported_file_is_enough() {
         assert!((got - expected).abs() <= 1e-5, "{class}: {expected}");
     }
 
+    #[cfg(unix)]
+    {
+        let mut shell = std::process::Command::new("sh");
+        shell.args([
+            "-c",
+            "cat image.png | \"$0\" predict small /dev/stdin --json",
+            env!("CARGO_BIN_EXE_ddnnc"),
+        ]);
+        let piped = Ran::new(shell.current_dir(place.dir.path()).output().expect("there is `sh`")).json();
+        assert_eq!(piped["images"][0]["classes"], json["images"][0]["classes"]);
+    }
+
     // Alone, and with the spec of the whole model, it does what it does inside that.
     let whole = place.run(&["eval", "wide.ddnn", "--weights", "w", "--json"]).json();
     for args in [&["eval", "small", "--json"][..], &["eval", "wide.ddnn", "--weights", "small", "--json"]] {
