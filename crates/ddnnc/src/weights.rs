@@ -28,7 +28,12 @@ pub fn check(model: &Model, tensors: &Tensors, path: &Path) -> Result<(), Failur
 
 /// Initial values; files that the spec loads are looked for as [`Spec::resolve`] does.
 pub fn initial(spec: &Spec, model: &Model, seed: u64) -> Result<Tensors, Failure> {
-    initial_values(&resolved(spec, model)?, seed, Path::new("")).map_err(failed)
+    initial_values(&resolved(spec, model)?, seed, Path::new("")).map_err(|error| match error {
+        WeightsError::Mismatch { .. } => failed(error).hint(
+            "`load` takes every tensor of its network and no other: `ddnnc export` writes such a file of one net of a run",
+        ),
+        error => failed(error),
+    })
 }
 
 /// Initial values of the tensors of these names; files that the spec loads are read only where one of them comes from such.

@@ -228,6 +228,10 @@ fn bad_weights_are_named() {
     fs::write(place.path("bad.safetensors"), b"").expect("a writable folder");
     run().fails(1, &["bad.safetensors"]);
     assert!(!place.path("out.safetensors").exists());
+    let load = "network.teacher.load=\"w.safetensors\"";
+    place
+        .run(&["step", &spec("kd_two_networks"), "--set", load, "--init", "out.safetensors"])
+        .fails(1, &["w.safetensors do not fit", "the model needs", "`ddnnc export`"]);
     // What PyTorch saves of a net with norms: `tensor.float()` alone would not make it fit.
     let tracked = TensorView::new(Dtype::I64, vec![], &[0; 8]).expect("eight bytes");
     let file = place.path("torch.safetensors");
