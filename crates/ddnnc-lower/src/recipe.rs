@@ -120,21 +120,18 @@ impl<'a> Evaluator<'a> {
     /// Warns of what a schedule plans for epochs that are never reached.
     fn warn_unreached(&mut self, schedule: &Schedule, epochs: i64, span: Span) {
         let are = if epochs == 1 { "is 1 epoch".to_string() } else { format!("are {epochs} epochs") };
-        let mut warn = |what: String| {
+        let mut warn = |what: String, counts: &str| {
             let what = format!("{what}: there {are}");
-            self.diags.push(
-                Diagnostic::warning(Code::Conflict, what)
-                    .at(span, "")
-                    .hint("lower it, or train for more epochs; a milestone counts from 0"),
-            );
+            let hint = format!("lower it, or train for more epochs{counts}");
+            self.diags.push(Diagnostic::warning(Code::Conflict, what).at(span, "").hint(hint));
         };
         if let ScheduleKind::Multistep { milestones, .. } = &schedule.kind
             && let Some(late) = milestones.iter().find(|m| **m >= epochs as f64)
         {
-            warn(format!("the milestone {late} is never reached"));
+            warn(format!("the milestone {late} is never reached"), "; a milestone counts from 0");
         }
         if schedule.warmup > epochs as f64 {
-            warn(format!("the warm-up of {} epochs does not end", schedule.warmup));
+            warn(format!("the warm-up of {} epochs does not end", schedule.warmup), "");
         }
     }
 
@@ -196,7 +193,7 @@ impl<'a> Evaluator<'a> {
                 given.text(&mut self.diags).map(Some)
             }
         };
-        let augment = augment.map_or(Some(Vec::new()), |e| self.augment(e));
+        let augment = augment.map_or(Some(Vec::new()), |e| self.augment(e, dataset));
         let normalize = match normalize {
             None => Some(None),
             Some(e) => self.normalize(e, input).map(Some),
@@ -204,7 +201,7 @@ impl<'a> Evaluator<'a> {
         Some(Data { dataset, path: path?, augment: augment?, normalize: normalize? })
     }
 
-    fn augment(&mut self, expr: &'a Expr) -> Option<Vec<Augment>> {
+    fn augment(&mut self, expr: &'a Expr, dataset: Dataset) -> Option<Vec<Augment>> {
         let ExprKind::List(items) = &expr.kind else {
             self.fail(
                 Diagnostic::error(Code::WrongKind, "`augment` takes a list")
@@ -223,6 +220,17 @@ impl<'a> Evaluator<'a> {
                         scale: args.number("scale", 0.08, Range::Fraction, &mut self.diags)?,
                     },
                 })
+            });
+            let one = one.filter(|one| {
+                let legal = dataset == Dataset::ImageFolder || !matches!(one, Augment::ResizedCrop { .. });
+                if !legal {
+                    self.fail(
+                        Diagnostic::error(Code::Conflict, "`resized_crop` of images that have one size")
+                            .at(item.span, "it is for an `image_folder`")
+                            .hint("shift them instead: `crop(pad = 4)`"),
+                    );
+                }
+                legal
             });
             match (one, &mut found) {
                 (Some(one), Some(list)) => list.push(one),

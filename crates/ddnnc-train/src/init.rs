@@ -6,7 +6,7 @@ use ddnnc_ir::{Init, Model, Shape};
 use indexmap::IndexMap;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -18,8 +18,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 ///
 /// The names in such a file may be the public names, or differ from them in the first component of the path: a teacher
 /// `teacher.s1.0.conv1.weight` is found as itself, as `resnet.s1.0.conv1.weight` (how a run of the teacher's own spec
-/// names it), or as `s1.0.conv1.weight`. The file must hold every tensor of that network and no other.
+/// names it), or as `s1.0.conv1.weight`; and each of these with the mark of a sub-net, as it is exported, where only one
+/// tensor of the file has that name without it. The file must hold every tensor of that network and no other.
+///
+/// [`WeightsError::OutOfMemory`] where they do not fit into memory all at once.
 pub fn initial_values(model: &Model, seed: u64, base: &Path) -> Result<Tensors, WeightsError> {
+    let shapes = model.parameters.values().map(|p| &p.shape).chain(model.states.values().map(|s| &s.shape));
+    let needed = shapes.map(|shape| 4 * shape.elements()).fold(0, usize::saturating_add);
+    // A vector that cannot grow ends the process.
+    Vec::<u8>::new().try_reserve_exact(needed).map_err(|_| WeightsError::OutOfMemory { needed })?;
     let mut values = Tensors::new();
     let mut drawn = draw_all(model, seed);
     let mut files: IndexMap<&str, Vec<(&str, &Shape)>> = IndexMap::new();
@@ -45,7 +52,7 @@ pub fn initial_values(model: &Model, seed: u64, base: &Path) -> Result<Tensors, 
     }
     for (file, wanted) in files {
         let path = base.join(file);
-        let renamed = rename(&wanted, read_weights(&path)?.into_values());
+        let renamed = rename(&wanted, without_marks(read_weights(&path)?.into_values()));
         check_table(wanted.iter().copied(), &renamed).map_err(|e| e.at(&path))?;
         values.extend(renamed);
     }
@@ -100,6 +107,21 @@ fn normal(rng: &mut ChaCha8Rng, std: f64, count: usize) -> Vec<f32> {
         // Only a standard deviation that is not finite gets here; the first loss then shows it.
         Err(_) => vec![f32::NAN; count],
     }
+}
+
+/// `a.b@net.c` without the mark of the net that it belongs to.
+pub fn unmarked(name: &str) -> String {
+    let plain = |word: &str| word.split('@').next().unwrap_or_default().to_string();
+    name.split('.').map(plain).collect::<Vec<_>>().join(".")
+}
+
+/// Tensors under their names without marks, where each then has a name of its own: those of one sub-net.
+fn without_marks(tensors: Tensors) -> Tensors {
+    let plain: HashSet<String> = tensors.keys().map(|name| unmarked(name)).collect();
+    if plain.len() < tensors.len() {
+        return tensors;
+    }
+    tensors.into_iter().map(|(name, tensor)| (unmarked(&name), tensor)).collect()
 }
 
 fn tail(name: &str) -> &str {

@@ -24,7 +24,7 @@ mod weights;
 pub use data::{Batch, DataError, DataSource, Fit, Loader, Preparation, Split, preparation, read_image};
 pub use error::{TrainError, wrongly_named};
 pub use evaluate::{Evaluator, NetResult, Part, evaluate};
-pub use init::initial_values;
+pub use init::{initial_values, unmarked};
 pub use metrics::{EpochRecord, Record, StepRecord, TestRecord};
 pub use observer::{Observer, Plan, Silent};
 pub use progress::Progress;

@@ -99,6 +99,12 @@ pub enum WeightsError {
         /// Each with its type.
         others: Vec<String>,
     },
+    /// Memory for initial values cannot be had.
+    #[error("the weights need {needed} bytes, and as much memory cannot be had")]
+    OutOfMemory {
+        /// Bytes.
+        needed: usize,
+    },
     /// No net of that name.
     #[error("there is no net `{name}`; there are: {}", nets.join(", "))]
     UnknownNet {
@@ -129,7 +135,7 @@ impl WeightsError {
     /// Whether the environment failed (disk, permissions), rather than the input.
     pub fn is_environment(&self) -> bool {
         match self {
-            WeightsError::Write { .. } => true,
+            WeightsError::Write { .. } | WeightsError::OutOfMemory { .. } => true,
             WeightsError::Read { source, .. } => !wrongly_named(source),
             WeightsError::Format { .. }
             | WeightsError::Version { .. }

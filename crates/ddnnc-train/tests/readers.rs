@@ -299,6 +299,49 @@ fn very_long_images_need_little_memory() {
     assert!(batch.images.iter().all(|&x| x == 9.0 / 255.0));
 }
 
+/// Images that silently are not there would be missed only in the accuracy, if at all.
+#[cfg(unix)]
+#[test]
+fn links_that_lead_nowhere_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    for (split, class) in [("train", "a"), ("train", "b"), ("val", "a"), ("val", "b")] {
+        let path = folder.path().join(split).join(class);
+        fs::create_dir_all(&path).unwrap();
+        write_image(&path.join("1.png"), 8, true, 9);
+    }
+    let read = || open(Dataset::ImageFolder, folder.path(), [1, 8, 8], 2);
+    let link = |target: &str, name: &str| {
+        let path = folder.path().join(name);
+        std::os::unix::fs::symlink(target, &path).unwrap();
+        path
+    };
+    link("1.png", "train/a/2.png");
+    link("nowhere", "train/a/notes");
+    link("nowhere", "train/.c");
+    assert_eq!(read().unwrap().train_len(), 3);
+    for (name, shown) in [("train/b/2.jpg", "b/2.jpg"), ("train/c", "train/c")] {
+        let path = link("nowhere", name);
+        let error = read().unwrap_err();
+        says(&error.to_string(), &[shown, "cannot be read", "Check that it is there"]);
+        assert!(!error.is_environment());
+        fs::remove_file(path).unwrap();
+    }
+}
+
+/// Checkpoints and exported files have the names of classes as text.
+#[cfg(target_os = "linux")]
+#[test]
+fn names_of_classes_are_text() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = tempfile::tempdir().unwrap();
+    for class in [&b"a"[..], b"b\xff"] {
+        fs::create_dir_all(folder.path().join("train").join(std::ffi::OsStr::from_bytes(class))).unwrap();
+    }
+    let error = open(Dataset::ImageFolder, folder.path(), [1, 8, 8], 2).unwrap_err();
+    says(&error.to_string(), &["train/b", "no UTF-8 text", "Rename it"]);
+    assert!(!error.is_environment());
+}
+
 #[test]
 fn the_bundled_extracts_are_balanced() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");

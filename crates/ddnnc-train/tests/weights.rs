@@ -214,6 +214,34 @@ fn a_teacher_is_loaded_under_any_first_name() {
     }
 }
 
+/// As `export` writes a sub-net that was trained with deeper ones.
+#[test]
+fn a_teacher_is_loaded_without_the_marks_of_its_net() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut model = common::model(4, 1, false);
+    for (name, n) in [("teacher.s1.bn1.weight", 2), ("teacher.head.linear1.bias", 3)] {
+        let load = Some("t.safetensors".into());
+        let parameter =
+            Parameter { shape: Shape::from([n]), init: Init::Constant { value: 0.0 }, frozen: true, load };
+        model.parameters.insert(name.into(), parameter);
+    }
+    let mut tensors = Tensors::new();
+    tensors.insert("resnet.s1.bn1@medium.weight".into(), tensor(&[2], 7.0));
+    tensors.insert("resnet.head.linear1@small.bias".into(), tensor(&[3], 5.0));
+    let path = folder.path().join("t.safetensors");
+    write_weights(&path, &tensors, &BTreeMap::new()).unwrap();
+    let values = initial_values(&model, 1, folder.path()).unwrap();
+    assert_eq!(values["teacher.s1.bn1.weight"].data, [7.0, 8.0]);
+    assert_eq!(values["teacher.head.linear1.bias"].data, [5.0, 6.0, 7.0]);
+    check_weights(&model, &values).unwrap();
+
+    // Of several nets, which one is meant cannot be told.
+    tensors.insert("resnet.s1.bn1.weight".into(), tensor(&[2], 1.0));
+    write_weights(&path, &tensors, &BTreeMap::new()).unwrap();
+    let error = initial_values(&model, 1, folder.path()).unwrap_err().to_string();
+    assert!(error.contains("`resnet.s1.bn1@medium.weight` [2] is not of the model"), "{error}");
+}
+
 #[test]
 fn a_folder_that_is_not_there_is_said_without_the_temporary_name() {
     let folder = tempfile::tempdir().unwrap();

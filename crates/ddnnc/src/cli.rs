@@ -164,7 +164,7 @@ pub struct CompileArgs {
     #[arg(long)]
     pub json: bool,
     /// Images in a step [default: the spec's]
-    #[arg(long, value_name = "N", value_parser = batch_parser())]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = batch_parser())]
     pub batch: Option<usize>,
     /// Print the memory plan instead of the summary; with a file name also draw it as SVG
     #[arg(long, value_name = "FILE", num_args = 0..=1, conflicts_with_all = ["emit", "json"])]
@@ -229,13 +229,13 @@ pub struct TrainArgs {
     #[arg(long)]
     pub resume: bool,
     /// Stop after so many steps in all
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(1..))]
     pub steps: Option<u64>,
     /// Seed of everything random [default: the spec's]
-    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
+    #[arg(long, value_name = "S", allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
     pub seed: Option<u64>,
     /// Images in a step [default: the spec's]
-    #[arg(long, value_name = "N", value_parser = batch_parser())]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = batch_parser())]
     pub batch: Option<usize>,
     /// Start from these weights (of `import`, a checkpoint, …) instead of initial values
     #[arg(long, value_name = "FILE")]
@@ -267,10 +267,10 @@ pub struct EvalArgs {
     #[arg(long)]
     pub json: bool,
     /// Exit with 1 where a net's accuracy is below this fraction
-    #[arg(long, value_name = "FRACTION", value_parser = fraction)]
+    #[arg(long, value_name = "FRACTION", allow_negative_numbers = true, value_parser = fraction)]
     pub at_least: Option<f64>,
     /// Images in a step [default: the spec's]
-    #[arg(long, value_name = "N", value_parser = batch_parser())]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = batch_parser())]
     pub batch: Option<usize>,
     /// Where it runs
     #[command(flatten)]
@@ -313,7 +313,7 @@ pub struct PredictArgs {
     #[arg(long, value_name = "NAME")]
     pub subnet: Option<String>,
     /// How many classes to name
-    #[arg(long, value_name = "K", default_value_t = 5, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    #[arg(long, value_name = "K", default_value_t = 5, allow_negative_numbers = true, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     pub top: usize,
     /// Print one JSON object
     #[arg(long)]
@@ -362,7 +362,7 @@ pub struct ImportArgs {
     #[arg(long, value_name = "NAME")]
     pub except: Vec<String>,
     /// Seed of the initial values of what is left out [default: the spec's]
-    #[arg(long, value_name = "S", requires = "except", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
+    #[arg(long, value_name = "S", requires = "except", allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
     pub seed: Option<u64>,
     /// The safetensors file to write
     #[arg(short, long, value_name = "FILE")]
@@ -389,7 +389,7 @@ pub struct StepArgs {
     #[arg(long, value_name = "FILE")]
     pub init: Option<PathBuf>,
     /// Seed of initial weights and dropout [default: the spec's]
-    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
+    #[arg(long, value_name = "S", allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
     pub seed: Option<u64>,
     /// Training behaviour: batch statistics and dropout (the default)
     #[arg(long, conflicts_with = "eval")]
@@ -429,10 +429,10 @@ pub struct BenchArgs {
     #[command(flatten)]
     pub spec: SpecArgs,
     /// Images in a step [default: the spec's]
-    #[arg(long, value_name = "N", value_parser = batch_parser())]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = batch_parser())]
     pub batch: Option<usize>,
     /// Steps that are timed, after two that are not
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 10, allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub steps: u32,
     /// Show what each launch takes, how it is computed, and its share of what the device can do at most
     #[arg(long)]
@@ -441,7 +441,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "FILE")]
     pub profile_svg: Option<PathBuf>,
     /// How many of the slowest launches the profile lists
-    #[arg(long, value_name = "N", default_value_t = 20)]
+    #[arg(long, value_name = "N", default_value_t = 20, allow_negative_numbers = true)]
     pub top: usize,
     /// Where it runs
     #[command(flatten)]

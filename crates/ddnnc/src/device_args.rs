@@ -12,7 +12,7 @@ pub struct DeviceArgs {
     #[arg(long, value_enum)]
     pub device: Option<DeviceName>,
     /// Threads of the cpu device [default: one for each core]
-    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "T", allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
     /// How the cpu device computes
     #[command(flatten)]

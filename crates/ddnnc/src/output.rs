@@ -97,6 +97,25 @@ pub fn write_file(path: &Path, content: &[u8]) -> Result<(), Failure> {
     atomic_write(path, &mut |out| out.write_all(content)).map_err(|error| Failure::writing(path, &error))
 }
 
+/// The ending of a name, in small letters, where it is one of these: of other formats than what is written.
+pub fn other_format(path: &Path, endings: &str) -> Option<String> {
+    let ending = path.extension()?.to_string_lossy().to_lowercase();
+    endings.split(' ').any(|other| other == ending).then_some(ending)
+}
+
+/// Endings by which pictures of other formats are known.
+const OTHER_PICTURES: &str = "bmp eps gif jpeg jpg pdf png ps svgz tif tiff webp";
+
+/// Refuses a name that promises another picture than the SVG that is drawn.
+pub fn named_as_drawn<'p>(paths: impl IntoIterator<Item = &'p PathBuf>) -> Result<(), Failure> {
+    paths.into_iter().try_for_each(|path| {
+        let Some(ending) = other_format(path, OTHER_PICTURES) else { return Ok(()) };
+        let what =
+            format!("{} would be an SVG, the only format that is drawn, and no .{ending}", path.display());
+        Err(Failure::usage(what).hint(format!("name it `{}`", path.with_extension("svg").display())))
+    })
+}
+
 /// Rows of cells in columns: the first `left` aligned left, the others right; two blanks before each cell.
 pub fn table(left: usize, header: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {

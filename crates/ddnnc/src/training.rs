@@ -8,8 +8,8 @@ use crate::{Failure, Spec, Ui, device};
 use ddnnc_ir::Model;
 use ddnnc_passes::DeviceError;
 use ddnnc_train::{
-    Checkpoint, DataError, Fit, NetResult, RunFolder, Tensors, TrainError, WeightsFile, named_classes,
-    read_metadata, read_weights,
+    Checkpoint, DataError, Fit, NetResult, RunFolder, Tensors, TrainError, WeightsError, WeightsFile,
+    named_classes, read_metadata, read_weights,
 };
 use std::path::{Path, PathBuf};
 
@@ -142,7 +142,7 @@ impl WeightSource {
     /// As [`WeightSource::read`]; of an inference model, a file of `export` leaves the net that it holds.
     pub fn read_for(&self, model: &mut Model, ui: Ui) -> Result<Trained, Failure> {
         let WeightSource::File(path) = self else { return self.read(model, ui) };
-        let file = read_weights(path).map_err(weights::failed)?;
+        let file = read_file(path)?;
         if let Some(net) = file.metadata.get(SUBNET).filter(|net| model.nets.iter().any(|n| n.name == **net))
         {
             model.keep_only(net).map_err(|e| device::not_compiled(&e.into()))?;
@@ -153,7 +153,7 @@ impl WeightSource {
     /// Reads exactly the parameters and running statistics of a model; says which checkpoints of a run were passed over.
     pub fn read(&self, model: &Model, ui: Ui) -> Result<Trained, Failure> {
         match self {
-            WeightSource::File(path) => of_file(read_weights(path).map_err(weights::failed)?, path, model),
+            WeightSource::File(path) => of_file(read_file(path)?, path, model),
             WeightSource::Run(folder) => {
                 let shown = folder.display();
                 if !folder.is_dir() {
@@ -173,6 +173,18 @@ impl WeightSource {
     }
 }
 
+/// The way out where weights come from elsewhere.
+const IMPORT: &str =
+    "`ddnnc import` makes a file for this spec of weights that bear other names or are for other classes";
+
+/// Reads a file of weights.
+fn read_file(path: &Path) -> Result<WeightsFile, Failure> {
+    read_weights(path).map_err(|error| match error {
+        WeightsError::ElementType { .. } => weights::failed(error).hint(IMPORT),
+        error => weights::failed(error),
+    })
+}
+
 /// What a weights file or a checkpoint holds.
 fn of_file(file: WeightsFile, path: &Path, model: &Model) -> Result<Trained, Failure> {
     if file.metadata.contains_key("checksum") {
@@ -183,7 +195,7 @@ fn of_file(file: WeightsFile, path: &Path, model: &Model) -> Result<Trained, Fai
             "it was exported and holds `{net}` alone: `ddnnc import` renames its tensors for a spec that declares that \
              net alone"
         )),
-        None => failure,
+        None => failure.hint(IMPORT),
     })?;
     let classes = named_classes(path, &file.metadata).map_err(weights::failed)?;
     Ok(Trained { values: file.tensors, classes })

@@ -1,5 +1,6 @@
 //! Weights files as commands read and write them.
 
+use crate::output::{bytes, other_format};
 use crate::spec::Spec;
 use crate::{Failure, Ui};
 use ddnnc_ir::Model;
@@ -10,7 +11,14 @@ use std::path::{Path, PathBuf};
 
 /// What is wrong with weights: the input, or the disk.
 pub fn failed(error: WeightsError) -> Failure {
-    if error.is_environment() { Failure::environment(error) } else { Failure::input(error) }
+    match error {
+        WeightsError::OutOfMemory { needed } => {
+            let needed = bytes(needed as u64);
+            Failure::environment(format!("the weights need {needed}, and as much memory cannot be had"))
+        }
+        error if error.is_environment() => Failure::environment(error),
+        error => Failure::input(error),
+    }
 }
 
 /// Checks that tensors are exactly the parameters and running statistics of a model.
@@ -20,7 +28,12 @@ pub fn check(model: &Model, tensors: &Tensors, path: &Path) -> Result<(), Failur
 
 /// Initial values; files that the spec loads are looked for as [`Spec::resolve`] does.
 pub fn initial(spec: &Spec, model: &Model, seed: u64) -> Result<Tensors, Failure> {
-    initial_values(&resolved(spec, model)?, seed, Path::new("")).map_err(failed)
+    initial_values(&resolved(spec, model)?, seed, Path::new("")).map_err(|error| match error {
+        WeightsError::Mismatch { .. } => failed(error).hint(
+            "`load` takes every tensor of its network and no other: `ddnnc export` writes such a file of one net of a run",
+        ),
+        error => failed(error),
+    })
 }
 
 /// Initial values of the tensors of these names; files that the spec loads are read only where one of them comes from such.
@@ -78,10 +91,7 @@ const OTHER_FORMATS: &str = "caffemodel ckpt engine ggml gguf h5 hdf5 keras mlmo
 
 /// Refuses a name that promises another format than the one that is written.
 pub fn named_as_written(path: &Path) -> Result<(), Failure> {
-    let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
-    let Some(ending) = ending.filter(|ending| OTHER_FORMATS.split(' ').any(|other| other == ending)) else {
-        return Ok(());
-    };
+    let Some(ending) = other_format(path, OTHER_FORMATS) else { return Ok(()) };
     let shown = path.display();
     let hint = format!(
         "name it `{}`; `safetensors.torch.load_file` reads that in PyTorch, `safetensors.numpy.load_file` in NumPy",

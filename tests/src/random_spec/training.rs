@@ -194,21 +194,19 @@ impl Drawing {
         if self.dice.percent(70) {
             args.push("path = \"data\"".to_owned());
         }
+        let name = self.dice.pick(&["image_folder", "image_folder", "cifar10", "cifar100", "mnist"]);
         if self.dice.percent(40) {
-            let changes = self.dice.pick(&[
-                "crop(pad = 2), flip",
-                "resized_crop(scale = 0.2), flip",
-                "resized_crop",
-                "",
-            ]);
-            args.push(format!("augment = [{changes}]"));
+            let mut changes = vec!["crop(pad = 2), flip", ""];
+            if name == "image_folder" {
+                changes.extend(["resized_crop(scale = 0.2), flip", "resized_crop"]);
+            }
+            args.push(format!("augment = [{}]", self.dice.pick(&changes)));
         }
         if self.dice.percent(20) {
             let channels = self.image[0];
             let (mean, std) = (vec!["0.5"; channels].join(", "), vec!["0.25"; channels].join(", "));
             args.push(format!("normalize = normalize(mean = [{mean}], std = [{std}])"));
         }
-        let name = self.dice.pick(&["image_folder", "image_folder", "cifar10", "cifar100", "mnist"]);
         format!("{name}{}", arguments(&args))
     }
 }

@@ -13,15 +13,16 @@ const MARGIN: f64 = 256.0 / 224.0;
 
 /// How evaluation makes an input of an image: what whoever runs the net elsewhere has to do.
 ///
-/// The image is scaled, keeping its aspect, so that it just covers `resize`; the centre, `crop`, is cut out; of each channel
-/// `mean` is subtracted from pixels in [0, 1], and the rest is divided by `std`.
+/// The image is scaled, keeping its aspect, so that it just covers `resize`, to the nearest whole numbers; the centre, `crop`,
+/// is cut out, the smaller half of an odd rest at the top and on the left; of each channel `mean` is subtracted from pixels in
+/// [0, 1], and the rest is divided by `std`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Preparation {
     /// Mean of each channel, of pixels in [0, 1].
     pub mean: Vec<f64>,
     /// Standard deviation of each channel.
     pub std: Vec<f64>,
-    /// Height and width in pixels, rounded.
+    /// Height and width in pixels.
     pub resize: [usize; 2],
     /// Height and width of the input in pixels.
     pub crop: [usize; 2],
@@ -35,8 +36,8 @@ pub struct Preparation {
 pub(crate) struct View {
     shape: [usize; 3],
     augment: Vec<Augment>,
-    /// How much more than the input an image file covers before its centre is taken.
-    margin: f64,
+    /// Height and width that an image file covers before its centre is taken.
+    resize: [usize; 2],
     mean: Vec<f64>,
     std: Vec<f64>,
     /// For every channel, the normalised value of each pixel value.
@@ -95,19 +96,25 @@ impl View {
             Dataset::ImageFolder => MARGIN,
             Dataset::Mnist | Dataset::Cifar10 | Dataset::Cifar100 => 1.0,
         };
-        Ok(View { shape, augment: data.augment.clone(), margin, mean, std, table })
+        let resize = [shape[1], shape[2]].map(|n| (n as f64 * margin).round() as usize);
+        Ok(View { shape, augment: data.augment.clone(), resize, mean, std, table })
     }
 
     /// What is done to an image file without random changes.
     pub(super) fn preparation(&self) -> Preparation {
         let [_, height, width] = self.shape;
-        let covered = |n: usize| (n as f64 * self.margin).round() as usize;
         Preparation {
             mean: self.mean.clone(),
             std: self.std.clone(),
-            resize: [covered(height), covered(width)],
+            resize: self.resize,
             crop: [height, width],
         }
+    }
+
+    /// Width and height that an image file covers.
+    fn covered(&self) -> [u32; 2] {
+        let [height, width] = self.resize;
+        [width as u32, height as u32]
     }
 
     /// Elements of an input.
@@ -144,7 +151,7 @@ impl View {
                     (Some(rng), Some(scale)) => {
                         decoded.resized(resized_crop(rng, decoded.size(), scale), size, resizer, planes)?;
                     }
-                    (None, _) | (_, None) => decoded.centre(size, self.margin, resizer, planes)?,
+                    (None, _) | (_, None) => decoded.centre(size, self.covered(), resizer, planes)?,
                 }
             }
         }
@@ -176,7 +183,7 @@ impl View {
         let [channels, height, width] = self.shape;
         let mut planes = vec![0; self.elements()];
         let decoded = Decoded::open(path, channels)?;
-        decoded.centre([width as u32, height as u32], self.margin, &mut Resizer::new(), &mut planes)?;
+        decoded.centre([width as u32, height as u32], self.covered(), &mut Resizer::new(), &mut planes)?;
         let mut out = vec![0.0; planes.len()];
         self.normalise(&planes, &mut out);
         Ok(out)
@@ -246,5 +253,46 @@ fn default_normalization(dataset: Dataset, channels: usize) -> (Vec<f64>, Vec<f6
         // ImageNet's; one gray channel takes the mean of the three.
         Dataset::ImageFolder if channels == 1 => (vec![0.449], vec![0.226]),
         Dataset::ImageFolder => (vec![0.485, 0.456, 0.406], vec![0.229, 0.224, 0.225]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Decoded, View};
+    use ddnnc_ir::{Data, Dataset};
+    use fast_image_resize::Resizer;
+
+    /// An input is what somebody makes of the image who knows no more than the [`Preparation`](super::Preparation): here
+    /// 8/7 of neither extent is a whole number, and the long image is of another size with either unrounded.
+    #[test]
+    fn inputs_are_made_as_the_preparation_says() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("long.png");
+        let pixel =
+            |x: u32, y: u32| image::Rgb([x * 37 + y * 11, x * y, x + y * 101].map(|v| (v % 251) as u8));
+        image::RgbImage::from_fn(333, 97, pixel).save(&path).expect("an image is written");
+        let data = Data { dataset: Dataset::ImageFolder, path: None, augment: Vec::new(), normalize: None };
+        let view = View::new(&data, [3, 48, 40]).expect("a view");
+
+        let made = view.preparation();
+        assert_eq!((made.resize, made.crop), ([55, 46], [48, 40]));
+        let scale = f64::max(55.0 / 97.0, 46.0 / 333.0);
+        let [width, height] = [333.0, 97.0].map(|n| (n * scale).round() as usize);
+        let mut all = vec![0; 3 * height * width];
+        let decoded = Decoded::open(&path, 3).expect("an image");
+        let size = [width as u32, height as u32];
+        decoded.resized([0, 0, 333, 97], size, &mut Resizer::new(), &mut all).expect("it is resized");
+        let (top, left) = ((height - 48) / 2, (width - 40) / 2);
+        let mut expected = Vec::new();
+        for (channel, plane) in all.chunks(height * width).enumerate() {
+            for row in plane.chunks(width).skip(top).take(48) {
+                expected.extend(
+                    row[left..left + 40]
+                        .iter()
+                        .map(|&v| ((f64::from(v) / 255.0 - made.mean[channel]) / made.std[channel]) as f32),
+                );
+            }
+        }
+        assert!(view.render_file(&path).expect("an input") == expected);
     }
 }

@@ -3,8 +3,10 @@
 use super::DataError;
 use fast_image_resize::images::{CroppedImage, Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
-use image::{DynamicImage, ImageFormat};
-use std::io::Read;
+use image::error::UnsupportedErrorKind;
+use image::{DynamicImage, ImageError, ImageFormat};
+use std::fs::File;
+use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
 
 /// A scan may end with so many zeros; more of them fill up what was never written.
@@ -108,6 +110,9 @@ const TAILS: [u8; 4] = [0x00, 0x55, 0xAA, 0x33];
 /// How many of them: more than the blocks of a few pixels take.
 const TAIL: usize = 256;
 
+/// So many bytes tell the format of a file.
+const MAGIC: u64 = 64;
+
 /// A rectangle of pixels: left, top, width, height.
 pub(super) type Part = [u32; 4];
 
@@ -125,15 +130,23 @@ impl Decoded {
     /// Decodes a file to `channels` (1 or 3) channels; gray becomes RGB where three are wanted.
     pub(super) fn open(path: &Path, channels: usize) -> Result<Decoded, DataError> {
         let fail = |reason: String| unreadable(path, &reason);
-        let reader = image::ImageReader::open(path)
-            .and_then(image::ImageReader::with_guessed_format)
-            .map_err(|e| DataError::io(path, e))?;
-        let decoded = if reader.format() == Some(ImageFormat::Jpeg) {
-            let mut bytes = Vec::new();
-            reader.into_inner().read_to_end(&mut bytes).map_err(|e| DataError::io(path, e))?;
+        let unread = |e| DataError::io(path, e);
+        let unknown = || fail("it is not of a format that is read: JPEG, PNG, BMP, GIF, WebP".to_string());
+        // What is no image is not read to its end, which a device need not have; a pipe cannot be sought in.
+        let (mut file, mut bytes) = (File::open(path).map_err(unread)?, Vec::new());
+        file.by_ref().take(MAGIC).read_to_end(&mut bytes).map_err(unread)?;
+        let format = image::guess_format(&bytes).map_err(|_| unknown())?;
+        file.read_to_end(&mut bytes).map_err(unread)?;
+        let decoded = if format == ImageFormat::Jpeg {
             jpeg(bytes).map_err(fail)?
         } else {
-            reader.decode().map_err(|e| fail(e.to_string()))?
+            let decoded = image::ImageReader::with_format(Cursor::new(bytes), format).decode();
+            decoded.map_err(|e| match e {
+                ImageError::Unsupported(e) if matches!(e.kind(), UnsupportedErrorKind::Format(_)) => {
+                    unknown()
+                }
+                e => fail(e.to_string()),
+            })?
         };
         let size = [decoded.width(), decoded.height()];
         if size.contains(&0) {
@@ -162,11 +175,11 @@ impl Decoded {
         self.resized_part(part, [width, height], whole, resizer, planes)
     }
 
-    /// The planes of the centre, `width` × `height`, of the image resized so that it just covers `margin` times that.
+    /// The planes of the centre, `width` × `height`, of the image resized so that it just covers `covered`, no less than that.
     pub(super) fn centre(
         &self,
         [width, height]: [u32; 2],
-        margin: f64,
+        covered: [u32; 2],
         resizer: &mut Resizer,
         planes: &mut [u8],
     ) -> Result<(), DataError> {
@@ -177,9 +190,10 @@ impl Decoded {
         let (kept_w, kept_h) = (longest(h).min(u64::from(w)) as u32, longest(w).min(u64::from(h)) as u32);
         let part = [(w - kept_w) / 2, (h - kept_h) / 2, kept_w, kept_h];
         let (w, h) = (kept_w, kept_h);
-        let scale = (f64::from(width) / f64::from(w)).max(f64::from(height) / f64::from(h)) * margin;
+        let [least_w, least_h] = covered;
+        let scale = (f64::from(least_w) / f64::from(w)).max(f64::from(least_h) / f64::from(h));
         let scaled = |n: u32, least: u32| ((f64::from(n) * scale).round() as u32).max(least);
-        let (w, h) = (scaled(w, width), scaled(h, height));
+        let (w, h) = (scaled(w, least_w), scaled(h, least_h));
         let middle = [(w - width) / 2, (h - height) / 2, width, height];
         self.resized_part(part, [w, h], middle, resizer, planes)
     }
@@ -302,7 +316,7 @@ mod tests {
         let (image, mut resizer) = (noise(3, [60, 40]), Resizer::new());
         let [width, height] = [16usize, 12];
         let mut planes = vec![0u8; 3 * width * height];
-        image.centre([16, 12], 1.25, &mut resizer, &mut planes).expect("it can be resized");
+        image.centre([16, 12], [20, 15], &mut resizer, &mut planes).expect("it can be resized");
         // 60 × 40 covers 20 × 15 at a scale of 3/8.
         let all = [23usize, 15];
         let mut whole = vec![0u8; 3 * all[0] * all[1]];

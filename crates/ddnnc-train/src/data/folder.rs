@@ -31,10 +31,17 @@ fn is_hidden(name: &OsStr) -> bool {
 fn classes(folder: &Path) -> Result<Vec<String>, DataError> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(|e| DataError::io(folder, e))? {
-        let path = entry.map_err(|e| DataError::io(folder, e))?.path();
-        if let (true, Some(name)) = (path.is_dir(), path.file_name().filter(|name| !is_hidden(name))) {
-            names.push(name.to_string_lossy().into_owned());
+        let entry = entry.map_err(|e| DataError::io(folder, e))?;
+        let (name, path) = (entry.file_name(), entry.path());
+        // A link that leads nowhere may have been a class: it is not passed over.
+        if is_hidden(&name) || !std::fs::metadata(&path).map_err(|e| DataError::io(&path, e))?.is_dir() {
+            continue;
         }
+        names.push(name.into_string().map_err(|_| {
+            let path = path.display();
+            let message = format!("{path}: the name of this class folder is no UTF-8 text. Rename it");
+            DataError::Setting { message }
+        })?);
     }
     names.sort();
     if names.len() < 2 {
@@ -75,7 +82,9 @@ pub(super) fn read(folder: &Path, split: Split) -> Result<(ImageSet, Vec<String>
             }
             let path = entry.path();
             let ending = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase());
-            if ending.is_some_and(|e| ENDINGS.contains(&e.as_str())) && path.is_file() {
+            if ending.is_some_and(|e| ENDINGS.contains(&e.as_str()))
+                && std::fs::metadata(&path).map_err(|e| DataError::io(&path, e))?.is_file()
+            {
                 files.push(path);
             }
         }

@@ -2,7 +2,7 @@
 
 use crate::cli::BenchArgs;
 use crate::load_notes::LoadNotes;
-use crate::output::{apart, bytes, print, print_json, write_file};
+use crate::output::{apart, bytes, named_as_drawn, print, print_json, write_file};
 use crate::profile::{KEPT, Profile, median};
 use crate::{Failure, Spec, Ui, device, profile_picture, weights};
 use ddnnc_ir::{DType, Mode, Model};
@@ -17,6 +17,7 @@ const WARM_UP: u32 = 2;
 /// Runs the training step on random data and shows its speed.
 pub fn run(args: &BenchArgs, ui: Ui) -> Result<(), Failure> {
     let options = device::options_on(&args.device, &args.passes)?;
+    named_as_drawn(&args.profile_svg)?;
     apart([&args.spec.spec], &args.profile_svg)?;
     let spec = Spec::load(&args.spec.spec, &args.spec.set, ui)?;
     let mut model = spec.lower(Mode::Train, args.batch)?;

@@ -4,7 +4,7 @@ use crate::cli::{CompileArgs, Emit, StepMode};
 use crate::device::not_compiled;
 use crate::kernel_facts::Facts;
 use crate::launches::Counts;
-use crate::output::{apart, bytes, grouped, print, print_json, si, table, write_file};
+use crate::output::{apart, bytes, grouped, named_as_drawn, print, print_json, si, table, write_file};
 use crate::{Failure, Spec, Ui, device, kernel_text, memory_picture};
 use ddnnc_cpu::CpuDevice;
 use ddnnc_ir::{Graph, IrError, Mode, Model, Op};
@@ -66,6 +66,7 @@ pub fn run(args: &CompileArgs, ui: Ui) -> Result<(), Failure> {
     if kernels || facts {
         device::lays_out(&args.passes)?;
     }
+    named_as_drawn(args.memory.iter().flatten())?;
     apart([&args.spec.spec], args.output.iter().chain(args.memory.iter().flatten()))?;
     let spec = Spec::load(&args.spec.spec, &args.spec.set, ui)?;
     // Where nothing is written, nothing behind the phase needs to run; a syntax tree shows specs with errors, too.

@@ -10,7 +10,7 @@ use crate::cli::ImportArgs;
 use crate::output::{apart, print};
 use crate::{Failure, Spec, Ui, weights};
 use ddnnc_ir::{Mode, Model, Shape};
-use ddnnc_train::{Tensors, read_weights_where, write_weights};
+use ddnnc_train::{Tensors, read_weights_where, unmarked, write_weights};
 use indexmap::{IndexMap, IndexSet};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -148,12 +148,6 @@ fn natural(name: &str) -> Vec<(bool, u64, String)> {
 
 fn last(name: &str) -> &str {
     name.rsplit('.').next().unwrap_or(name)
-}
-
-/// `a.b@net.c` without the mark of the net that it belongs to.
-fn unmarked(name: &str) -> String {
-    let plain = |word: &str| word.split('@').next().unwrap_or_default().to_string();
-    name.split('.').map(plain).collect::<Vec<_>>().join(".")
 }
 
 fn read_map(path: &Path) -> Result<IndexMap<String, String>, Failure> {

@@ -3,7 +3,7 @@
 use crate::cli::InspectArgs;
 use crate::device::not_compiled;
 use crate::graph_picture::{self, kind, weight};
-use crate::output::{apart, grouped, print, print_json, si, table, write_file};
+use crate::output::{apart, grouped, named_as_drawn, print, print_json, si, table, write_file};
 use crate::{Failure, Spec, Ui};
 use ddnnc_ir::{Graph, Mode, Model, Op, Term, Weight};
 use ddnnc_passes::Goal;
@@ -13,6 +13,7 @@ use std::path::Path;
 
 /// Shows nets, losses and pairings, or the table of parameters.
 pub fn run(args: &InspectArgs, ui: Ui) -> Result<(), Failure> {
+    named_as_drawn(&args.graph)?;
     apart([&args.spec.spec], &args.graph)?;
     let spec = Spec::load(&args.spec.spec, &args.spec.set, ui)?;
     let model = spec.lower(Mode::Train, None)?;

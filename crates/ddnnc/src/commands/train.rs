@@ -153,8 +153,9 @@ fn text(args: &TrainArgs, model: &Model, summary: &Summary, folder: &Path, data:
         Ending::StepLimit => "stopped at the limit of steps",
         Ending::Interrupted => "interrupted",
     };
+    let steps = if summary.step == 1 { "step" } else { "steps" };
     let mut text =
-        format!("{}: {how} after {} steps, {:.0} s\n\n", model.name, summary.step, summary.seconds);
+        format!("{}: {how} after {} {steps}, {:.0} s\n\n", model.name, summary.step, summary.seconds);
     // Beside results on the test images at the end, those of an earlier epoch say so.
     let validation = match summary.validation_step == summary.step {
         true => "validation".to_string(),

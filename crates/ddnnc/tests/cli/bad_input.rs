@@ -160,6 +160,7 @@ fn bad_data_leaves_no_run() {
 
 #[test]
 fn bad_weights_are_named() {
+    use safetensors::{Dtype, tensor::TensorView};
     let place = Place::new();
     let quick = spec("quickstart");
     place.run(&["step", &quick, "--init", "w.safetensors"]).ok();
@@ -193,7 +194,13 @@ fn bad_weights_are_named() {
     rewrite("resnet.stem.conv1.weight", "resnet.stem.conv9.weight");
     run().fails(
         1,
-        &["`resnet.stem.conv1.weight`", "missing", "`resnet.stem.conv9.weight`", "not of the model"],
+        &[
+            "`resnet.stem.conv1.weight`",
+            "missing",
+            "`resnet.stem.conv9.weight`",
+            "not of the model",
+            "`ddnnc import`",
+        ],
     );
     rewrite("[16,1,3,3]", "[16,3,1,3]");
     run().fails(1, &["resnet.stem.conv1.weight", "[16,3,1,3]", "[16,1,3,3]"]);
@@ -221,6 +228,17 @@ fn bad_weights_are_named() {
     fs::write(place.path("bad.safetensors"), b"").expect("a writable folder");
     run().fails(1, &["bad.safetensors"]);
     assert!(!place.path("out.safetensors").exists());
+    let load = "network.teacher.load=\"w.safetensors\"";
+    place
+        .run(&["step", &spec("kd_two_networks"), "--set", load, "--init", "out.safetensors"])
+        .fails(1, &["w.safetensors do not fit", "the model needs", "`ddnnc export`"]);
+    // What PyTorch saves of a net with norms: `tensor.float()` alone would not make it fit.
+    let tracked = TensorView::new(Dtype::I64, vec![], &[0; 8]).expect("eight bytes");
+    let file = place.path("torch.safetensors");
+    safetensors::serialize_to_file([("bn1.num_batches_tracked", tracked)], None, &file).expect("written");
+    place
+        .run(&["train", &quick, "--weights", "torch.safetensors"])
+        .fails(1, &["`bn1.num_batches_tracked` is I64", "`ddnnc import`"]);
     place.run(&["eval", &quick]).fails(2, &["no weights", "--weights"]);
     place.run(&["eval", "nope"]).fails(1, &["no spec and no run folder `nope`"]);
     place.run(&["check", &format!("{quick}/")]).fails(1, &["no file"]);
@@ -230,6 +248,17 @@ fn bad_weights_are_named() {
     place.run(&["eval", &quick, "--run", "."]).fails(1, &["no run folder"]);
     place.run(&["train", &quick, "--out", "w.safetensors"]).fails(1, &["`w.safetensors` is a file"]);
     place.run(&["report", "."]).fails(1, &["spec.ddnn"]);
+}
+
+#[test]
+fn negative_numbers_are_out_of_range() {
+    let place = Place::new();
+    let quick = spec("quickstart");
+    let train = ["--seed", "--batch", "--steps", "--threads"].map(|option| ("train", option));
+    let others = [("eval", "--at-least"), ("eval", "--batch"), ("bench", "--top"), ("bench", "--steps")];
+    for (command, option) in train.into_iter().chain(others) {
+        place.run(&[command, &quick, option, "-1"]).fails(2, &["invalid value '-1'", option]);
+    }
 }
 
 /// A name that promises another format would be found out only where the file is used.
@@ -299,6 +328,24 @@ fn bad_batches_are_named() {
     save(&[image(0), ("label", Dtype::I64, vec![0], vec![])]);
     run().fails(1, &["0 images"]);
     assert!(!place.path("g.safetensors").exists());
+}
+
+#[test]
+fn what_is_no_image_is_said_in_plain_words() {
+    let place = Place::new();
+    let quick = spec("quickstart");
+    place.run(&["step", &quick, "--init", "w.safetensors"]).ok();
+    for name in ["notes.txt", "notes", "notes.png"] {
+        fs::write(place.path(name), "no image").expect("a writable folder");
+        place
+            .run(&["predict", &quick, "--weights", "w.safetensors", name])
+            .fails(1, &[name, "not of a format that is read: JPEG, PNG, BMP, GIF, WebP"]);
+    }
+    // A device without an end is not read to its end.
+    #[cfg(unix)]
+    place
+        .run(&["predict", &quick, "--weights", "w.safetensors", "/dev/zero"])
+        .fails(1, &["/dev/zero", "PNG"]);
 }
 
 #[test]
@@ -463,6 +510,23 @@ fn memory_that_cannot_be_had_is_said() {
             .expect("there is `sh`");
         Ran::new(output)
             .fails(3, &["the program needs", "GiB, and as much memory cannot be had", "`--batch N`"]);
+    }
+    // The weights alone: 20000 x 20000 x 9 of them.
+    let wide = fs::read_to_string(&quick).expect("the spec").replace("basic(32)", "basic(20000)");
+    fs::write(place.path("wide.ddnn"), wide.replace("basic(32,", "basic(20000,")).expect("a writable folder");
+    tiny_mnist(&place.path("mnist"));
+    for args in [
+        &["step", "wide.ddnn", "--init", "w"][..],
+        &["train", "wide.ddnn", "--data", "mnist", "--out", "run"],
+    ] {
+        let output = std::process::Command::new("sh")
+            .args(["-c", "ulimit -v 1500000; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_ddnnc")])
+            .args(args)
+            .current_dir(place.dir.path())
+            .output()
+            .expect("there is `sh`");
+        Ran::new(output).fails(3, &["the weights need", "GiB, and as much memory cannot be had"]);
+        assert!(!place.path("run").exists() && !place.path("w").exists());
     }
 }
 

@@ -538,6 +538,7 @@ fn the_commands_that_train_prints_work() {
         args.extend(data.iter().flat_map(|data| ["--data", data]));
         let output = place.command(&args).current_dir(place.path(from)).output().expect("the binary runs");
         let text = Ran::new(output).ok();
+        assert!(text.contains("after 1 step, "), "{text}");
         let lines = text.lines().filter_map(|line| line.find("ddnnc ").map(|at| &line[at + 6..]));
         let lines: Vec<&str> = lines.collect();
         assert_eq!(lines.len(), 2, "eval and export: {text}");
@@ -773,6 +774,18 @@ fn an_exported_file_is_enough() {
             powers[class["class"].as_u64().expect("a number") as usize] / powers.iter().sum::<f64>();
         let got = class["probability"].as_f64().expect("a number");
         assert!((got - expected).abs() <= 1e-5, "{class}: {expected}");
+    }
+
+    #[cfg(unix)]
+    {
+        let mut shell = std::process::Command::new("sh");
+        shell.args([
+            "-c",
+            "cat image.png | \"$0\" predict small /dev/stdin --json",
+            env!("CARGO_BIN_EXE_ddnnc"),
+        ]);
+        let piped = Ran::new(shell.current_dir(place.dir.path()).output().expect("there is `sh`")).json();
+        assert_eq!(piped["images"][0]["classes"], json["images"][0]["classes"]);
     }
 
     // Alone, and with the spec of the whole model, it does what it does inside that.

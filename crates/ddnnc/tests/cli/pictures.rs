@@ -51,6 +51,26 @@ fn meet(a: [f64; 4], b: [f64; 4]) -> bool {
     a[0] + slack < b[2] && b[0] + slack < a[2] && a[1] + slack < b[3] && b[1] + slack < a[3]
 }
 
+/// A name that promises another format would be found out only where the picture is opened.
+#[test]
+fn only_svg_is_drawn() {
+    let place = Place::new();
+    let quick = spec("quickstart");
+    for name in ["a.png", "a.PDF", "a.b.jpg"] {
+        for command in [
+            &["inspect", "--graph"][..],
+            &["compile", "--memory"],
+            &["bench", "--steps", "1", "--profile-svg"],
+        ] {
+            let words = ["would be an SVG", "only format", "name it `a", "svg`"];
+            place.run(&[&command[..1], &[&quick], &command[1..], &[name]].concat()).fails(2, &words);
+            assert!(!place.path(name).exists());
+        }
+    }
+    place.run(&["inspect", &quick, "--graph", "a.xml"]).ok();
+    place.run(&["inspect", &quick, "--graph", "png"]).ok();
+}
+
 fn texts(elements: &[Element]) -> Vec<&str> {
     elements.iter().filter(|e| e.name == "text").map(|e| e.text.as_str()).collect()
 }
