@@ -4,7 +4,7 @@
 //! taps with all channels, or one tap where the columns of taps are apart.
 
 use crate::ahead::Ahead;
-use crate::bf16_tile::{LANES, PAIRS, Products, Sum, WIDTH, Walk, gather};
+use crate::bf16_tile::{LANES, PAIRS, Products, Sum, WIDTH, Walk, gather, pack_turned};
 use crate::convolution::{Emit, Geometry, Part, Weights};
 use crate::correlation::{LISTED, each_list, launch, scratch};
 use crate::device::Machine;
@@ -13,7 +13,6 @@ use crate::memory::halves;
 use crate::plan::{Axis, Data, Plan};
 use crate::pointwise_kernels::narrow;
 use crate::tile::Blocks;
-use crate::transpose::transpose;
 use std::ops::Range;
 
 /// The runs of a phase.
@@ -209,26 +208,8 @@ impl Pack<'_> {
     #[inline(always)]
     fn turn(&self, out: &mut [u16], w: &[u16]) {
         let terms = self.g.inputs;
-        let pairs = self.products.pairs(terms);
-        for first in (0..self.rows.len()).step_by(LANES) {
-            let w = &w[(self.rows.start + first) * terms..];
-            let rows = LANES.min(self.rows.len() - first);
-            for from in (0..terms).step_by(2 * LANES) {
-                let out = &mut out[from * self.width + 2 * first..];
-                if rows == LANES && from + 2 * LANES <= terms {
-                    transpose(&w[from..], terms, out, self.width);
-                    continue;
-                }
-                for (i, out) in out.chunks_mut(2 * self.width).enumerate().take(LANES.min(pairs - from / 2)) {
-                    for (row, out) in out.chunks_exact_mut(2).enumerate().take(rows) {
-                        let w = &w[row * terms..][..terms];
-                        for (term, out) in (from + 2 * i..).zip(out) {
-                            *out = w.get(term).copied().unwrap_or(0);
-                        }
-                    }
-                }
-            }
-        }
+        let w = &w[self.rows.start * terms..];
+        pack_turned(w, terms, self.rows.len(), terms, self.products.pairs(terms), self.width, out);
     }
 }
 

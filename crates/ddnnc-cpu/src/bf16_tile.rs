@@ -14,6 +14,7 @@ use crate::ahead::{Ahead, ask_near};
 #[cfg(target_arch = "x86_64")]
 use crate::amx_tile;
 use crate::simd::Level;
+use crate::transpose::transpose;
 
 /// Rows of the widest panel.
 pub const WIDTH: usize = 64;
@@ -179,6 +180,41 @@ pub fn gather(walk: &Walk, data: &[u16], data_at: &[usize], to: &mut [u16], pitc
     }
     #[cfg(not(target_arch = "x86_64"))]
     unreachable!("no such instruction");
+}
+
+/// Packs `rows` rows, `step` apart, whose terms follow one another, into a panel of that width: so many pairs of a run, zeros
+/// where there are no terms any more.
+///
+/// The processor has AVX-512.
+#[inline(always)]
+pub fn pack_turned(
+    from: &[u16],
+    step: usize,
+    rows: usize,
+    terms: usize,
+    pairs: usize,
+    width: usize,
+    panel: &mut [u16],
+) {
+    for first in (0..rows).step_by(LANES) {
+        let from = &from[first * step..];
+        let rows = LANES.min(rows - first);
+        for term in (0..terms).step_by(2 * LANES) {
+            let panel = &mut panel[term * width + 2 * first..];
+            if rows == LANES && term + 2 * LANES <= terms {
+                transpose(&from[term..], step, panel, width);
+                continue;
+            }
+            for (i, panel) in panel.chunks_mut(2 * width).enumerate().take(LANES.min(pairs - term / 2)) {
+                for (row, panel) in panel.chunks_exact_mut(2).enumerate().take(rows) {
+                    let from = &from[row * step..][..terms];
+                    for (term, to) in (term + 2 * i..).zip(panel) {
+                        *to = from.get(term).copied().unwrap_or(0);
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// Asks for the first run of some columns.

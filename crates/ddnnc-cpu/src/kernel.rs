@@ -4,6 +4,7 @@ use crate::device::Machine;
 use crate::gemm::{DEPTH, MAX_WIDTH};
 use crate::launch::{Need, Placed};
 use crate::matmul::{Matrix, matmul};
+use crate::matmul_bf16::Sizes;
 use crate::memory::{Memory, Slot};
 use crate::pooling::Extents;
 use crate::shape::{Runs, Span};
@@ -158,10 +159,11 @@ impl Plain {
             (Op::MaxPoolGrad(_) | Op::AvgPoolGrad { .. }, Moves::Pool(_, extents)) => {
                 need.scratch = extents.scratch();
             }
-            (Op::MatMul { .. }, _) => {
+            (Op::MatMul { transpose_a, transpose_b }, _) => {
                 need.scratch = DEPTH * MAX_WIDTH;
                 if self.dtype(0) == DType::Bf16 {
                     need.shared = self.operands.iter().map(|o| o.slot.elements).sum();
+                    need.include(self.pairs(*transpose_a, *transpose_b).need());
                 }
             }
             (Op::CrossEntropy { .. } | Op::KlDivergence { .. }, _) => need.partials = self.dims(0)[0],
@@ -179,6 +181,11 @@ impl Plain {
 
     fn dims(&self, i: usize) -> &[usize] {
         self.operands[i].ty.dims()
+    }
+
+    /// A matrix product as one of pairs of bf16.
+    fn pairs(&self, transpose_a: bool, transpose_b: bool) -> Sizes {
+        Sizes::new(self.dims(0), self.dims(1), [transpose_a, transpose_b])
     }
 
     /// Elements of a sample (or a row) of operand 0.
@@ -299,6 +306,10 @@ impl<'a> Bound<'a> {
             return matmul(m, left(self.x(0)), right(self.x(1)), columns, out);
         }
         let (x, y) = (self.operand::<u16>(0), self.operand::<u16>(1));
+        let pairs = self.plain.pairs(transpose_a, transpose_b);
+        if pairs.pays(m.level) {
+            return pairs.run(m, x, y, out);
+        }
         let (m, shared) = m.with_shared(x.len() + y.len());
         let (wide_x, wide_y) = shared.split_at_mut(x.len());
         pooling::widen_all(&m, wide_x, x);

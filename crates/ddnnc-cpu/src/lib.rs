@@ -52,6 +52,7 @@ mod launch;
 mod limits;
 mod loss;
 mod matmul;
+mod matmul_bf16;
 mod memory;
 mod method;
 mod packed_weight;

@@ -117,6 +117,26 @@ fn large_results_of_convolutions() {
     }
 }
 
+/// Products of bf16 that are large enough for pairs, in every way that linear layers have them.
+#[test]
+fn large_products_of_bf16() {
+    let half = |dims| ValueType { dtype: DType::Bf16, ..ValueType::f32(dims) };
+    for (transpose_a, transpose_b) in [(false, false), (false, true), (true, false), (true, true)] {
+        let dims = |rows, columns, transpose| if transpose { [columns, rows] } else { [rows, columns] };
+        let case = Case {
+            op: Op::MatMul { transpose_a, transpose_b },
+            operands: vec![half(dims(99, 513, transpose_a)), half(dims(513, 91, transpose_b))],
+        };
+        assert!(99 * 513 * 91 >= 1 << 22, "it is large");
+        let operands = case.draw(9);
+        let expected = case.reference(&operands);
+        for device in CpuDevice::at_every_level(2, true).expect("threads") {
+            let found = case.run(&device, &operands, &[]).expect("runs");
+            compare(&case, 9, 2e-6, &format!("{device:?}"), &expected, &found);
+        }
+    }
+}
+
 /// Sums over nothing are zero, whatever the memory of the result held before.
 #[test]
 fn sums_over_nothing_are_zero() {
