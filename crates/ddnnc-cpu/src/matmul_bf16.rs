@@ -12,6 +12,7 @@ use crate::device::Machine;
 use crate::launch::Need;
 use crate::memory::halves;
 use crate::method::Method;
+use crate::packed_weight_tile::Runs;
 use crate::pointwise::Cells;
 use crate::pointwise_kernels::widen_all;
 use crate::simd::Level;
@@ -135,9 +136,7 @@ impl Sizes {
                 let out_at: [usize; ROWS] = std::array::from_fn(|i| i * WIDTH);
                 for from in (0..terms).step_by(2 * DEPTH) {
                     let some = (2 * DEPTH).min(terms - from);
-                    machine
-                        .level
-                        .run(|| self.pack(b, columns.clone(), from, some, blocks.width, halves(panel)));
+                    self.pack(machine.level, b, columns.clone(), from, some, blocks.width, panel);
                     let sum = Sum {
                         rows: columns.len(),
                         width: blocks.width,
@@ -161,29 +160,42 @@ impl Sizes {
     }
 
     /// Packs some terms of some columns of the right operand into a panel of pairs of terms.
-    #[inline(always)]
+    #[expect(clippy::too_many_arguments, reason = "what is packed, and where to")]
     fn pack(
         &self,
+        level: Level,
         b: &[u16],
         columns: Range<usize>,
         from: usize,
         terms: usize,
         width: usize,
-        panel: &mut [u16],
+        panel: &mut [f32],
     ) {
         let ([_, n], depth) = (self.result, self.depth);
         if self.transpose[1] {
             let b = &b[columns.start * depth + from..];
-            return pack_turned(b, depth, columns.len(), terms, terms.div_ceil(2), width, panel);
+            return level.run(|| {
+                pack_turned(b, depth, columns.len(), terms, terms.div_ceil(2), width, halves(panel));
+            });
         }
-        for (pair, out) in panel.chunks_exact_mut(2 * width).enumerate().take(terms.div_ceil(2)) {
-            let row = |term: usize| (term < terms).then(|| &b[(from + term) * n..][columns.clone()]);
-            let Some(one) = row(2 * pair) else { continue };
-            let out = out.chunks_exact_mut(2).zip(one);
-            match row(2 * pair + 1) {
-                Some(two) => out.zip(two).for_each(|((out, &a), &b)| (out[0], out[1]) = (a, b)),
-                None => out.for_each(|(out, &a)| (out[0], out[1]) = (a, 0)),
-            }
+        let first = from * n + columns.start;
+        let (count, channels, vectors) = (terms / 2, columns.len(), 2 * LANES);
+        let second = Some(first + n);
+        let runs = Runs {
+            rows: b,
+            first: (first, second),
+            step: 2 * n,
+            count,
+            channels,
+            pairs: true,
+            width: vectors,
+        };
+        if count > 0 {
+            runs.pack(level, panel, width, vectors);
+        }
+        if terms % 2 == 1 {
+            let last = Runs { first: (first + 2 * count * n, None), count: 1, ..runs };
+            last.pack(level, &mut panel[count * width..], width, vectors);
         }
     }
 }

@@ -125,26 +125,25 @@ pub fn convolution(family: &'static str, shape: Shape) -> Vec<Bench> {
     all
 }
 
-/// A linear layer in its three directions; these are launched in f32 alone.
+/// A linear layer in its three directions, of operands of f32 and of bf16; results are f32.
 fn linear([batch, inputs, outputs]: [usize; 3]) -> Vec<Bench> {
-    let (x, w, dy) = (
-        ValueType::f32([batch, inputs]),
-        ValueType::f32([outputs, inputs]),
-        ValueType::f32([batch, outputs]),
-    );
     let product = |transpose_a, transpose_b| Op::MatMul { transpose_a, transpose_b };
-    let parts = [
-        (Part::Forward, product(false, true), vec![x.clone(), w.clone()]),
-        (Part::Input, product(false, false), vec![dy.clone(), w]),
-        (Part::Weight, product(true, false), vec![dy, x]),
-    ];
-    let make = |(part, op, operands)| {
-        let shape = format!("{batch}x{inputs}x{outputs}");
-        let mut bench = Bench::new("linear", shape, part, DType::F32, Case { op, operands });
-        bench.flops = 2.0 * (batch * inputs * outputs) as f64;
-        bench
-    };
-    parts.map(make).into()
+    let mut all = Vec::new();
+    for dtype in [DType::F32, DType::Bf16] {
+        let ty = |dims| ValueType::f32(dims).with_dtype(dtype);
+        let (x, w, dy) = (ty([batch, inputs]), ty([outputs, inputs]), ty([batch, outputs]));
+        for (part, op, operands) in [
+            (Part::Forward, product(false, true), vec![x.clone(), w.clone()]),
+            (Part::Input, product(false, false), vec![dy.clone(), w]),
+            (Part::Weight, product(true, false), vec![dy, x]),
+        ] {
+            let shape = format!("{batch}x{inputs}x{outputs}");
+            let mut bench = Bench::new("linear", shape, part, dtype, Case { op, operands });
+            bench.flops = 2.0 * (batch * inputs * outputs) as f64;
+            all.push(bench);
+        }
+    }
+    all
 }
 
 /// A launch of few elements, of which every thread has some.
