@@ -16,10 +16,11 @@
 //! (which make those views of the buffers of a program and of one launch), `pool` (sharing a result among tasks), `simd`
 //! (functions compiled for more of the processor), `gemm` (the micro-kernels of the `gemm` project), `tile`, `bf16_tile`,
 //! `amx_tile`, `packed_weight_tile`, `packed_weight_rows`, `packed_weight_vectors` and `amx_weight_tile` (the micro-kernels of
-//! convolutions), `amx` (its registers), `amx_weight`, `packed_weight` and `packed_weight_cut` (results that tasks share), `correlation` (zeros
-//! past the caches), `transpose` (blocks in registers), `vector`, `half_vector`, `half_vector_x86`, `winograd_source`,
-//! `winograd_transform` and `winograd_patches` (vectors of each level, and transforms of patches), and `ahead` (asking for
-//! memory); the other kernels are safe code on slices. This crate knows neither the language nor the training loop.
+//! convolutions), `amx` (its registers), `matmul`, `matmul_bf16`, `amx_weight`, `packed_weight` and `packed_weight_cut` (results
+//! that tasks share), `correlation` (zeros past the caches), `transpose` (blocks in registers), `vector`, `half_vector`,
+//! `half_vector_x86`, `winograd_source`, `winograd_transform` and `winograd_patches` (vectors of each level, and transforms of
+//! patches), and `ahead` (asking for memory); the other kernels are safe code on slices. This crate knows neither the language
+//! nor the training loop.
 
 mod ahead;
 #[cfg(target_arch = "x86_64")]

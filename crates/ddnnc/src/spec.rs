@@ -175,6 +175,11 @@ enum TextError {
 fn text_of(reader: impl Read, name: &str) -> Result<String, TextError> {
     let mut bytes = Vec::new();
     reader.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(TextError::Io)?;
+    if holds_weights(&bytes) {
+        return Err(TextError::Bad(Failure::input(format!("{name} is a weights file, and no spec")).hint(
+            "give the spec, and this file with `--weights`; `eval` and `predict` take a file of `export` alone",
+        )));
+    }
     if bytes.len() as u64 > MAX_BYTES {
         return Err(TextError::Bad(Failure::input(format!("{name} is larger than a spec may be (1 MiB)"))));
     }
@@ -183,6 +188,12 @@ fn text_of(reader: impl Read, name: &str) -> Result<String, TextError> {
         let line = 1 + error.as_bytes()[..good].iter().filter(|&&b| b == b'\n').count();
         TextError::Bad(Failure::input(format!("{name} is no UTF-8 text: byte {good}, in line {line}")))
     })
+}
+
+/// Whether bytes begin as a safetensors file does: a length of eight bytes that a header can have, and an object.
+fn holds_weights(bytes: &[u8]) -> bool {
+    bytes.first_chunk().is_some_and(|&length| u64::from_le_bytes(length) < 1 << 32)
+        && bytes.get(8) == Some(&b'{')
 }
 
 fn missing_spec(path: &Path, error: &io::Error) -> Failure {

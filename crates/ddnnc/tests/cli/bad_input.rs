@@ -280,6 +280,16 @@ fn only_safetensors_are_written() {
     }
 }
 
+/// Small weights are no text, and large ones larger than a spec may be: neither says what is wrong.
+#[test]
+fn weights_are_no_spec() {
+    let place = Place::new();
+    place.run(&["step", &spec("quickstart"), "--init", "w.safetensors"]).ok();
+    for command in ["check", "inspect", "compile", "train", "bench"] {
+        place.run(&[command, "w.safetensors"]).fails(1, &["w.safetensors is a weights file", "`--weights`"]);
+    }
+}
+
 #[test]
 fn bad_batches_are_named() {
     use safetensors::{Dtype, tensor::TensorView};
