@@ -619,7 +619,14 @@ impl Tile<'_> {
             let x: &[u16] = unsafe { self.memory.view(slot) };
             for (row, out) in rows {
                 let from = row / div * row_step;
-                out.iter_mut().enumerate().for_each(|(c, out)| *out = widen(x[from + c * channel_step]));
+                match channel_step {
+                    0 => out.fill(widen(x[from])),
+                    1 => kernels::widen_all(self.level, out, &x[from..from + out.len()]),
+                    _ => out
+                        .iter_mut()
+                        .enumerate()
+                        .for_each(|(c, out)| *out = widen(x[from + c * channel_step])),
+                }
             }
         } else {
             // SAFETY: as above; it holds f32.
