@@ -181,7 +181,7 @@ mod tests {
     }
 
     fn settings(choices: Choices, winograd: bool) -> Settings {
-        Settings { level: Level::Portable, winograd, choices: Arc::new(choices) }
+        Settings { level: Level::Portable, pairs: false, winograd, choices: Arc::new(choices) }
     }
 
     #[test]

@@ -91,7 +91,8 @@ impl CpuDevice {
             Some(n) => n,
             None => std::thread::available_parallelism().map_or(1, usize::from),
         };
-        let settings = Settings { level, winograd: options.winograd, choices: Arc::default() };
+        let (pairs, winograd) = (level.pairs_pay(), options.winograd);
+        let settings = Settings { level, pairs, winograd, choices: Arc::default() };
         let tuning =
             options.tune.as_ref().map(|tune| Tuning::new(tune.clone(), Kind::here(&settings, threads)));
         Ok(CpuDevice { pool: Arc::new(Pool::new(threads)?), settings, tuning: tuning.map(Arc::new) })

@@ -6,6 +6,7 @@ use crate::launch::{Need, Placed};
 use crate::matmul::{Matrix, matmul};
 use crate::matmul_bf16::Sizes;
 use crate::memory::{Memory, Slot};
+use crate::method::Settings;
 use crate::pooling::Extents;
 use crate::shape::{Runs, Span};
 use crate::{loss, pooling, sample, shape};
@@ -19,6 +20,8 @@ pub struct Plain {
     operands: Vec<Placed>,
     results: Vec<Placed>,
     moves: Moves,
+    /// Whether products of pairs of bf16 are faster than those of f32.
+    pairs: bool,
 }
 
 /// What is worked out from the types when the program is loaded.
@@ -60,7 +63,12 @@ impl Plain {
     /// # Errors
     ///
     /// A form that no kernel takes, in words.
-    pub fn new(op: &Op, operands: &[Placed], results: &[Placed]) -> Result<Plain, String> {
+    pub fn new(
+        op: &Op,
+        operands: &[Placed],
+        results: &[Placed],
+        settings: &Settings,
+    ) -> Result<Plain, String> {
         if operands.iter().any(|o| results.iter().any(|r| r.slot.overlaps(&o.slot))) {
             return Err("a result lies on an operand".to_owned());
         }
@@ -149,7 +157,8 @@ impl Plain {
             | Op::MeanSquaredErrorGrad => Moves::None,
             op => return Err(format!("{} has no kernel on such values", op.mnemonic())),
         };
-        Ok(Plain { op: op.clone(), operands: operands.to_vec(), results: results.to_vec(), moves })
+        let (operands, results) = (operands.to_vec(), results.to_vec());
+        Ok(Plain { op: op.clone(), operands, results, moves, pairs: settings.pairs })
     }
 
     /// Workspace of the kernel.
@@ -163,7 +172,7 @@ impl Plain {
                 need.scratch = DEPTH * MAX_WIDTH;
                 if self.dtype(0) == DType::Bf16 {
                     need.shared = self.operands.iter().map(|o| o.slot.elements).sum();
-                    need.include(self.pairs(*transpose_a, *transpose_b).need());
+                    need.include(self.sizes(*transpose_a, *transpose_b).need());
                 }
             }
             (Op::CrossEntropy { .. } | Op::KlDivergence { .. }, _) => need.partials = self.dims(0)[0],
@@ -184,7 +193,7 @@ impl Plain {
     }
 
     /// A matrix product as one of pairs of bf16.
-    fn pairs(&self, transpose_a: bool, transpose_b: bool) -> Sizes {
+    fn sizes(&self, transpose_a: bool, transpose_b: bool) -> Sizes {
         Sizes::new(self.dims(0), self.dims(1), [transpose_a, transpose_b])
     }
 
@@ -306,9 +315,9 @@ impl<'a> Bound<'a> {
             return matmul(m, left(self.x(0)), right(self.x(1)), columns, out);
         }
         let (x, y) = (self.operand::<u16>(0), self.operand::<u16>(1));
-        let pairs = self.plain.pairs(transpose_a, transpose_b);
-        if pairs.pays(m.level) {
-            return pairs.run(m, x, y, out);
+        let sizes = self.plain.sizes(transpose_a, transpose_b);
+        if self.plain.pairs && sizes.pays(m.level) {
+            return sizes.run(m, x, y, out);
         }
         let (m, shared) = m.with_shared(x.len() + y.len());
         let (wide_x, wide_y) = shared.split_at_mut(x.len());

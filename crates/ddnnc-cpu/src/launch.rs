@@ -198,7 +198,7 @@ fn prepare_op(
             Err(_) => {}
         }
     }
-    let plain = Plain::new(op, operands, results).map_err(|message| fail(op, path, &message))?;
+    let plain = Plain::new(op, operands, results, settings).map_err(|message| fail(op, path, &message))?;
     Ok(Kernel::Plain(Box::new(plain)))
 }
 

@@ -39,6 +39,8 @@ pub enum Direction {
 pub struct Settings {
     /// The instructions that kernels may use.
     pub level: Level,
+    /// Whether products of pairs of bf16 are faster than those of f32.
+    pub pairs: bool,
     /// Whether Winograd's algorithm may be chosen.
     pub winograd: bool,
     /// What was measured.
@@ -87,7 +89,8 @@ impl Method {
         images: &[usize],
         bf16: bool,
     ) -> Method {
-        let fits = |method: &Method| method.fits(g, direction, settings.level, bf16);
+        let fast = settings.pairs || settings.level.multiplies_tiles();
+        let fits = |method: &Method| method.fits(g, direction, settings.level, bf16 && fast);
         let bf16 = fits(&Method::Bf16);
         let pays = match direction {
             // Tiles of pairs are faster than a fourth of the products in f32.
@@ -110,9 +113,25 @@ mod tests {
     use super::*;
     use ddnnc_ir::Conv;
 
+    fn settings(pairs: bool) -> Settings {
+        Settings { level: Level::Avx512Bf16, pairs, winograd: true, choices: Arc::default() }
+    }
+
+    #[test]
+    fn pairs_are_left_alone_where_they_are_slow() {
+        let conv = Conv { stride: [2; 2], pad: [1; 2], dilation: [1; 2], groups: 1 };
+        let g = Geometry { conv, input: [32; 2], output: [16; 2], kernel: [3; 2], inputs: 64, outputs: 64 };
+        for direction in [Direction::Forward, Direction::InputGradient, Direction::WeightGradient] {
+            let chosen = |settings: &Settings| Method::choose(settings, &g, direction, &[32], true);
+            assert_eq!(chosen(&settings(true)), Method::Bf16);
+            assert_eq!(chosen(&settings(false)), Method::Direct);
+            assert_eq!(chosen(&Settings { level: Level::Amx, ..settings(false) }), Method::Bf16);
+        }
+    }
+
     #[test]
     fn weight_gradients_of_few_channels_are_no_pairs_of_bf16() {
-        let settings = Settings { level: Level::Avx512Bf16, winograd: true, choices: Arc::default() };
+        let settings = settings(true);
         let chosen = |direction, inputs| {
             let conv = Conv { stride: [2; 2], pad: [1; 2], dilation: [1; 2], groups: 1 };
             let g = Geometry { conv, input: [32; 2], output: [16; 2], kernel: [3; 2], inputs, outputs: 64 };
@@ -138,7 +157,7 @@ mod tests {
             (4, 512, true, Method::Bf16),
             (4, 512, false, Method::Winograd),
         ] {
-            let settings = Settings { level: Level::Avx512Bf16, winograd: true, choices: Arc::default() };
+            let settings = settings(true);
             let conv = Conv { stride: [1; 2], pad: [1; 2], dilation: [1; 2], groups: 1 };
             let (input, kernel) = ([side; 2], [3; 2]);
             let g = Geometry { conv, input, output: input, kernel, inputs: channels, outputs: channels };

@@ -89,6 +89,19 @@ impl Level {
         }
     }
 
+    /// Whether products of pairs of bf16 are faster than as many of f32, on this machine: on Intel's processors, which have tiles
+    /// for bf16 where they are newer, they are half as fast (measured on one of the Emerald Rapids class).
+    pub fn pairs_pay(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        let pay = {
+            let vendor = std::arch::x86_64::__cpuid(0);
+            [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).as_flattened() != b"GenuineIntel"
+        };
+        #[cfg(not(target_arch = "x86_64"))]
+        let pay = true;
+        self.multiplies_bf16() && pay
+    }
+
     /// Whether products of tiles of bf16 are one instruction.
     pub fn multiplies_tiles(self) -> bool {
         match self {
