@@ -10,7 +10,9 @@
     expect(dead_code, reason = "no such processor multiplies bf16 here")
 )]
 
-use crate::ahead::{Ahead, ask_near};
+use crate::ahead::Ahead;
+#[cfg(target_arch = "x86_64")]
+use crate::ahead::ask_near;
 #[cfg(target_arch = "x86_64")]
 use crate::amx_tile;
 use crate::simd::Level;
