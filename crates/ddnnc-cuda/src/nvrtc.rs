@@ -82,14 +82,7 @@ pub fn find() -> Result<(i32, i32), NvrtcError> {
     let found = FOUND.get_or_init(|| {
         let mut looked = Vec::new();
         if let Some(dir) = std::env::var_os("DDNNC_NVRTC") {
-            let dir = PathBuf::from(dir);
-            looked.push(format!("{} ($DDNNC_NVRTC)", dir.display()));
-            // NVRTC asks for its own headers' library by name, and is not always told to look beside itself.
-            for library in ["libnvrtc-builtins.so", "libnvrtc.so"] {
-                if let Some(path) = library_in(&dir, library) {
-                    open_globally(&path);
-                }
-            }
+            looked.push(open_in(&PathBuf::from(dir)));
         } else {
             looked.push("$DDNNC_NVRTC (not set)".to_owned());
         }
@@ -108,6 +101,18 @@ pub fn find() -> Result<(i32, i32), NvrtcError> {
     found.clone()
 }
 
+/// Opens the libraries of the folder that `$DDNNC_NVRTC` names, and says where that was, and what was wrong with it.
+fn open_in(dir: &Path) -> String {
+    let mut wrong = if dir.is_dir() { String::new() } else { ", which is no folder".to_owned() };
+    // NVRTC asks for its own headers' library by name, and is not always told to look beside itself.
+    for library in ["libnvrtc-builtins.so", "libnvrtc.so"] {
+        if let Some(Err(why)) = library_in(dir, library).map(|path| open_globally(&path)) {
+            wrong = format!(", where a library cannot be loaded: {why}");
+        }
+    }
+    format!("{} ($DDNNC_NVRTC{wrong})", dir.display())
+}
+
 /// The last file in a folder whose name begins like this.
 fn library_in(dir: &Path, begin: &str) -> Option<PathBuf> {
     let mut found: Vec<PathBuf> = std::fs::read_dir(dir)
@@ -119,16 +124,26 @@ fn library_in(dir: &Path, begin: &str) -> Option<PathBuf> {
     found.pop()
 }
 
-/// Opens a library for the whole process, so that a later search by its SONAME finds it.
-fn open_globally(path: &Path) {
-    let Ok(name) = CString::new(path.as_os_str().as_encoded_bytes()) else { return };
+/// Opens a library for the whole process, so that a later search by its SONAME finds it; or gives the loader's words.
+fn open_globally(path: &Path) -> Result<(), String> {
+    let name = CString::new(path.as_os_str().as_encoded_bytes()).map_err(|e| e.to_string())?;
     unsafe extern "C" {
         fn dlopen(name: *const std::ffi::c_char, flags: i32) -> *mut std::ffi::c_void;
+        fn dlerror() -> *const std::ffi::c_char;
     }
     const RTLD_NOW: i32 = 2;
     const RTLD_GLOBAL: i32 = 0x100;
     // SAFETY: a null-terminated name; the handle is kept for the life of the process.
-    unsafe { dlopen(name.as_ptr(), RTLD_NOW | RTLD_GLOBAL) };
+    if !unsafe { dlopen(name.as_ptr(), RTLD_NOW | RTLD_GLOBAL) }.is_null() {
+        return Ok(());
+    }
+    // SAFETY: the text of this thread's latest error, until its next call; null where there is none.
+    let why = unsafe { dlerror() };
+    if why.is_null() {
+        return Err(path.display().to_string());
+    }
+    // SAFETY: not null, so it ends with a zero.
+    Err(unsafe { CStr::from_ptr(why) }.to_string_lossy().into_owned())
 }
 
 /// The architectures that NVRTC compiles for, from sm_80 on, ascending.
@@ -293,6 +308,23 @@ fn excerpt(source: &str, log: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_wrong_with_the_folder_is_said() {
+        let place = tempfile::tempdir().expect("a temporary folder");
+        let shown = place.path().display();
+        assert_eq!(open_in(place.path()), format!("{shown} ($DDNNC_NVRTC)"));
+        let library = place.path().join("libnvrtc.so.13");
+        std::fs::write(&library, "no library").expect("a file");
+        let said = open_in(place.path());
+        assert!(
+            said.starts_with(&format!("{shown} ($DDNNC_NVRTC, where a library cannot be loaded: ")),
+            "{said}"
+        );
+        assert!(said.contains("libnvrtc.so.13: "), "{said}");
+        let file = format!("{} ($DDNNC_NVRTC, which is no folder)", library.display());
+        assert_eq!(open_in(&library), file);
+    }
 
     #[test]
     fn an_excerpt_shows_the_lines_that_the_log_names_once_each() {

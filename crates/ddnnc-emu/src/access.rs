@@ -216,9 +216,10 @@ impl Warp<'_> {
         let line = |pc: u32| scene.launch.program.code.get(pc as usize).map_or(0, |i| i.line);
         let place = format!("{what} {bytes} bytes at {address:#x} of shared memory");
         let (kind, message) = match conflict {
-            Conflict::Uninitialised => {
-                (FaultKind::Uninitialised, format!("{place}, which nothing has written"))
-            }
+            Conflict::Uninitialised => (
+                FaultKind::Uninitialised,
+                format!("{place}, which nothing has written yet (a barrier may be missing)"),
+            ),
             Conflict::Copying { thread, pc } => (
                 FaultKind::AsyncCopy,
                 format!(

@@ -1,15 +1,13 @@
 //! What a kernel must not do, and the report of it.
 
 /// Something a kernel must not do, with all that is known of where.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{kind} in kernel `{kernel}`, PTX line {line}, block ({}, {}, {}), thread ({}, {}, {}): {message}",
-    block[0], block[1], block[2], thread[0], thread[1], thread[2])]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     /// What kind of fault.
     pub kind: FaultKind,
     /// The kernel.
     pub kernel: String,
-    /// Line of its PTX.
+    /// Line of its PTX; 0 where the kernel did not begin ([`FaultKind::Launch`]), which has no place.
     pub line: u32,
     /// Block.
     pub block: [u32; 3],
@@ -18,6 +16,22 @@ pub struct Fault {
     /// The rest.
     pub message: String,
 }
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Fault { kind, kernel, line, block, thread, message } = self;
+        if *kind == FaultKind::Launch {
+            return write!(f, "{kind} of kernel `{kernel}`: {message}");
+        }
+        let ([a, b, c], [x, y, z]) = (block, thread);
+        write!(
+            f,
+            "{kind} in kernel `{kernel}`, PTX line {line}, block ({a}, {b}, {c}), thread ({x}, {y}, {z}): {message}"
+        )
+    }
+}
+
+impl std::error::Error for Fault {}
 
 /// Kinds of faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

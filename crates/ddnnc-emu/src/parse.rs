@@ -232,7 +232,7 @@ fn declaration<'a>(
                 module.kernels.push(kernel);
                 return Ok(());
             }
-            ".func" => return Err((line, function(p))),
+            ".func" => return Err((line, function(p, external))),
             ".global" | ".const" | ".shared" => {
                 let space = space(word);
                 if external && space != Space::Shared {
@@ -261,8 +261,8 @@ fn space(directive: &str) -> Space {
     }
 }
 
-/// Why a `.func` is refused, with its name.
-fn function(p: &mut Parser) -> String {
+/// Why a `.func` is refused, with its name; `external` where its body is elsewhere.
+fn function(p: &mut Parser, external: bool) -> String {
     // What it returns stands in parentheses before its name.
     if p.take("(") {
         while p.peek().is_some() && !p.take(")") {
@@ -270,7 +270,13 @@ fn function(p: &mut Parser) -> String {
         }
     }
     let name = p.word("").unwrap_or("?");
-    format!("device function `{name}` is not executed; make it `__forceinline__`")
+    match name {
+        "vprintf" => "`printf` is not executed in kernels; leave it out".to_owned(),
+        "__assertfail" => "`assert` is not executed in kernels; compile with `-DNDEBUG`".to_owned(),
+        "malloc" | "free" => format!("`{name}` is not executed in kernels; pass memory to the kernel"),
+        _ if external => format!("device function `{name}` is of another module, and modules are not linked"),
+        _ => format!("device function `{name}` is not executed; make it `__forceinline__`"),
+    }
 }
 
 fn kernel<'a>(p: &mut Parser<'a>, first: u32, globals: &FxHashMap<&'a str, Symbol>) -> Result<Kernel, Wrong> {

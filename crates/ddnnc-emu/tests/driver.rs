@@ -120,6 +120,31 @@ fn parameters_come_in_a_buffer_too() {
     assert_eq!(d.read(&d.context.default_stream(), p).expect("numbers"), vec![1.25; N]);
 }
 
+#[test]
+fn a_refused_launch_says_why_and_names_no_place() {
+    let d = device();
+    // SAFETY: null addresses are what the function must survive; the kernel reads no more than it is given.
+    unsafe {
+        let f = raw_function(&d.context, "add");
+        let (mut p, mut number) = (0u64, 1.0f32);
+        let mut given: [*mut c_void; 3] = [(&raw mut p).cast(), (&raw mut number).cast(), null_mut()];
+        let refused = |given: &mut [*mut c_void; 3], threads| {
+            let each = given.as_mut_ptr();
+            let code = sys::cuLaunchKernel(f, 1, 1, 1, threads, 1, 1, 0, null_mut(), each, null_mut());
+            assert_eq!(code, CUresult::CUDA_ERROR_INVALID_VALUE);
+            ddnnc_emu::last_fault().expect("a text")
+        };
+        let text = refused(&mut given, 32);
+        assert_eq!(text, "launch refused of kernel `add`: parameter 2 of 3 (from 0) has a null address");
+        given[2] = (&raw mut number).cast();
+        let text = refused(&mut given, 2048);
+        assert!(
+            text.starts_with("launch refused of kernel `add`: a block of [2048, 1, 1] threads; "),
+            "{text}"
+        );
+    }
+}
+
 /// A function of a module of its own, which goes with the context.
 fn raw_function(context: &CudaContext, name: &str) -> sys::CUfunction {
     context.bind_to_thread().expect("a context");

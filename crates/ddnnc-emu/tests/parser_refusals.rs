@@ -19,7 +19,19 @@ fn modules() {
             ".func (.param .b64 r) f(.param .b64 a) { ret; }",
             "device function `f` is not executed; make it `__forceinline__`",
         ),
-        (".extern .func vprintf;", "device function `vprintf` is not executed; make it `__forceinline__`"),
+        (
+            ".extern .func (.param .b32 r) vprintf (.param .b64 a, .param .b64 b);",
+            "`printf` is not executed in kernels; leave it out",
+        ),
+        (
+            ".extern .func __assertfail (.param .b64 a) .noreturn;",
+            "`assert` is not executed in kernels; compile with `-DNDEBUG`",
+        ),
+        (
+            ".extern .func free (.param .b64 a);",
+            "`free` is not executed in kernels; pass memory to the kernel",
+        ),
+        (".extern .func f;", "device function `f` is of another module, and modules are not linked"),
         (".global .u64 q = generic(x);", "the address `generic` as an initial value is not executed"),
         (".extern .global .u32 x;", "variables of other modules are not linked"),
         (".global .u32 x[];", "only `.extern .shared` arrays may have no extent"),

@@ -247,9 +247,15 @@ fn rules_agree_with_central_differences() {
 }
 
 #[test]
+fn every_elementwise_function_is_listed() {
+    let listed = UnaryKind::ALL.map(|kind| format!("{kind:?}"));
+    assert_eq!(listed, *variants::<UnaryKind>(), "UnaryKind::ALL has every kind once, in its order");
+}
+
+#[test]
 fn every_rule_has_a_case_and_every_operator_a_sample() {
     let known: BTreeSet<String> = samples().iter().map(|(op, _)| variant(op)).collect();
-    let all: BTreeSet<String> = variants().iter().map(|v| v.to_string()).collect();
+    let all: BTreeSet<String> = variants::<Op>().iter().map(|v| v.to_string()).collect();
     assert_eq!(known, all, "samples() has one of every operator");
     let tested: BTreeSet<&str> = cases().iter().map(|c| c.op.mnemonic()).collect();
     for (op, _) in samples() {

@@ -24,6 +24,14 @@ const BUFFER: usize = 1;
 const BUFFER_SIZE: usize = 2;
 
 impl Given {
+    /// The number of the first parameter that has no address.
+    fn missing(&self, layout: &[(usize, usize)]) -> Option<usize> {
+        if self.each.is_null() && !self.extra.is_null() {
+            return None;
+        }
+        (0..layout.len()).find(|&i| self.each.at(i).unwrap_or(0) == 0)
+    }
+
     /// The parameter block of a kernel.
     fn block(&self, layout: &[(usize, usize)]) -> Answer<Vec<u8>> {
         let bytes = layout.last().map_or(0, |(at, size)| at + size);
@@ -78,6 +86,14 @@ impl Driver {
         let f = self.functions.get(&function).filter(|f| f.context == context).ok_or(Code::INVALID_HANDLE)?;
         let (module, kernel) = (f.id, f.name.clone());
         let most = f.dynamic_shared.unwrap_or(SHARED.saturating_sub(f.static_shared));
+        if let Some(i) = given.missing(&f.params) {
+            let message = format!(
+                "launch refused of kernel `{kernel}`: parameter {i} of {} (from 0) has a null address",
+                f.params.len()
+            );
+            keep_text(&message);
+            return self.refuse(Code::INVALID_VALUE, message);
+        }
         let params = given.block(&f.params)?;
         let checked = if dynamic_shared > most {
             Err(format!(

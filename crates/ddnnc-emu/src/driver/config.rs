@@ -21,17 +21,50 @@ pub(super) struct Config {
 /// Memory of a device unless `DDNNC_EMU_MEMORY` says otherwise: the card's, but no more than this.
 const MEMORY: u64 = 16 << 30;
 
+/// Every variable that is read.
+const SETTINGS: [&str; 10] = [
+    "DDNNC_EMU_ARCH",
+    "DDNNC_EMU_MEMORY",
+    "DDNNC_EMU_DEVICES",
+    "DDNNC_EMU_ORDER",
+    "DDNNC_EMU_RACES",
+    "DDNNC_EMU_UNINITIALISED",
+    "DDNNC_EMU_THREADS",
+    "DDNNC_EMU_SKIP_WAITS",
+    "DDNNC_EMU_VERBOSE",
+    "DDNNC_EMU_LIBRARY",
+];
+
 /// What is no stream's number.
 const NO_STREAM: usize = usize::MAX;
 
 impl Config {
+    /// Refuses variables that would set something and are none of the settings, so that a slip of the pen does not
+    /// switch a check off.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that names the variable, and the settings.
+    pub fn check_names(names: impl IntoIterator<Item = String>) -> Result<(), String> {
+        match names
+            .into_iter()
+            .find(|name| name.starts_with("DDNNC_EMU_") && !SETTINGS.contains(&name.as_str()))
+        {
+            Some(name) => Err(format!("{name} is no setting; there are {}", SETTINGS.join(", "))),
+            None => Ok(()),
+        }
+    }
+
     /// Reads variables through `get`.
     ///
     /// # Errors
     ///
     /// A sentence that names the variable, its value, and what it may be.
     pub fn read(get: impl Fn(&str) -> Option<String>) -> Result<Config, String> {
-        let get = |name: &str| get(name).filter(|value| !value.is_empty());
+        let get = |name: &str| {
+            debug_assert!(SETTINGS.contains(&name), "{name} is read and not listed");
+            get(name).filter(|value| !value.is_empty())
+        };
         let wrong = |name: &str, value: &str, may: &str| format!("{name}={value}: expected {may}");
         let switch = |name: &str, otherwise: bool| match get(name).as_deref() {
             None => Ok(otherwise),
@@ -122,6 +155,15 @@ mod tests {
         assert_eq!((c.properties.arch, c.properties.memory), (80, 8 << 20));
         assert_eq!((c.options.order, c.options.races, c.options.threads), (Order::Random(7), false, 3));
         assert_eq!(read(&[("DDNNC_EMU_ARCH", "sm_120")]).expect("a card").properties.arch, 120);
+    }
+
+    #[test]
+    fn unknown_names_are_refused() {
+        let check = |names: &[&str]| Config::check_names(names.iter().map(|n| (*n).to_owned()));
+        assert_eq!(check(&["PATH", "DDNNC_NVRTC", "DDNNC_EMU_ORDER", "DDNNC_EMU_LIBRARY"]), Ok(()));
+        let message = check(&["DDNNC_EMU_RACES", "DDNNC_EMU_UNINITIALIZED"]).expect_err("another spelling");
+        assert!(message.starts_with("DDNNC_EMU_UNINITIALIZED is no setting; there are "), "{message}");
+        assert!(message.contains(" DDNNC_EMU_UNINITIALISED,"), "{message}");
     }
 
     #[test]

@@ -131,7 +131,8 @@ impl Driver {
     /// Reads the configuration and makes the devices.
     fn initialise() -> Answer<Driver> {
         let get = |name: &str| std::env::var(name).ok();
-        match Config::read(get) {
+        let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        match Config::check_names(names).and_then(|()| Config::read(get)) {
             Ok(config) if config.devices == 0 => Err(Code::NO_DEVICE),
             Ok(config) => Ok(Driver::new(config)),
             Err(message) => {

@@ -10,7 +10,7 @@ use ddnnc_ir::{
 use indexmap::IndexMap;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use serde::de::{Deserialize, Deserializer, Error, Visitor, value};
+use serde::de::{DeserializeOwned, Deserializer, Error, Visitor, value};
 use std::sync::Arc;
 
 pub type Feeds = IndexMap<String, Tensor>;
@@ -68,8 +68,8 @@ pub fn variant(op: &Op) -> String {
     format!("{op:?}").chars().take_while(|c| c.is_alphanumeric()).collect()
 }
 
-/// The names of all variants of [`Op`], as its deserializer states them.
-pub fn variants() -> &'static [&'static str] {
+/// The names of all variants of an enum, as its deserializer states them.
+pub fn variants<T: DeserializeOwned + std::fmt::Debug>() -> &'static [&'static str] {
     struct Names(&'static [&'static str]);
     impl<'de> Deserializer<'de> for &mut Names {
         type Error = value::Error;
@@ -91,7 +91,7 @@ pub fn variants() -> &'static [&'static str] {
         }
     }
     let mut names = Names(&[]);
-    assert!(Op::deserialize(&mut names).is_err());
+    assert!(T::deserialize(&mut names).is_err());
     names.0
 }
 

@@ -162,7 +162,7 @@ fn random_groups(groups: &[(Steps, u8)], outputs: &[prop::sample::Index]) -> Gra
             };
             let (v, w) = (take(at), take(other));
             made.push(match kind % 6 {
-                0 => (Op::Unary { kind: UnaryKind::ALL[*kind as usize % 8] }, vec![v]),
+                0 => (Op::Unary { kind: UnaryKind::ALL[*kind as usize % UnaryKind::ALL.len()] }, vec![v]),
                 1 => (Op::Scale { factor: -0.5 }, vec![v]),
                 2 => (Op::BiasAdd, vec![v, p(0)]),
                 3 => (Op::Binary { kind: BinaryKind::Mul }, vec![v, w]),

@@ -28,7 +28,7 @@ fn random_graph(steps: &[Step], outputs: &[prop::sample::Index], optimizer: Opti
         // Operators of several nets, which use the same weights.
         b.net(["full", "medium", "small"][q.index(3)]);
         match kind % 26 {
-            0 => maps.push(b.op(Op::Unary { kind: UnaryKind::ALL[i % 8] }, &[x])),
+            0 => maps.push(b.op(Op::Unary { kind: UnaryKind::ALL[i % UnaryKind::ALL.len()] }, &[x])),
             1 => maps.push(b.add(x, y)),
             2 => maps.push(b.op(Op::Binary { kind: BinaryKind::Mul }, &[x, y])),
             3 => maps.push(b.scale(if i % 3 == 0 { 1.0 } else { -0.5 }, x)),
