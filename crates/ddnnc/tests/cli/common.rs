@@ -1,6 +1,8 @@
 //! The built binary, a folder of its own for each test, and data small enough to train on in a moment.
 
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -141,4 +143,25 @@ pub fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
         assert!(start.elapsed() < Duration::from_secs(60), "waited a minute for {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Arguments that make the quickstart spec quick.
+pub const SMALL: [&str; 2] = ["--set", "train.batch=8"];
+
+/// Name to (dtype, shape, bytes).
+pub fn tensors(path: &Path) -> BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> {
+    let bytes = fs::read(path).expect("the file is there");
+    let file = SafeTensors::deserialize(&bytes).expect("a whole file");
+    let entry =
+        |(name, v): (String, TensorView<'_>)| (name, (v.dtype(), v.shape().to_vec(), v.data().to_vec()));
+    file.tensors().into_iter().map(entry).collect()
+}
+
+/// Writes such a file.
+pub fn save(path: &Path, entries: &[(&str, Dtype, Vec<usize>, Vec<u8>)]) {
+    let views = entries.iter().map(|(name, dtype, shape, data)| {
+        (name.to_string(), TensorView::new(*dtype, shape.clone(), data).expect("as many bytes as elements"))
+    });
+    let bytes = safetensors::serialize(views.collect::<Vec<_>>(), None).expect("views serialize");
+    fs::write(path, bytes).expect("a writable folder");
 }

@@ -8,4 +8,5 @@ mod passes;
 mod pictures;
 mod profile;
 mod saved_program;
+mod weights;
 mod xml;
