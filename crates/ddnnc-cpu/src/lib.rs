@@ -70,6 +70,7 @@ mod pointwise_chain;
 mod pointwise_chain_tests;
 mod pointwise_compile;
 mod pointwise_finish;
+mod pointwise_gather;
 mod pointwise_inst;
 mod pointwise_kernels;
 mod pointwise_pass;

@@ -76,7 +76,10 @@ impl Row<'_> {
             let n = left.div_ceil(tiles - tile);
             // SAFETY: the assertions above hold every access inside the slices; the method is chosen where the processor
             // has the instructions.
-            unsafe { x86::row(self, first, n, out.as_mut_ptr().add(first * step), [tap_step, step], add) };
+            unsafe {
+                let (out, steps) = (out.as_mut_ptr().add(first * step), [tap_step, step]);
+                x86::tile(n, x86::Tile { row: self, first, out, steps, add });
+            }
             (first, left) = (first + n, left - n);
         }
     }
@@ -100,26 +103,31 @@ mod x86 {
     /// Positions between the lines that are asked for.
     const EVERY: usize = 4;
 
-    /// One tile of [`Row`], of `n` columns from `first` on.
+    /// A tile of [`Row`], from column `first` on.
+    #[derive(Clone, Copy)]
+    pub(super) struct Tile<'a> {
+        pub row: &'a Row<'a>,
+        pub first: usize,
+        /// Where its first sum goes.
+        pub out: *mut f32,
+        /// Steps between taps and between columns of the result.
+        pub steps: [usize; 2],
+        pub add: bool,
+    }
+
+    /// A tile of `n` columns.
     ///
     /// # Safety
     ///
     /// Panel, data and result hold what [`Row`] says; the processor has the instructions.
-    pub(super) unsafe fn row(
-        a: &Row<'_>,
-        first: usize,
-        n: usize,
-        out: *mut f32,
-        steps: [usize; 2],
-        add: bool,
-    ) {
+    pub(super) unsafe fn tile(n: usize, t: Tile<'_>) {
         macro_rules! columns {
             ($($n:literal)*) => {
                 // SAFETY: promised.
                 unsafe {
-                    match (a.pairs, n) {
-                        $((false, $n) => row_singles::<$n>(a, first, out, steps, add),
-                        (true, $n) => row_halves::<$n>(a, first, out, steps, add),)*
+                    match (t.row.pairs, n) {
+                        $((false, $n) => singles::<$n>(t),
+                        (true, $n) => halves::<$n>(t),)*
                         _ => unreachable!("columns are cut into tiles"),
                     }
                 }
@@ -130,32 +138,20 @@ mod x86 {
 
     /// # Safety
     ///
-    /// As [`row`].
+    /// As [`tile`].
     #[target_feature(enable = "avx512f,avx512bf16")]
-    unsafe fn row_halves<const N: usize>(
-        a: &Row<'_>,
-        first: usize,
-        out: *mut f32,
-        steps: [usize; 2],
-        add: bool,
-    ) {
+    unsafe fn halves<const N: usize>(t: Tile<'_>) {
         // SAFETY: promised.
-        unsafe { row_sums::<N, true>(a, first, out, steps, add) }
+        unsafe { sums::<N, true>(t) }
     }
 
     /// # Safety
     ///
-    /// As [`row`].
+    /// As [`tile`].
     #[target_feature(enable = "avx512f")]
-    unsafe fn row_singles<const N: usize>(
-        a: &Row<'_>,
-        first: usize,
-        out: *mut f32,
-        steps: [usize; 2],
-        add: bool,
-    ) {
+    unsafe fn singles<const N: usize>(t: Tile<'_>) {
         // SAFETY: promised.
-        unsafe { row_sums::<N, false>(a, first, out, steps, add) }
+        unsafe { sums::<N, false>(t) }
     }
 
     /// Sums whose additions end here in the order of calls of [`loaded`].
@@ -172,16 +168,11 @@ mod x86 {
 
     /// # Safety
     ///
-    /// As [`row`].
+    /// As [`tile`].
     #[inline(always)]
     #[expect(clippy::needless_range_loop, reason = "indices that are constants keep the sums in registers")]
-    unsafe fn row_sums<const N: usize, const PAIRS: bool>(
-        a: &Row<'_>,
-        first: usize,
-        out: *mut f32,
-        [tap_step, step]: [usize; 2],
-        add: bool,
-    ) {
+    unsafe fn sums<const N: usize, const PAIRS: bool>(t: Tile<'_>) {
+        let Tile { row: a, first, out, steps: [tap_step, step], add } = t;
         const { assert!(N <= COLUMNS) };
         let Row { positions: [source, result], pad, panel_step, data_step, .. } = *a;
         // Positions of which every tap finds one of the panel.

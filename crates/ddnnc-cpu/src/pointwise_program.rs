@@ -9,10 +9,11 @@ use crate::device::Machine;
 use crate::half_vector::settle;
 use crate::memory::{Memory, Slot};
 use crate::pointwise_chain::{self, CHAINED, Chain, Ends, Gate, Gathers, Sums};
+use crate::pointwise_gather::{Gathering, gather};
 use crate::pointwise_inst::{Access, Accumulator, Code, Domain, Gather, Inst, Loc, TILE};
 use crate::pointwise_kernels as kernels;
 use crate::pointwise_kernels::{narrow, sum, widen};
-use crate::pointwise_pass::{self, Arith, Gathering, Port, Ports};
+use crate::pointwise_pass::{self, Arith, Port, Ports};
 use crate::pointwise_sums as sums;
 use crate::simd::Level;
 use ddnnc_ir::{BinaryKind, DType, UnaryKind, dropout_keeps};
@@ -582,7 +583,7 @@ impl Tile<'_> {
                 // SAFETY: the operand is the tile's, the sums and the shift are of one period.
                 unsafe {
                     let what = Gathering::Moments([total, squares], shift);
-                    pointwise_pass::gather(level, what, [self.port(inst, 0); 2], self.elements(inst));
+                    gather(level, what, [self.port(inst, 0); 2], self.elements(inst));
                 }
             }
             Code::Products { accumulator, mean } => {
@@ -592,7 +593,7 @@ impl Tile<'_> {
                 // SAFETY: the operands are the tile's, the sums and the mean are of one period.
                 unsafe {
                     let what = Gathering::Products([total, along], self.table(*mean));
-                    pointwise_pass::gather(level, what, src, self.elements(inst));
+                    gather(level, what, src, self.elements(inst));
                 }
             }
             Code::Sum { accumulator } => {
