@@ -208,6 +208,22 @@ pub trait Halves: Vector {
     /// The processor has the level, here and below.
     unsafe fn doubles(self) -> [Self::Double; 2];
 
+    /// Of lanes as f64, rounded.
+    ///
+    /// # Safety
+    ///
+    /// The processor has the level.
+    #[inline(always)]
+    unsafe fn of_doubles(x: [Self::Double; 2]) -> Self {
+        let (mut wide, mut all) = ([0.0f64; 16], [0.0f32; 16]);
+        // SAFETY: promised; there are no more lanes than that.
+        unsafe {
+            Self::store_doubles(x, wide.as_mut_ptr());
+            all.iter_mut().zip(wide).for_each(|(x, wide)| *x = wide as f32);
+            Self::load(all.as_ptr())
+        }
+    }
+
     /// Reads f64.
     ///
     /// # Safety

@@ -6,7 +6,9 @@
 //!
 //! A program of such instructions alone is a chain. Instead of one instruction after the other over all channels of a few
 //! rows, it takes two vectors of channels through many rows: tables and sums are registers, and nothing in between is
-//! stored. Each element is computed and rounded, and each sum added up, in the order in which the instructions would.
+//! stored. Each element is computed and rounded as the instructions would. What the instructions sum in f64, a chain sums
+//! in f32 over a few rows, about the same shifts and means, and only those sums in f64: they differ from sums in f64 by as
+//! little as one rounding of each term would make them differ.
 
 use crate::ahead::{LINE, ask_near};
 use crate::half_vector::{Halves, HalvesVectored, with_floats, with_halves};
@@ -17,6 +19,9 @@ use ddnnc_ir::{BinaryKind, UnaryKind};
 
 /// Elements that a chain takes at a time, about: as many rows as keep two vectors of each operand in the first cache.
 pub const CHAINED: usize = 1 << 13;
+
+/// Rows whose terms are summed in f32 before they go to the sums in f64.
+const SUMMED: usize = 16;
 
 /// A program that is a chain; places are those of its instructions.
 #[derive(Clone, Debug)]
@@ -462,10 +467,10 @@ impl<R: Stored, T: Stored> Args<R, T> {
         // No closures: they would be compiled without the level's instructions.
         // SAFETY: promised by the caller of `run`; tables and sums have a period.
         unsafe {
-            let nothing = S::splat(0.0).doubles();
             let zero = S::splat(0.0);
+            let nothing = zero.doubles();
             let mut normalize = [[zero; 3]; C];
-            let mut about = [[nothing; 2]; C];
+            let mut about = [[zero; 2]; C];
             let mut total = [nothing; C];
             let mut along = [[nothing; 2]; C];
             for c in 0..C {
@@ -477,66 +482,75 @@ impl<R: Stored, T: Stored> Args<R, T> {
                 }
                 total[c] = S::load_doubles(self.sums[0][0].add(i));
                 if SUMS == MOMENTS {
-                    about[c][0] = S::load_doubles(self.shift.add(i));
+                    about[c][0] = S::of_doubles(S::load_doubles(self.shift.add(i)));
                     along[c][0] = S::load_doubles(self.sums[0][1].add(i));
                 }
                 for p in 0..SUMS as usize {
-                    about[c][p] = S::load(self.means[p].add(i)).doubles();
+                    about[c][p] = S::load(self.means[p].add(i));
                     along[c][p] = S::load_doubles(self.sums[p][1].add(i));
                 }
             }
             let mut made = [zero; C];
             let mut at = first + i;
             while at < end {
-                if Walk::<R, T, GATE, SUMS, MEMORY>::ASKS {
-                    // Where the next rows that are given to a chain have the same channels.
-                    for c in (0..C * S::LANES * size_of::<R>()).step_by(LINE) {
-                        ask_near(self.rows.wrapping_add(at + self.n).addr() + c);
+                let stop = end.min(at + SUMMED * self.period);
+                let mut some = [zero; C];
+                let mut some_along = [[zero; 2]; C];
+                while at < stop {
+                    if Walk::<R, T, GATE, SUMS, MEMORY>::ASKS {
+                        // Where the next rows that are given to a chain have the same channels.
+                        for c in (0..C * S::LANES * size_of::<R>()).step_by(LINE) {
+                            ask_near(self.rows.wrapping_add(at + self.n).addr() + c);
+                        }
                     }
-                }
-                for c in 0..C {
-                    let at = at + c * S::LANES;
-                    let mut x = R::load::<S, true>(self.rows.add(at), S::LANES);
-                    if T::ROUNDS && !R::ROUNDS {
-                        x = x.rounded();
-                    }
-                    if adds {
-                        x = T::load::<S, true>(self.add.add(at), S::LANES).plus(x);
-                        if T::ROUNDS {
+                    for c in 0..C {
+                        let at = at + c * S::LANES;
+                        let mut x = R::load::<S, true>(self.rows.add(at), S::LANES);
+                        if T::ROUNDS && !R::ROUNDS {
                             x = x.rounded();
                         }
-                    }
-                    if GATE != OPEN {
-                        let mut by = T::load::<S, true>(self.gate.add(at), S::LANES);
-                        if GATE == NORMALIZED {
-                            let [mean, scale, bias] = normalize[c];
-                            by = by.minus(mean).product(scale).plus(bias);
+                        if adds {
+                            x = T::load::<S, true>(self.add.add(at), S::LANES).plus(x);
+                            if T::ROUNDS {
+                                x = x.rounded();
+                            }
                         }
-                        x = x.gated(by);
+                        if GATE != OPEN {
+                            let mut by = T::load::<S, true>(self.gate.add(at), S::LANES);
+                            if GATE == NORMALIZED {
+                                let [mean, scale, bias] = normalize[c];
+                                by = by.minus(mean).product(scale).plus(bias);
+                            }
+                            x = x.gated(by);
+                        }
+                        if MEMORY {
+                            made[c] = x;
+                        } else if stores {
+                            T::store::<S>(x, self.out.add(at));
+                        }
+                        if SUMS == MOMENTS {
+                            let d = x.minus(about[c][0]);
+                            some[c] = some[c].plus(d);
+                            some_along[c][0] = some_along[c][0].sum(d, d);
+                        } else {
+                            some[c] = some[c].plus(x);
+                        }
+                        for p in 0..SUMS as usize {
+                            let value = T::load::<S, true>(self.values[p].add(at), S::LANES);
+                            some_along[c][p] = some_along[c][p].sum(x, value.minus(about[c][p]));
+                        }
                     }
-                    if MEMORY {
-                        made[c] = x;
-                    } else if stores {
-                        T::store::<S>(x, self.out.add(at));
+                    if MEMORY && stores {
+                        self.store::<S, C>(made, at);
                     }
-                    let x = x.doubles();
-                    if SUMS == MOMENTS {
-                        let d = S::distance(x, about[c][0]);
-                        total[c] = S::plus_doubles(total[c], d);
-                        along[c][0] = S::sum_doubles(along[c][0], d, d);
-                    } else {
-                        total[c] = S::plus_doubles(total[c], x);
-                    }
-                    for p in 0..SUMS as usize {
-                        let value = T::load::<S, true>(self.values[p].add(at), S::LANES).doubles();
-                        let d = S::distance(value, about[c][p]);
-                        along[c][p] = S::sum_doubles(along[c][p], x, d);
+                    at += self.period;
+                }
+                for c in 0..C {
+                    total[c] = S::plus_doubles(total[c], some[c].doubles());
+                    for p in 0..(SUMS as usize).max(1) {
+                        along[c][p] = S::plus_doubles(along[c][p], some_along[c][p].doubles());
                     }
                 }
-                if MEMORY && stores {
-                    self.store::<S, C>(made, at);
-                }
-                at += self.period;
             }
             for c in 0..C {
                 let i = i + c * S::LANES;

@@ -174,7 +174,8 @@ fn run_program(level: Level, insts: Vec<Inst>, chained: bool) -> (Vec<u16>, Vec<
 }
 
 #[test]
-fn a_chain_gives_the_bits_of_its_instructions() {
+#[expect(clippy::neg_cmp_op_on_partial_ord, reason = "a sum that is not a number is wrong")]
+fn a_chain_gives_what_its_instructions_give() {
     let rows = Some(Loc::Rows);
     let copy = Inst { round: true, ..inst(Code::Copy, rows, Some(0), &[Loc::Rows]) };
     let moments = inst(Code::Moments { accumulator: 0 }, None, None, &[Loc::Rows]);
@@ -182,12 +183,17 @@ fn a_chain_gives_the_bits_of_its_instructions() {
         for insts in [gradient(false), gradient(true), vec![copy.clone(), moments.clone()]] {
             let [one, all] = [true, false].map(|chained| run_program(level, insts.clone(), chained));
             assert!(one.0 == all.0, "{}", level.name());
-            let bits = |sums: &[f64]| sums.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-            assert_eq!(bits(&one.1), bits(&all.1), "{}", level.name());
+            // No term is over 16, and there are 301.
+            let wrong = one.1.iter().zip(&all.1).filter(|&(x, y)| !((x - y).abs() <= SUMS_ERROR * 16.0 * 301.0));
+            assert_eq!(wrong.count(), 0, "{}", level.name());
             assert!(one.1.iter().filter(|&&x| x != 0.0).count() > 64, "sums were gathered");
         }
     }
 }
+
+/// How far sums of a chain may lie from sums in f64, for each 1 of the sum of what its terms are without their signs: two
+/// roundings of a term and one of each sum of 16 in f32.
+const SUMS_ERROR: f64 = 18.0 / (1 << 24) as f64;
 
 /// Numbers in [-2, 2), some of them 0.
 fn numbers(seed: &mut u32, n: usize) -> Vec<f32> {
@@ -198,7 +204,7 @@ fn numbers(seed: &mut u32, n: usize) -> Vec<f32> {
     (0..n).map(next).collect()
 }
 
-/// Every kind of chain against element by element, in f32 and bf16: outputs to the bit, sums as f64 allows.
+/// Every kind of chain against element by element, in f32 and bf16: outputs to the bit, sums as f32 allows.
 #[test]
 fn every_chain_is_what_its_instructions_are() {
     let mut seed = 7;
@@ -311,7 +317,7 @@ fn check(
     let stored = gated || !memory;
     assert!(*out == if stored { bytes(&made) } else { nothing }, "{what}");
     let near = |found: &[f64], wanted: &[[f64; 2]]| {
-        let wrong = found.iter().zip(wanted).filter(|&(x, [y, size])| !((x - y).abs() <= 1e-14 * size));
+        let wrong = found.iter().zip(wanted).filter(|&(x, [y, size])| !((x - y).abs() <= SUMS_ERROR * size));
         assert_eq!(wrong.count(), 0, "{what}");
     };
     near(&total, &wanted[0]);
