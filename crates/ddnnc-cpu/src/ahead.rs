@@ -3,7 +3,7 @@
 //! A convolution's task reads its source, multiplies for a while, and reads what its epilogue takes: memory waits for
 //! arithmetic and arithmetic for memory. So a task lists what comes next, its epilogue's operands and results and the
 //! source of a later task, and asks for a few lines beside every tile that it computes, one by one between its terms: a burst
-//! before each tile waits until memory can take so many. Depthwise convolutions do not.
+//! before each tile waits until memory can take so many.
 
 use std::cell::Cell;
 

@@ -81,7 +81,12 @@ impl Cut {
         };
         let channels = inner.div_ceil(blocks).max(1);
         let blocks = inner.div_ceil(channels);
-        let positions = (8192 / (g.outputs / g.conv.groups).clamp(1, 64)).clamp(96, 512);
+        let positions = match g.is_depthwise() {
+            // Windows and rows of all channels are in the second cache together.
+            true => (1 << 16) / g.outputs,
+            false => 8192 / (g.outputs / g.conv.groups).clamp(1, 64),
+        };
+        let positions = positions.clamp(if g.is_depthwise() { 1 } else { 96 }, 512);
         Cut { images, pieces, blocks, channels, positions }
     }
 

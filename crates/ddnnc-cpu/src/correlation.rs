@@ -258,8 +258,10 @@ impl Sums<'_> {
         for (phase, before) in plan.phases() {
             let depths = Depths::new(phase, self.channels, self.groups == 1, &data);
             if depths.count == 0 {
-                each_position(plan, phase, data, lines.clone(), |_, row| {
-                    clear(self.tiles.level, &mut out[row * plan.to..][..plan.to], past);
+                each_line(plan, phase, data, lines.clone(), |line| {
+                    for row in (0..line.count).map(|i| line.row[0] + i * line.row[1]) {
+                        clear(self.tiles.level, &mut out[row * plan.to..][..plan.to], past);
+                    }
                 });
                 continue;
             }
@@ -342,30 +344,38 @@ impl Vectored for Zeros<'_> {
     }
 }
 
-/// Calls `f` for the positions of a phase, with where their data begin and their row in the result of the task.
+/// Positions of a line of a phase: where their data begin and their rows in the result of the task, evenly apart.
+#[derive(Clone, Copy, Debug)]
+pub struct Line {
+    /// How many.
+    pub count: usize,
+    /// The first position's data, and the step to the next.
+    pub data: [usize; 2],
+    /// The same of rows.
+    pub row: [usize; 2],
+}
+
+/// Calls `f` for the lines of a phase.
 #[inline(always)]
-pub fn each_position<T: Copy>(
+pub fn each_line<T: Copy>(
     plan: &Plan,
     [row, column]: [Axis; 2],
     data: Data<'_, T>,
     lines: Range<usize>,
-    mut f: impl FnMut(usize, usize),
+    mut f: impl FnMut(Line),
 ) {
     for segment in plan.segments(lines, data) {
         for p in row.positions_in(segment.lines.clone()) {
             let line = (row.first + p * row.apart) * plan.result[1];
-            let mut to = line.wrapping_add_signed(segment.row) + column.first;
+            let to = line.wrapping_add_signed(segment.row) + column.first;
             let mut at = 0;
             if row.taps * column.taps > 0 {
                 at = segment.at
                     + row.begin(p, segment.rows[0]) * data.pitch
                     + column.begin(0, data.left) * data.channels;
             }
-            for _ in 0..column.positions {
-                f(at, to);
-                at += column.scale * data.channels;
-                to += column.apart;
-            }
+            let data = [at, column.scale * data.channels];
+            f(Line { count: column.positions, data, row: [to, column.apart] });
         }
     }
 }
@@ -383,12 +393,23 @@ pub fn each_list<T: Copy>(
     mut f: impl FnMut(&[usize], &[usize]),
 ) {
     let (mut sources, mut results, mut n) = ([0; LISTED], [0; LISTED], 0);
-    each_position(plan, phase, data, lines, |at, row| {
-        (sources[n], results[n]) = (at, row * plan.to);
-        n += 1;
-        if n == LISTED {
-            f(&sources, &results);
-            n = 0;
+    each_line(plan, phase, data, lines, |line| {
+        let mut done = 0;
+        while done < line.count {
+            let some = (line.count - done).min(LISTED - n);
+            let (at, row) = (line.data[0] + done * line.data[1], line.row[0] + done * line.row[1]);
+            let to = row * plan.to;
+            for (i, source) in sources[n..n + some].iter_mut().enumerate() {
+                *source = at + i * line.data[1];
+            }
+            for (i, result) in results[n..n + some].iter_mut().enumerate() {
+                *result = to + i * line.row[1] * plan.to;
+            }
+            (done, n) = (done + some, n + some);
+            if n == LISTED {
+                f(&sources, &results);
+                n = 0;
+            }
         }
     });
     if n > 0 {

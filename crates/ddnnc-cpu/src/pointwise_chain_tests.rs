@@ -184,7 +184,8 @@ fn a_chain_gives_what_its_instructions_give() {
             let [one, all] = [true, false].map(|chained| run_program(level, insts.clone(), chained));
             assert!(one.0 == all.0, "{}", level.name());
             // No term is over 16, and there are 301.
-            let wrong = one.1.iter().zip(&all.1).filter(|&(x, y)| !((x - y).abs() <= SUMS_ERROR * 16.0 * 301.0));
+            let wrong =
+                one.1.iter().zip(&all.1).filter(|&(x, y)| !((x - y).abs() <= SUMS_ERROR * 16.0 * 301.0));
             assert_eq!(wrong.count(), 0, "{}", level.name());
             assert!(one.1.iter().filter(|&&x| x != 0.0).count() > 64, "sums were gathered");
         }

@@ -92,7 +92,8 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn random_elementwise_groups(seed in any::<u64>()) {
-        check(&devices(true), &random_group(seed), seed, true);
+        // Sums of a chain are taken in f32 over a few rows first, those of its steps are not.
+        check(&devices(true), &random_group(seed), seed, false);
     }
 }
 
