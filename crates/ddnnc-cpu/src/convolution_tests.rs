@@ -441,6 +441,7 @@ fn uncommon_geometries_agree_with_the_reference() {
         // Depthwise: whole vectors of channels and the rest.
         case(Conv { groups: 70, ..conv(1, 1) }, [14, 14], [3, 3], [70, 70], &[9, 2]),
         case(Conv { groups: 96, dilation: [2, 1], ..conv(2, 2) }, [13, 10], [3, 5], [96, 96], &[3, 2]),
+        case(Conv { groups: 20, ..conv(1, 4) }, [6, 13], [2, 11], [20, 20], &[3]),
         // No images in some parts, or in any.
         case(conv(1, 1), [5, 5], [3, 3], [4, 4], &[0, 2, 0]),
         case(conv(2, 1), [5, 5], [3, 3], [4, 4], &[0]),
