@@ -385,6 +385,7 @@ fn plain_cases() -> Vec<Case> {
         ([2, 3, 9, 8], Pool { kernel: [3, 3], stride: [2, 2], pad: [1, 1] }),
         ([1, 2, 7, 5], Pool { kernel: [3, 2], stride: [1, 3], pad: [2, 1] }),
         ([1, 1, 8, 8], Pool { kernel: [2, 2], stride: [3, 3], pad: [0, 0] }),
+        ([1, 21, 7, 6], Pool { kernel: [3, 3], stride: [2, 1], pad: [1, 0] }),
     ];
     for (x, pool) in pools {
         let [h, w] = pool.output([x[2], x[3]]).expect("the window fits");

@@ -317,6 +317,47 @@ pub trait Halves: Vector {
         }
     }
 
+    /// `self` where it is above `best`, which not a number is unless `best` is none, and `best` elsewhere.
+    ///
+    /// # Safety
+    ///
+    /// The processor has the level.
+    #[inline(always)]
+    unsafe fn larger(self, best: Self) -> Self {
+        let (mut all, mut bests) = ([0.0f32; 16], [0.0f32; 16]);
+        // SAFETY: promised; there are no more lanes than that.
+        unsafe {
+            self.store(all.as_mut_ptr());
+            best.store(bests.as_mut_ptr());
+            for (best, x) in bests.iter_mut().zip(all) {
+                *best = if (x > *best) | (x.is_nan() & !best.is_nan()) { x } else { *best };
+            }
+            Self::load(bests.as_ptr())
+        }
+    }
+
+    /// `self` where `x` is `best` or not a number, and where it is neither, each with zeros elsewhere.
+    ///
+    /// # Safety
+    ///
+    /// The processor has the level.
+    #[inline(always)]
+    unsafe fn parted(self, x: Self, best: Self) -> [Self; 2] {
+        let (mut all, mut rest) = ([0.0f32; 16], [0.0f32; 16]);
+        let (mut xs, mut bests) = ([0.0f32; 16], [0.0f32; 16]);
+        // SAFETY: promised; there are no more lanes than that.
+        unsafe {
+            self.store(all.as_mut_ptr());
+            x.store(xs.as_mut_ptr());
+            best.store(bests.as_mut_ptr());
+            for i in 0..16 {
+                let found = (xs[i] == bests[i]) | xs[i].is_nan();
+                (all[i], rest[i]) = if found { (all[i], 0.0) } else { (0.0, all[i]) };
+            }
+            [Self::load(all.as_ptr()), Self::load(rest.as_ptr())]
+        }
+    }
+
     /// `self` times 1 where `by` is above 0, and times 0 elsewhere.
     ///
     /// # Safety
@@ -466,8 +507,8 @@ mod tests {
     struct Everything<'a> {
         x: &'a [f32],
         y: &'a [f32],
-        /// Rounded, times y, without what is below 0, gated by y.
-        out: &'a mut [Vec<f32>; 4],
+        /// Rounded, times y, without what is below 0, gated by y, the larger, and x parted by whether y is that.
+        out: &'a mut [Vec<f32>; 7],
         halves: &'a mut Vec<u16>,
     }
 
@@ -480,9 +521,10 @@ mod tests {
                 // SAFETY: the arrays hold a vector, and `n` elements are there.
                 unsafe {
                     let (x, y) = (S::load_first(x.as_ptr(), n), S::load_first(y.as_ptr(), n));
-                    for (out, made) in
-                        self.out.iter_mut().zip([x.rounded(), x.product(y), x.relu(), x.gated(y)])
-                    {
+                    let larger = x.larger(y);
+                    let [found, rest] = x.parted(y, larger);
+                    let all = [x.rounded(), x.product(y), x.relu(), x.gated(y), larger, found, rest];
+                    for (out, made) in self.out.iter_mut().zip(all) {
                         made.store(numbers.as_mut_ptr());
                         out.extend(&numbers[..n]);
                     }
@@ -538,11 +580,16 @@ mod tests {
             let (mut out, mut halves) = (Default::default(), Vec::new());
             with_halves(level, Everything { x: &x, y: &y, out: &mut out, halves: &mut halves });
             for (i, (&x, &y)) in x.iter().zip(&y).enumerate() {
+                let larger = if x > y || x.is_nan() && !y.is_nan() { x } else { y };
+                let found = y == larger || y.is_nan();
                 let exact = [
                     widen(narrow(x)),
                     x * y,
                     if x < 0.0 { 0.0 } else { x },
                     x * if y > 0.0 { 1.0 } else { 0.0 },
+                    larger,
+                    if found { x } else { 0.0 },
+                    if found { 0.0 } else { x },
                 ];
                 assert_eq!(halves[i], narrow(x), "{} of {x} at {}", i, level.name());
                 for (what, exact) in exact.into_iter().enumerate() {

@@ -135,6 +135,24 @@ impl Halves for __m256 {
         unsafe { _mm256_max_ps(_mm256_setzero_ps(), self) }
     }
     #[inline(always)]
+    unsafe fn larger(self, best: __m256) -> __m256 {
+        // SAFETY: promised.
+        unsafe {
+            let above = _mm256_cmp_ps::<_CMP_NLE_UQ>(self, best);
+            let number = _mm256_cmp_ps::<_CMP_ORD_Q>(best, best);
+            _mm256_blendv_ps(best, self, _mm256_and_ps(above, number))
+        }
+    }
+    #[inline(always)]
+    unsafe fn parted(self, x: __m256, best: __m256) -> [__m256; 2] {
+        // SAFETY: promised.
+        unsafe {
+            let not_a_number = _mm256_cmp_ps::<_CMP_UNORD_Q>(x, x);
+            let found = _mm256_or_ps(_mm256_cmp_ps::<_CMP_EQ_OQ>(x, best), not_a_number);
+            [_mm256_and_ps(found, self), _mm256_andnot_ps(found, self)]
+        }
+    }
+    #[inline(always)]
     unsafe fn gated(self, by: __m256) -> __m256 {
         // SAFETY: promised.
         unsafe {
@@ -258,6 +276,24 @@ impl Halves for __m512 {
         unsafe { _mm512_max_ps(_mm512_setzero_ps(), self) }
     }
     #[inline(always)]
+    unsafe fn larger(self, best: __m512) -> __m512 {
+        // SAFETY: promised.
+        unsafe {
+            let number = _mm512_cmp_ps_mask::<_CMP_ORD_Q>(best, best);
+            let above = _mm512_mask_cmp_ps_mask::<_CMP_NLE_UQ>(number, self, best);
+            _mm512_mask_mov_ps(best, above, self)
+        }
+    }
+    #[inline(always)]
+    unsafe fn parted(self, x: __m512, best: __m512) -> [__m512; 2] {
+        // SAFETY: promised.
+        unsafe {
+            let not_a_number = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
+            let found = _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(x, best) | not_a_number;
+            [_mm512_maskz_mov_ps(found, self), _mm512_maskz_mov_ps(!found, self)]
+        }
+    }
+    #[inline(always)]
     unsafe fn gated(self, by: __m512) -> __m512 {
         // SAFETY: promised.
         unsafe {
@@ -354,6 +390,17 @@ impl Halves for Rounding {
     unsafe fn relu(self) -> Rounding {
         // SAFETY: promised.
         Rounding(unsafe { self.0.relu() })
+    }
+    #[inline(always)]
+    unsafe fn larger(self, best: Rounding) -> Rounding {
+        // SAFETY: promised.
+        Rounding(unsafe { self.0.larger(best.0) })
+    }
+    #[inline(always)]
+    unsafe fn parted(self, x: Rounding, best: Rounding) -> [Rounding; 2] {
+        // SAFETY: promised.
+        let [found, rest] = unsafe { self.0.parted(x.0, best.0) };
+        [Rounding(found), Rounding(rest)]
     }
     #[inline(always)]
     unsafe fn gated(self, by: Rounding) -> Rounding {

@@ -165,8 +165,8 @@ impl Plain {
     pub fn need(&self) -> Need {
         let mut need = Need::default();
         match (&self.op, &self.moves) {
-            (Op::MaxPoolGrad(_) | Op::AvgPoolGrad { .. }, Moves::Pool(_, extents)) => {
-                need.scratch = extents.scratch();
+            (Op::MaxPoolGrad(_) | Op::AvgPoolGrad { .. }, Moves::Pool(pool, extents)) => {
+                need.scratch = extents.scratch(pool);
             }
             (Op::MatMul { transpose_a, transpose_b }, _) => {
                 need.scratch = DEPTH * MAX_WIDTH;

@@ -1,34 +1,43 @@
-//! Pooling of channels-last maps, a block of channels at a time.
+//! Pooling of channels-last maps, vectors of channels at a time.
 
 use crate::device::Machine;
-use crate::pointwise_kernels::{self, narrow};
-use crate::shape::Element;
+use crate::half_vector::{Halves, HalvesVectored, with_floats, with_halves};
+use crate::pointwise_kernels;
+use crate::pointwise_pass::Element;
+use crate::simd::Level;
 use ddnnc_ir::Pool;
 use std::ops::Range;
-
-/// Channels of a block.
-const BLOCK: usize = 64;
 
 /// Elements of a task.
 const PIECE: usize = 1 << 13;
 
-/// An element that a computed number is written as.
-pub trait Number: Element {
-    /// From f32, rounded.
-    fn from_value(x: f32) -> Self;
+/// An element of a map.
+pub trait Number: Element + Send + Sync {
+    /// Whether computed numbers are rounded to it.
+    const ROUNDS: bool;
+    /// Writes a vector, rounded, or `some` elements unless FULL.
+    ///
+    /// # Safety
+    ///
+    /// The elements can be written; the processor has the level of S.
+    unsafe fn store<S: Halves, const FULL: bool>(x: S, to: *mut Self, some: usize);
 }
 
 impl Number for f32 {
+    const ROUNDS: bool = false;
     #[inline(always)]
-    fn from_value(x: f32) -> f32 {
-        x
+    unsafe fn store<S: Halves, const FULL: bool>(x: S, to: *mut f32, some: usize) {
+        // SAFETY: promised.
+        unsafe { if FULL { x.store(to) } else { x.store_first(to, some) } }
     }
 }
 
 impl Number for u16 {
+    const ROUNDS: bool = true;
     #[inline(always)]
-    fn from_value(x: f32) -> u16 {
-        narrow(x)
+    unsafe fn store<S: Halves, const FULL: bool>(x: S, to: *mut u16, some: usize) {
+        // SAFETY: promised.
+        unsafe { if FULL { x.store_half(to) } else { x.store_half_first(to, some) } }
     }
 }
 
@@ -54,9 +63,9 @@ impl Extents {
         (self.x[0] * self.x[1] * self.channels, self.y[0] * self.y[1] * self.channels)
     }
 
-    /// f32 that a worker needs for [`max_grad`] and [`avg_grad`].
-    pub fn scratch(&self) -> usize {
-        self.x[0] * self.x[1] * BLOCK
+    /// f32 that a worker needs for [`max_grad`] and [`avg_grad`]: the lines of a window.
+    pub fn scratch(&self, pool: &Pool) -> usize {
+        pool.kernel[0].min(self.x[0]) * self.x[1] * self.channels
     }
 
     /// The window of an output, clipped to the map.
@@ -69,157 +78,323 @@ impl Extents {
         })
     }
 
-    /// Calls `f(position)` for every position of a window, in row order.
-    #[inline(always)]
-    fn each(&self, [rows, columns]: [Range<usize>; 2], mut f: impl FnMut(usize)) {
-        for h in rows {
-            for w in columns.clone() {
-                f(h * self.x[1] + w);
-            }
-        }
-    }
-
-    /// Calls `f(channels, input of the image, window, outputs)` for every output of a piece that begins with output
-    /// row `first`, counted over all images.
-    #[inline(always)]
-    fn each_output<T: Number>(
-        &self,
-        pool: &Pool,
-        x: &[T],
-        first: usize,
-        y: &mut [T],
-        f: impl Fn(Range<usize>, &[T], [Range<usize>; 2], &mut [T]),
-    ) {
-        let (image, _) = self.images();
-        for (i, y) in y.chunks_exact_mut(self.y[1] * self.channels).enumerate() {
-            let row = first + i;
-            let x = &x[row / self.y[0] * image..][..image];
-            for (column, y) in y.chunks_exact_mut(self.channels).enumerate() {
-                let window = self.window(pool, [row % self.y[0], column]);
-                for (block, y) in y.chunks_mut(BLOCK).enumerate() {
-                    f(block * BLOCK..block * BLOCK + y.len(), x, window.clone(), y);
-                }
-            }
-        }
-    }
-
     fn rows_per_task(&self) -> usize {
         (PIECE / (self.y[1] * self.channels).max(1)).max(1)
     }
-
-    /// Runs `f(image, channels, sums)` for every block of channels of every image and writes its sums to dx.
-    fn each_image<T: Number>(
-        &self,
-        machine: &Machine<'_>,
-        dx: &mut [T],
-        f: impl Fn(usize, Range<usize>, &mut [[f32; BLOCK]]) + Sync,
-    ) {
-        let (image, _) = self.images();
-        let positions = self.x[0] * self.x[1];
-        machine.pool.split(dx, image, |n, dx, worker| {
-            machine.with_scratch(worker, |scratch| {
-                let (sums, _) = scratch.as_chunks_mut::<BLOCK>();
-                let sums = &mut sums[..positions];
-                machine.level.run(|| {
-                    for first in (0..self.channels).step_by(BLOCK) {
-                        let channels = first..self.channels.min(first + BLOCK);
-                        sums.fill([0.0; BLOCK]);
-                        f(n, channels.clone(), sums);
-                        for (dx, sums) in dx.chunks_exact_mut(self.channels).zip(&*sums) {
-                            let dx = &mut dx[channels.clone()];
-                            dx.iter_mut().zip(sums).for_each(|(dx, &s)| *dx = T::from_value(s));
-                        }
-                    }
-                });
-            });
-        });
-    }
 }
 
-/// Whether a takes the place of the largest so far; not a number is larger than any.
-#[inline(always)]
-fn larger(a: f32, best: f32) -> bool {
-    (a > best) | (a.is_nan() & !best.is_nan())
-}
-
-/// The largest of each window.
+/// The largest of each window; not a number is larger than any.
 pub fn max<T: Number>(machine: &Machine<'_>, pool: &Pool, e: Extents, x: &[T], y: &mut [T]) {
-    let rows = e.rows_per_task();
-    machine.pool.split(y, rows * e.y[1] * e.channels, |task, y, _| {
-        machine.level.run(|| {
-            e.each_output(pool, x, task * rows, y, |channels, x, window, y| {
-                let mut best = [f32::NEG_INFINITY; BLOCK];
-                e.each(window, |position| {
-                    let x = &x[position * e.channels..][channels.clone()];
-                    for (best, x) in best.iter_mut().zip(x) {
-                        let x = x.value();
-                        *best = if larger(x, *best) { x } else { *best };
-                    }
-                });
-                y.iter_mut().zip(&best).for_each(|(y, &best)| *y = T::from_value(best));
-            });
-        });
-    });
-}
-
-/// dx of the first of the largest of each window.
-pub fn max_grad<T: Number>(machine: &Machine<'_>, pool: &Pool, e: Extents, x: &[T], dy: &[T], dx: &mut [T]) {
-    let (image, result) = e.images();
-    e.each_image(machine, dx, |n, channels, sums| {
-        let (x, dy) = (&x[n * image..][..image], &dy[n * result..][..result]);
-        for at in 0..e.y[0] * e.y[1] {
-            let window = e.window(pool, [at / e.y[1], at % e.y[1]]);
-            let start = window[0].start * e.x[1] + window[1].start;
-            let mut best = [f32::NEG_INFINITY; BLOCK];
-            let mut place = [start as u32; BLOCK];
-            e.each(window, |position| {
-                let x = &x[position * e.channels..][channels.clone()];
-                for ((best, place), x) in best.iter_mut().zip(&mut place).zip(x) {
-                    let x = x.value();
-                    let take = larger(x, *best);
-                    *best = if take { x } else { *best };
-                    *place = if take { position as u32 } else { *place };
-                }
-            });
-            let dy = &dy[at * e.channels..][channels.clone()];
-            for (c, (dy, &place)) in dy.iter().zip(&place).enumerate() {
-                sums[place as usize][c] += dy.value();
-            }
-        }
-    });
+    windows::<T, true>(machine, pool, e, x, y);
 }
 
 /// The mean of each window, the border counted.
 pub fn avg<T: Number>(machine: &Machine<'_>, pool: &Pool, e: Extents, x: &[T], y: &mut [T]) {
-    let scale = 1.0 / (pool.kernel[0] * pool.kernel[1]) as f32;
-    let rows = e.rows_per_task();
-    machine.pool.split(y, rows * e.y[1] * e.channels, |task, y, _| {
-        machine.level.run(|| {
-            e.each_output(pool, x, task * rows, y, |channels, x, window, y| {
-                let mut total = [0.0f32; BLOCK];
-                e.each(window, |position| {
-                    let x = &x[position * e.channels..][channels.clone()];
-                    total.iter_mut().zip(x).for_each(|(t, x)| *t += x.value());
-                });
-                y.iter_mut().zip(&total).for_each(|(y, t)| *y = T::from_value(t * scale));
-            });
-        });
+    windows::<T, false>(machine, pool, e, x, y);
+}
+
+/// LARGEST for the largest of each window, else for the mean.
+fn windows<T: Number, const LARGEST: bool>(
+    machine: &Machine<'_>,
+    pool: &Pool,
+    extents: Extents,
+    x: &[T],
+    y: &mut [T],
+) {
+    let rows = extents.rows_per_task();
+    machine.pool.split(y, rows * extents.y[1] * extents.channels, |task, y, _| {
+        run::<T>(machine.level, Windows::<T, LARGEST> { pool, extents, x, first: task * rows, y });
     });
+}
+
+/// What the sum of a window is multiplied with.
+fn share(pool: &Pool) -> f32 {
+    1.0 / (pool.kernel[0] * pool.kernel[1]) as f32
+}
+
+/// What is f32 rounds nothing, and is compiled for fewer levels.
+fn run<T: Number>(level: Level, code: impl HalvesVectored) {
+    if T::ROUNDS { with_halves(level, code) } else { with_floats(level, code) }
+}
+
+/// Some rows of outputs.
+struct Windows<'a, T, const LARGEST: bool> {
+    pool: &'a Pool,
+    extents: Extents,
+    x: &'a [T],
+    /// The first row, counted over all images.
+    first: usize,
+    y: &'a mut [T],
+}
+
+impl<T: Number, const LARGEST: bool> HalvesVectored for Windows<'_, T, LARGEST> {
+    #[inline(always)]
+    unsafe fn run<S: Halves>(self) {
+        let Windows { pool, extents: e, x, first, y } = self;
+        let share = share(pool);
+        let (image, _) = e.images();
+        for (i, y) in y.chunks_exact_mut(e.y[1] * e.channels).enumerate() {
+            let row = first + i;
+            let x = &x[row / e.y[0] * image..][..image];
+            for (column, y) in y.chunks_exact_mut(e.channels).enumerate() {
+                let window = Window::new(&e, pool, [row % e.y[0], column]);
+                window.check(image);
+                let mut c = 0;
+                // SAFETY: the window lies in the image, a row of outputs has all channels; the processor has the level.
+                unsafe {
+                    let (x, y) = (x.as_ptr(), y.as_mut_ptr());
+                    while c + S::LANES <= e.channels {
+                        let value = window.value::<S, T, LARGEST, true>(x.add(c), share, S::LANES);
+                        T::store::<S, true>(value, y.add(c), S::LANES);
+                        c += S::LANES;
+                    }
+                    let some = e.channels - c;
+                    if some > 0 {
+                        let value = window.value::<S, T, LARGEST, false>(x.add(c), share, some);
+                        T::store::<S, false>(value, y.add(c), some);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The positions of a window in its image.
+#[derive(Clone, Copy)]
+struct Window {
+    /// Elements before the first.
+    start: usize,
+    /// Lines, and columns of a line.
+    counts: [usize; 2],
+    /// Their steps.
+    steps: [usize; 2],
+}
+
+impl Window {
+    #[inline(always)]
+    fn new(e: &Extents, pool: &Pool, at: [usize; 2]) -> Window {
+        let [rows, columns] = e.window(pool, at);
+        let steps = [e.x[1] * e.channels, e.channels];
+        let start = rows.start * steps[0] + columns.start * steps[1];
+        Window { start, counts: [rows.len(), columns.len()], steps }
+    }
+
+    /// # Panics
+    ///
+    /// Where it does not lie in an image of so many elements.
+    #[inline(always)]
+    fn check(&self, image: usize) {
+        let Window { start, counts, steps } = *self;
+        if counts[0] * counts[1] > 0 {
+            let last = start + (counts[0] - 1) * steps[0] + counts[1] * steps[1];
+            assert!(last <= image, "windows lie in the map");
+        }
+    }
+
+    /// What it gives of a vector of channels, those from `x` on.
+    ///
+    /// # Safety
+    ///
+    /// The window lies in the image, with these channels; the processor has the level of S, here and below.
+    #[inline(always)]
+    unsafe fn value<S: Halves, T: Number, const LARGEST: bool, const FULL: bool>(
+        &self,
+        x: *const T,
+        share: f32,
+        some: usize,
+    ) -> S {
+        // SAFETY: promised.
+        unsafe {
+            let mut line = x.wrapping_add(self.start);
+            let mut all = S::splat(if LARGEST { f32::NEG_INFINITY } else { 0.0 });
+            for _ in 0..self.counts[0] {
+                let mut at = line;
+                for _ in 0..self.counts[1] {
+                    let x = T::load::<S, FULL>(at, some);
+                    all = if LARGEST { x.larger(all) } else { all.plus(x) };
+                    at = at.wrapping_add(self.steps[1]);
+                }
+                line = line.wrapping_add(self.steps[0]);
+            }
+            if LARGEST { all } else { all.times(share) }
+        }
+    }
+}
+
+/// dx of the first of the largest of each window.
+pub fn max_grad<T: Number>(machine: &Machine<'_>, pool: &Pool, e: Extents, x: &[T], dy: &[T], dx: &mut [T]) {
+    grad::<T, true>(machine, pool, e, x, dy, dx);
 }
 
 /// dx of the mean of each window.
 pub fn avg_grad<T: Number>(machine: &Machine<'_>, pool: &Pool, e: Extents, dy: &[T], dx: &mut [T]) {
-    let (_, result) = e.images();
-    let scale = 1.0 / (pool.kernel[0] * pool.kernel[1]) as f32;
-    e.each_image(machine, dx, |n, channels, sums| {
-        let dy = &dy[n * result..][..result];
-        for at in 0..e.y[0] * e.y[1] {
-            let dy = &dy[at * e.channels..][channels.clone()];
-            e.each(e.window(pool, [at / e.y[1], at % e.y[1]]), |position| {
-                sums[position].iter_mut().zip(dy).for_each(|(s, dy)| *s += dy.value() * scale);
-            });
-        }
+    grad::<T, false>(machine, pool, e, &[], dy, dx);
+}
+
+/// `x` is read where LARGEST alone.
+fn grad<T: Number, const LARGEST: bool>(
+    machine: &Machine<'_>,
+    pool: &Pool,
+    extents: Extents,
+    x: &[T],
+    dy: &[T],
+    dx: &mut [T],
+) {
+    let (image, result) = extents.images();
+    machine.pool.split(dx, image, |n, dx, worker| {
+        machine.with_scratch(worker, |scratch| {
+            let x = if LARGEST { &x[n * image..][..image] } else { x };
+            let dy = &dy[n * result..][..result];
+            let lines = &mut scratch[..extents.scratch(pool)];
+            run::<T>(machine.level, Grad::<T, LARGEST> { pool, extents, x, dy, dx, lines });
+        });
     });
+}
+
+/// dx of an image. Only the lines of a window are sums at a time: those before it are complete, those behind it zero.
+struct Grad<'a, T, const LARGEST: bool> {
+    pool: &'a Pool,
+    extents: Extents,
+    /// The image, of the largest alone.
+    x: &'a [T],
+    dy: &'a [T],
+    dx: &'a mut [T],
+    /// Sums of a line, by its number modulo how many there are.
+    lines: &'a mut [f32],
+}
+
+impl<T: Number, const LARGEST: bool> HalvesVectored for Grad<'_, T, LARGEST> {
+    #[inline(always)]
+    unsafe fn run<S: Halves>(self) {
+        let Grad { pool, extents: e, x, dy, dx, lines } = self;
+        let part = share(pool);
+        let pitch = e.x[1] * e.channels;
+        if pitch == 0 {
+            return;
+        }
+        let room = lines.len() / pitch;
+        let (mut done, mut begun) = (0, 0);
+        let whole = !LARGEST || x.len() == e.x[0] * pitch;
+        assert!(whole && dx.len() == e.x[0] * pitch && dy.len() == e.y[0] * e.y[1] * e.channels);
+        for row in 0..=e.y[0] {
+            let rows = if row < e.y[0] { e.window(pool, [row, 0])[0].clone() } else { e.x[0]..e.x[0] };
+            while done < rows.start {
+                let dx = &mut dx[done * pitch..][..pitch];
+                let sums = if done < begun { Some(&lines[done % room * pitch..][..pitch]) } else { None };
+                // SAFETY: the processor has the level; the line and its sums are of one length.
+                unsafe { write::<S, T>(dx, sums) };
+                done += 1;
+            }
+            while begun < rows.end {
+                lines[begun % room * pitch..][..pitch].fill(0.0);
+                begun += 1;
+            }
+            for column in 0..if row < e.y[0] { e.y[1] } else { 0 } {
+                let window = Window::new(&e, pool, [row, column]);
+                window.check(dx.len());
+                let dy = &dy[(row * e.y[1] + column) * e.channels..][..e.channels];
+                let at = window.start - rows.start * pitch;
+                let mut c = 0;
+                // SAFETY: the window lies in the image, its lines in the sums, of which there are as many as a window has;
+                // the processor has the level.
+                unsafe {
+                    let sums = Sums { start: lines.as_mut_ptr(), first: rows.start, room, pitch, at };
+                    while c + S::LANES <= e.channels {
+                        window.share::<S, T, LARGEST, true>(x, dy, part, sums, c, S::LANES);
+                        c += S::LANES;
+                    }
+                    if c < e.channels {
+                        window.share::<S, T, LARGEST, false>(x, dy, part, sums, c, e.channels - c);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Where a window adds to the sums of its lines.
+#[derive(Clone, Copy)]
+struct Sums {
+    start: *mut f32,
+    /// The number of the first line.
+    first: usize,
+    /// Lines of sums, and elements of each.
+    room: usize,
+    pitch: usize,
+    /// The window's first element in a line.
+    at: usize,
+}
+
+impl Window {
+    /// Adds the shares of a vector of channels, those from `c` on, of what is written for the window.
+    ///
+    /// # Safety
+    ///
+    /// As [`Window::value`]; so do its lines in the sums.
+    #[inline(always)]
+    #[expect(clippy::too_many_arguments, reason = "the operands of a window")]
+    unsafe fn share<S: Halves, T: Number, const LARGEST: bool, const FULL: bool>(
+        &self,
+        x: &[T],
+        dy: &[T],
+        part: f32,
+        sums: Sums,
+        c: usize,
+        some: usize,
+    ) {
+        // SAFETY: promised.
+        unsafe {
+            let mut rest = T::load::<S, FULL>(dy.as_ptr().add(c), some);
+            let mut best = rest;
+            if LARGEST {
+                best = self.value::<S, T, LARGEST, FULL>(x.as_ptr().add(c), part, some);
+            } else {
+                rest = rest.times(part);
+            }
+            let mut line = x.as_ptr().wrapping_add(self.start + c);
+            for i in 0..self.counts[0] {
+                let mut at = line;
+                let mut to = sums.start.add((sums.first + i) % sums.room * sums.pitch + sums.at + c);
+                for _ in 0..self.counts[1] {
+                    let mut share = rest;
+                    if LARGEST {
+                        [share, rest] = rest.parted(T::load::<S, FULL>(at, some), best);
+                    }
+                    let sum = <f32 as Element>::load::<S, FULL>(to, some).plus(share);
+                    <f32 as Number>::store::<S, FULL>(sum, to, some);
+                    at = at.wrapping_add(self.steps[1]);
+                    to = to.wrapping_add(self.steps[1]);
+                }
+                line = line.wrapping_add(self.steps[0]);
+            }
+        }
+    }
+}
+
+/// Writes a line from its sums, or zeros.
+///
+/// # Safety
+///
+/// The sums are as long; the processor has the level of S.
+#[inline(always)]
+unsafe fn write<S: Halves, T: Number>(dx: &mut [T], sums: Option<&[f32]>) {
+    let mut c = 0;
+    // SAFETY: promised.
+    unsafe {
+        while c < dx.len() {
+            let some = S::LANES.min(dx.len() - c);
+            let to = dx.as_mut_ptr().add(c);
+            let from = sums.map(|sums| sums.as_ptr().add(c));
+            if some == S::LANES {
+                let value = if let Some(from) = from { S::load(from) } else { S::splat(0.0) };
+                T::store::<S, true>(value, to, some);
+            } else {
+                let value = if let Some(from) = from { S::load_first(from, some) } else { S::splat(0.0) };
+                T::store::<S, false>(value, to, some);
+            }
+            c += some;
+        }
+    }
 }
 
 /// out = x as f32.

@@ -242,6 +242,27 @@ fn not_a_number_stays_so() {
     }
 }
 
+/// Of equal elements, and of several that are not numbers, the first of a window is the largest.
+#[test]
+fn the_first_of_the_largest_is_pooled() {
+    let pool = Pool { kernel: [3, 3], stride: [2, 2], pad: [1, 1] };
+    for (seed, dtype) in [(3, DType::F32), (4, DType::Bf16)] {
+        let mut case = ddnnc_cases::case(Op::MaxPoolGrad(pool), &[&[2, 21, 6, 7], &[2, 21, 3, 4]]);
+        for ty in &mut case.operands {
+            (ty.dtype, ty.layout) = (dtype, Layout::ChannelsLast);
+        }
+        let mut operands = case.draw(seed);
+        for (i, x) in operands[0].data.iter_mut().enumerate() {
+            *x = if i % 29 == 0 { f64::NAN } else { x.signum() };
+        }
+        let expected = case.reference(&operands);
+        for device in CpuDevice::at_every_level(1, true).expect("threads") {
+            let found = case.run(&device, &operands, &[]).expect("runs");
+            compare(&case, seed, 0.0, &format!("{device:?}"), &expected, &found);
+        }
+    }
+}
+
 #[test]
 fn bad_calls_are_errors() {
     use ddnnc_passes::Executable;
