@@ -6,9 +6,10 @@
 //!
 //! A program of such instructions alone is a chain. Instead of one instruction after the other over all channels of a few
 //! rows, it takes two vectors of channels through many rows: tables and sums are registers, and nothing in between is
-//! stored. Each element is computed and rounded as the instructions would. What the instructions sum in f64, a chain sums
-//! in f32 over a few rows, about the same shifts and means, and only those sums in f64: they differ from sums in f64 by as
-//! little as one rounding of each term would make them differ.
+//! stored. Each element is computed and rounded, and each sum of f32 added up, in the order in which the instructions would.
+//! Terms of bf16, which are rounded far more coarsely, are summed in f32 over a few rows, about the same shifts and means,
+//! and only those sums in f64: they differ from sums in f64 by as little as one rounding of each term to f32 would make them
+//! differ.
 
 use crate::ahead::{LINE, ask_near};
 use crate::half_vector::{Halves, HalvesVectored, with_floats, with_halves};
@@ -20,7 +21,7 @@ use ddnnc_ir::{BinaryKind, UnaryKind};
 /// Elements that a chain takes at a time, about: as many rows as keep two vectors of each operand in the first cache.
 pub const CHAINED: usize = 1 << 13;
 
-/// Rows whose terms are summed in f32 before they go to the sums in f64.
+/// Rows of bf16 whose terms are summed in f32 before they go to the sums in f64.
 const SUMMED: usize = 16;
 
 /// A program that is a chain; places are those of its instructions.
@@ -493,7 +494,7 @@ impl<R: Stored, T: Stored> Args<R, T> {
             let mut made = [zero; C];
             let mut at = first + i;
             while at < end {
-                let stop = end.min(at + SUMMED * self.period);
+                let stop = if T::ROUNDS { end.min(at + SUMMED * self.period) } else { end };
                 let mut some = [zero; C];
                 let mut some_along = [[zero; 2]; C];
                 while at < stop {
@@ -528,16 +529,30 @@ impl<R: Stored, T: Stored> Args<R, T> {
                         } else if stores {
                             T::store::<S>(x, self.out.add(at));
                         }
+                        if T::ROUNDS {
+                            let terms = if SUMS == MOMENTS { x.minus(about[c][0]) } else { x };
+                            some[c] = some[c].plus(terms);
+                            if SUMS == MOMENTS {
+                                some_along[c][0] = some_along[c][0].sum(terms, terms);
+                            }
+                            for p in 0..SUMS as usize {
+                                let value = T::load::<S, true>(self.values[p].add(at), S::LANES);
+                                some_along[c][p] = some_along[c][p].sum(x, value.minus(about[c][p]));
+                            }
+                            continue;
+                        }
+                        let x = x.doubles();
                         if SUMS == MOMENTS {
-                            let d = x.minus(about[c][0]);
-                            some[c] = some[c].plus(d);
-                            some_along[c][0] = some_along[c][0].sum(d, d);
+                            let d = S::distance(x, about[c][0].doubles());
+                            total[c] = S::plus_doubles(total[c], d);
+                            along[c][0] = S::sum_doubles(along[c][0], d, d);
                         } else {
-                            some[c] = some[c].plus(x);
+                            total[c] = S::plus_doubles(total[c], x);
                         }
                         for p in 0..SUMS as usize {
-                            let value = T::load::<S, true>(self.values[p].add(at), S::LANES);
-                            some_along[c][p] = some_along[c][p].sum(x, value.minus(about[c][p]));
+                            let value = T::load::<S, true>(self.values[p].add(at), S::LANES).doubles();
+                            let d = S::distance(value, about[c][p].doubles());
+                            along[c][p] = S::sum_doubles(along[c][p], x, d);
                         }
                     }
                     if MEMORY && stores {
@@ -545,7 +560,7 @@ impl<R: Stored, T: Stored> Args<R, T> {
                     }
                     at += self.period;
                 }
-                for c in 0..C {
+                for c in 0..if T::ROUNDS { C } else { 0 } {
                     total[c] = S::plus_doubles(total[c], some[c].doubles());
                     for p in 0..(SUMS as usize).max(1) {
                         along[c][p] = S::plus_doubles(along[c][p], some_along[c][p].doubles());

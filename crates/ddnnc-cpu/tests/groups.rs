@@ -92,8 +92,10 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn random_elementwise_groups(seed in any::<u64>()) {
-        // Sums of a chain are taken in f32 over a few rows first, those of its steps are not.
-        check(&devices(true), &random_group(seed), seed, false);
+        let group = random_group(seed);
+        // A chain takes sums of bf16 in f32 over a few rows first, which its steps do not.
+        let halves = group.operands.iter().any(|ty| ty.dtype == DType::Bf16);
+        check(&devices(true), &group, seed, !halves);
     }
 }
 

@@ -41,6 +41,8 @@ const KNOWN: &[(&str, &str, u64, f64, usize)] = &[
     ("vgg19_ekd", "vgg16", 138_365_992, 15_470.0, 16),
     ("vgg19_ekd", "vgg13", 133_053_736, 11_308.0, 13),
     ("mobilenetv2_ekd", "full", 3_504_872, 300.8, 53),
+    // DenseNet-BC of 100 layers, growth 12: 0.8 M parameters.
+    ("cifar100_densenet_exits", "full", 800_032, 288.0, 100),
     // 6n + 2 layers on the path, with projections of 1x1 at the two changes of width.
     ("cifar10_resnet20_ekd", "full", 272_474, 40.81, 20),
     ("cifar10_resnet20_ekd", "r14", 175_258, 26.66, 14),
