@@ -53,7 +53,12 @@ pub fn phases(w: &mut Writer<'_>, s: usize) -> Result<Vec<Phase>, String> {
         let text = format!("        {name}<{ctype}, {v}, {geometry}>({}, t, n);\n", arguments.join(", "));
         return Ok(vec![Phase::new(text, threads(result))]);
     }
-    let (index, size) = if area <= 256 { ("unsigned char", 1) } else { ("ushort_t", 2) };
+    // The smallest type that counts the positions of a window.
+    let (index, size) = match area {
+        0..=0x100 => ("unsigned char", 1),
+        0x101..=0x1_0000 => ("ushort_t", 2),
+        _ => ("uint", 4),
+    };
     let places = w.workspace(index, size * y.elements());
     let list = size * y.elements();
     w.costs(x.bytes(), list, y.elements() * area);
