@@ -7,7 +7,6 @@
 use crate::code::{Argument, Cost, Kernel, LaunchCode, c_type};
 use crate::emit::PRELUDE;
 use crate::places::{Places, is_copy};
-use crate::product::add_cost;
 use crate::{elementwise, losses, moves, pooling, samples, sums};
 use ddnnc_ir::{Group, Local, Op, Step, ValueType};
 use indexmap::IndexMap;
@@ -289,10 +288,7 @@ pub fn kernels(
         }
         Blocks::Many => {
             let (parts, late) = parts(&mut w, levels)?;
-            let late_cost = late.iter().fold(Cost::default(), |mut all, part| {
-                add_cost(&mut all, &part.cost);
-                all
-            });
+            let late_cost = late.iter().map(|part| part.cost).sum();
             for (parts, cost) in [(parts, w.cost), (late, late_cost)] {
                 if !parts.is_empty() {
                     let (body, grid) = ranges(parts);
@@ -341,7 +337,7 @@ fn alone(w: &mut Writer<'_>, levels: &[Vec<usize>], body: &mut String) -> Result
                 let _ = writeln!(body, "    {{ // {}\n{}    }}", w.group.steps[s].op.mnemonic(), first.text);
             }
             for second in phases {
-                add_cost(&mut late, &second.apart.unwrap_or_default());
+                late += second.apart.unwrap_or_default();
                 let _ = writeln!(seconds, "    {{\n{}    }}", second.text);
             }
         }
@@ -349,8 +345,7 @@ fn alone(w: &mut Writer<'_>, levels: &[Vec<usize>], body: &mut String) -> Result
             let _ = write!(body, "    __syncthreads();\n{seconds}");
         }
     }
-    add_cost(&mut late, &w.cost);
-    Ok(late)
+    Ok(late + w.cost)
 }
 
 /// A step's statements, which a range of blocks runs.
