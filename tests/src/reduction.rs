@@ -116,7 +116,18 @@ impl Cutter<'_> {
                 Item::Subnet(net) => self.net(file, &net.name.name),
                 Item::Network(net) => self.net(file, &net.name.name),
                 Item::Exit(net) => self.net(file, &net.name.name),
-                _ => {}
+                Item::Input(_)
+                | Item::Target(_)
+                | Item::Let(_)
+                | Item::Block(_)
+                | Item::Backbone(_)
+                | Item::Share(_)
+                | Item::Supervise(_)
+                | Item::Distill(_)
+                | Item::Train(_)
+                | Item::Phase(_)
+                | Item::Order(_)
+                | Item::Task(_) => {}
             }
         }
         for item in &file.items {

@@ -3,15 +3,16 @@
 
 use ddnnc_cpu::{CpuDevice, CpuOptions};
 use ddnnc_ir::reference::{Tensor, evaluate_all};
-use ddnnc_ir::{Mode, Model, Op, UnaryKind};
+use ddnnc_ir::{Mode, Model, Op};
 use ddnnc_passes::{Goal, Options, Program, ReferenceDevice, compile_with};
 use ddnnc_tests::harness::{Tensors, model, narrow, program, random_batch, random_weights, run_once, specs};
+use ddnnc_tests::rounding::kinks;
 use indexmap::IndexMap;
 
 const BATCH: usize = 2;
 
-/// The smallest distance of an activation from the kink of a ReLU, or from a tie of a maximum: nearer than rounding, two
-/// correct programs may take different sides.
+/// The smallest distance of an activation from a kink of its function: nearer than rounding, two correct programs may
+/// take different sides.
 fn margin(model: &Model, weights: &Tensors, batch: &(Vec<f32>, Vec<i64>)) -> f64 {
     let mut feeds: IndexMap<String, Tensor> = IndexMap::new();
     for id in model.graph.nodes() {
@@ -35,15 +36,10 @@ fn margin(model: &Model, weights: &Tensors, batch: &(Vec<f32>, Vec<i64>)) -> f64
     let mut least = f64::INFINITY;
     for id in model.graph.nodes() {
         let node = model.graph.node(id);
-        let kinks: &[f64] = match node.op {
-            Op::Unary { kind: UnaryKind::Relu } => &[0.0],
-            Op::Unary { kind: UnaryKind::Relu6 } => &[0.0, 6.0],
-            Op::Unary { kind: UnaryKind::HardSwish } => &[-3.0, 3.0],
-            _ => continue,
-        };
+        let Op::Unary { kind } = node.op else { continue };
         let x = &values[&model.graph.operands(id)[0]];
         for x in &x.data {
-            least = kinks.iter().map(|k| (x - k).abs()).fold(least, f64::min);
+            least = kinks(kind).iter().map(|k| (x - k).abs()).fold(least, f64::min);
         }
     }
     least

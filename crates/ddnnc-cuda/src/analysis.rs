@@ -29,16 +29,6 @@ pub fn floor_us(cost: &Cost, bf16: bool, card: &Limits) -> f64 {
     arithmetic.max(vector).max(memory)
 }
 
-/// The sum of costs.
-pub fn total<'a>(costs: impl IntoIterator<Item = &'a Cost>) -> Cost {
-    costs.into_iter().fold(Cost::default(), |a, b| Cost {
-        matrix_flops: a.matrix_flops + b.matrix_flops,
-        vector_flops: a.vector_flops + b.vector_flops,
-        bytes_read: a.bytes_read + b.bytes_read,
-        bytes_written: a.bytes_written + b.bytes_written,
-    })
-}
-
 /// What a compiled kernel uses.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Compiled {

@@ -3,6 +3,8 @@
 use ddnnc_ir::{DType, Local, ValueType};
 use indexmap::IndexMap;
 use std::fmt::Write as _;
+use std::iter::Sum;
+use std::ops::{Add, AddAssign, Mul};
 
 /// Why a launch cannot be emitted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,6 +47,46 @@ pub struct Cost {
     pub bytes_read: u64,
     /// Bytes written to global memory.
     pub bytes_written: u64,
+}
+
+impl Add for Cost {
+    type Output = Cost;
+
+    fn add(self, other: Cost) -> Cost {
+        Cost {
+            matrix_flops: self.matrix_flops + other.matrix_flops,
+            vector_flops: self.vector_flops + other.vector_flops,
+            bytes_read: self.bytes_read + other.bytes_read,
+            bytes_written: self.bytes_written + other.bytes_written,
+        }
+    }
+}
+
+impl AddAssign for Cost {
+    fn add_assign(&mut self, other: Cost) {
+        *self = *self + other;
+    }
+}
+
+impl Sum for Cost {
+    fn sum<I: Iterator<Item = Cost>>(costs: I) -> Cost {
+        costs.fold(Cost::default(), Cost::add)
+    }
+}
+
+/// The cost of as many parts as that.
+impl Mul<usize> for Cost {
+    type Output = Cost;
+
+    fn mul(self, parts: usize) -> Cost {
+        let parts = parts as u64;
+        Cost {
+            matrix_flops: self.matrix_flops * parts,
+            vector_flops: self.vector_flops * parts,
+            bytes_read: self.bytes_read * parts,
+            bytes_written: self.bytes_written * parts,
+        }
+    }
 }
 
 /// One kernel: a translation unit of its own with one `extern "C" __global__` function.

@@ -372,11 +372,6 @@ fn followed(
         threads: tile.threads,
     };
     let made = tile::tile(&spec, arguments, code)?;
-    let mut cost = made.cost;
-    let parts = arguments.parts() as u64;
-    for n in [&mut cost.bytes_read, &mut cost.bytes_written, &mut cost.vector_flops, &mut cost.matrix_flops] {
-        *n *= parts;
-    }
     let per_group = columns.div_ceil(tile.columns);
     Ok(Finish {
         functions: made.functions,
@@ -385,6 +380,6 @@ fn followed(
             made.body
         ),
         scratch: made.scratch_bytes,
-        cost,
+        cost: made.cost * arguments.parts(),
     })
 }

@@ -273,26 +273,3 @@ pub fn read_cost(source: &Source, elements: usize, times: usize) -> Cost {
         ..Cost::default()
     }
 }
-
-/// The sum of costs.
-pub fn total(costs: &[Cost]) -> Cost {
-    let mut all = Cost::default();
-    for cost in costs {
-        all.matrix_flops += cost.matrix_flops;
-        all.vector_flops += cost.vector_flops;
-        all.bytes_read += cost.bytes_read;
-        all.bytes_written += cost.bytes_written;
-    }
-    all
-}
-
-/// A cost that many times.
-pub fn times(cost: Cost, parts: usize) -> Cost {
-    let n = parts as u64;
-    Cost {
-        matrix_flops: cost.matrix_flops * n,
-        vector_flops: cost.vector_flops * n,
-        bytes_read: cost.bytes_read * n,
-        bytes_written: cost.bytes_written * n,
-    }
-}

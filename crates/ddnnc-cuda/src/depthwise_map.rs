@@ -3,7 +3,7 @@
 
 use crate::arch::Target;
 use crate::code::{Arguments, Cost, Kernel, LaunchCode, c_type};
-use crate::depthwise::{Geometry, Source, THREADS, lanes, read_cost, times, total, vector};
+use crate::depthwise::{Geometry, Source, THREADS, lanes, read_cost, vector};
 use crate::emit::PRELUDE;
 use crate::limits::multiprocessor;
 use crate::steps::CHANNELS;
@@ -194,8 +194,7 @@ pub fn kernel(
         ..Cost::default()
     };
     // Neighbouring taps find their elements in the caches, but each computes the chain anew.
-    let cost =
-        total(&[own, read_cost(&source, from, taps.min(outputs * taps / from.max(1) + 1)), epilogue.cost]);
+    let read = read_cost(&source, from, taps.min(outputs * taps / from.max(1) + 1));
     Ok(Kernel {
         name: name.to_owned(),
         source: text,
@@ -203,7 +202,7 @@ pub fn kernel(
         block: THREADS as u32,
         dynamic_shared: shared as u32,
         arguments: list,
-        cost: times(cost, parts),
+        cost: (own + read + epilogue.cost) * parts,
         choice: format!("tile {}x{wide}, {} channels a thread", cut.rows, cut.vector),
     })
 }

@@ -3,7 +3,7 @@
 
 use crate::arch::Target;
 use crate::code::{Arguments, Cost, Kernel, LaunchCode};
-use crate::depthwise::{Geometry, Source, THREADS, lanes, read_cost, times, total, vector};
+use crate::depthwise::{Geometry, Source, THREADS, lanes, read_cost, vector};
 use crate::emit::PRELUDE;
 use crate::steps::CHANNELS;
 use ddnnc_ir::{BinaryKind, Group, Local, Op};
@@ -152,7 +152,7 @@ pub fn kernel(
         block: THREADS as u32,
         dynamic_shared: 0,
         arguments: list,
-        cost: times(total(&costs), parts),
+        cost: costs.into_iter().sum::<Cost>() * parts,
         choice: format!("{wide} channels, {block_taps} taps, slices {slices:?}"),
     })
 }

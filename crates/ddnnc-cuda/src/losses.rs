@@ -2,25 +2,26 @@
 
 use crate::ctext::float;
 use crate::samples::rows;
-use crate::steps::{Library, Phase, Writer};
+use crate::steps::{Library, Phase, Writer, not_a};
 use ddnnc_ir::{Op, ValueType};
 
 /// Elements of a term of the mean squared error.
 const SLICE: usize = 4096;
 
 /// The phases of a loss.
-pub fn phases(w: &mut Writer<'_>, s: usize) -> Vec<Phase> {
+pub fn phases(w: &mut Writer<'_>, s: usize) -> Result<Vec<Phase>, String> {
     let group = w.group;
     let step = &group.steps[s];
     let ty = w.ty(step, 0);
     match &step.op {
-        Op::MeanSquaredError => return squared_error(w, s, &ty),
-        Op::MeanSquaredErrorGrad => return squared_error_grad(w, s, &ty),
+        Op::MeanSquaredError => return Ok(squared_error(w, s, &ty)),
+        Op::MeanSquaredErrorGrad => return Ok(squared_error_grad(w, s, &ty)),
+        // Losses of rows follow.
         _ => {}
     }
     let (count, len) = rows(ty.dims());
     if len == 0 || count == 0 {
-        return nothing(w, s);
+        return Ok(nothing(w, s));
     }
     let team = w.team(len);
     w.needs(Library::Losses);
@@ -37,7 +38,12 @@ pub fn phases(w: &mut Writer<'_>, s: usize) -> Vec<Phase> {
         let sum = format!("        sum_slices({terms}, {result}, 1, {count}, {}, t, n);\n", float(factor));
         vec![Phase::new(format!("        {text}"), threads), Phase::new(sum, 32)]
     };
-    match &step.op {
+    let gradient = |w: &mut Writer<'_>, name: &str, temperature: f64| {
+        w.costs(read, ty.bytes(), 50 * count * len);
+        let numbers = format!("{}, {}", float(1.0 / temperature), float(temperature / count as f64));
+        one(format!("{name}{head}({x}, {y}, {dl}, {result}, {numbers}, {tail}"))
+    };
+    Ok(match &step.op {
         Op::CrossEntropy { smoothing } => {
             w.costs(read, 0, 24 * count * len);
             let terms = w.partials(count);
@@ -55,17 +61,10 @@ pub fn phases(w: &mut Writer<'_>, s: usize) -> Vec<Phase> {
             let call = format!("kl_terms{head}({x}, {y}, {terms}, {}, {tail}", float(1.0 / temperature));
             both(w, call, terms, temperature * temperature / count as f64)
         }
-        op => {
-            let (name, temperature) = match op {
-                Op::KlGradTeacher { temperature } => ("kl_grad_teacher_rows", *temperature),
-                Op::KlGradStudent { temperature } => ("kl_grad_student_rows", *temperature),
-                _ => ("no_loss", 1.0),
-            };
-            w.costs(read, ty.bytes(), 50 * count * len);
-            let numbers = format!("{}, {}", float(1.0 / temperature), float(temperature / count as f64));
-            one(format!("{name}{head}({x}, {y}, {dl}, {result}, {numbers}, {tail}"))
-        }
-    }
+        Op::KlGradTeacher { temperature } => gradient(w, "kl_grad_teacher_rows", *temperature),
+        Op::KlGradStudent { temperature } => gradient(w, "kl_grad_student_rows", *temperature),
+        _ => return Err(not_a(step, "loss")),
+    })
 }
 
 /// A mean over nothing is not a number; a gradient of nothing is nothing.

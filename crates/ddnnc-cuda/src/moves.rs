@@ -2,7 +2,7 @@
 
 use crate::code::c_type;
 use crate::ctext::{axis, extents, joined, locate};
-use crate::steps::{Library, Phase, Writer};
+use crate::steps::{Library, Phase, Writer, not_a};
 use ddnnc_ir::{Layout, Op};
 
 /// Elements of a tile that is transposed, about.
@@ -20,12 +20,12 @@ fn unit(bytes: &[usize]) -> (&'static str, usize) {
 }
 
 /// result = operand, byte for byte.
-pub fn copy(w: &mut Writer<'_>, s: usize) -> Vec<Phase> {
+pub fn copy(w: &mut Writer<'_>, s: usize) -> Result<Vec<Phase>, String> {
     let group = w.group;
     let step = &group.steps[s];
     let ty = &step.results.first().cloned().unwrap_or_else(|| w.ty(step, 0));
     if ty.elements() == 0 {
-        return Vec::new();
+        return Ok(Vec::new());
     }
     let (from, to) = (w.operand(step, 0), w.result(s, 0));
     let (unit, size) = unit(&[ty.bytes()]);
@@ -33,11 +33,11 @@ pub fn copy(w: &mut Writer<'_>, s: usize) -> Vec<Phase> {
     w.needs(Library::Moves);
     w.costs(ty.bytes(), ty.bytes(), 0);
     let text = format!("        copy_all<{unit}, {count}>((const {unit}*){from}, ({unit}*){to}, t, n);\n");
-    vec![Phase::new(text, count)]
+    Ok(vec![Phase::new(text, count)])
 }
 
 /// Concat, slice and pad.
-pub fn spans(w: &mut Writer<'_>, s: usize) -> Vec<Phase> {
+pub fn spans(w: &mut Writer<'_>, s: usize) -> Result<Vec<Phase>, String> {
     let group = w.group;
     let step = &group.steps[s];
     let result = &step.results[0];
@@ -51,7 +51,7 @@ pub fn spans(w: &mut Writer<'_>, s: usize) -> Vec<Phase> {
             Op::Concat { axis: a } => ("insert_runs", *a, result, start),
             Op::Slice { axis: a, start, .. } => ("take_runs", *a, &ty, *start),
             Op::Pad { axis: a, start, .. } => ("pad_runs", *a, result, *start),
-            _ => continue,
+            _ => return Err(not_a(step, "concat, slice or pad")),
         };
         let part = if matches!(step.op, Op::Slice { .. }) { result } else { &ty };
         let at = axis(whole, along);
@@ -75,19 +75,19 @@ pub fn spans(w: &mut Writer<'_>, s: usize) -> Vec<Phase> {
         w.costs(rounds * part_run * size, rounds * written * size, 0);
     }
     if text.is_empty() {
-        return Vec::new();
+        return Ok(Vec::new());
     }
-    vec![Phase::new(text, threads)]
+    Ok(vec![Phase::new(text, threads)])
 }
 
 /// A smaller value repeated.
-pub fn broadcast(w: &mut Writer<'_>, s: usize) -> Vec<Phase> {
+pub fn broadcast(w: &mut Writer<'_>, s: usize) -> Result<Vec<Phase>, String> {
     let group = w.group;
     let step = &group.steps[s];
     let (from, result) = (w.ty(step, 0), &step.results[0]);
-    let Op::Broadcast { axes, .. } = &step.op else { return Vec::new() };
+    let Op::Broadcast { axes, .. } = &step.op else { return Err(not_a(step, "broadcast")) };
     if result.elements() == 0 {
-        return Vec::new();
+        return Ok(Vec::new());
     }
     // The step in x for each axis of the result, in the order of memory.
     let mut steps = vec![0; result.dims().len()];
@@ -102,17 +102,17 @@ pub fn broadcast(w: &mut Writer<'_>, s: usize) -> Vec<Phase> {
     w.costs(from.bytes(), result.bytes(), 0);
     let count = result.elements();
     let text = format!("        for (uint e = t; e < {count}; e += n) {y}[e] = {x}[{place}];\n");
-    vec![Phase::new(text, count)]
+    Ok(vec![Phase::new(text, count)])
 }
 
 /// Another layout: the matrices of channels and positions transposed.
-pub fn transpose(w: &mut Writer<'_>, s: usize) -> Vec<Phase> {
+pub fn transpose(w: &mut Writer<'_>, s: usize) -> Result<Vec<Phase>, String> {
     let group = w.group;
     let step = &group.steps[s];
     let result = &step.results[0];
     let d = result.dims();
     if result.elements() == 0 {
-        return Vec::new();
+        return Ok(Vec::new());
     }
     let (channels, positions) = (d[1], d[2] * d[3]);
     let (rows, columns) = match result.layout {
@@ -129,7 +129,7 @@ pub fn transpose(w: &mut Writer<'_>, s: usize) -> Vec<Phase> {
         "        transpose_all<{ctype}, {}, {}, {rows}, {columns}, {r}, {c}>({x}, {y}, t, n, shared);\n",
         w.threads, d[0]
     );
-    vec![Phase::new(text, d[0] * rows.div_ceil(r) * columns.div_ceil(c) * w.threads)]
+    Ok(vec![Phase::new(text, d[0] * rows.div_ceil(r) * columns.div_ceil(c) * w.threads)])
 }
 
 /// Rows and columns of a tile: square, or long where the matrix is narrow.

@@ -60,7 +60,7 @@ impl Places {
 /// Whether a step's result has the bytes of its operand.
 pub fn is_copy(group: &Group, step: &Step) -> bool {
     match &step.op {
-        Op::Reshape { .. } | Op::StopGradient => true,
+        op if op.is_alias() => true,
         Op::ConvertLayout { .. } => {
             let from = step.operands.first().and_then(|&l| group.ty(l));
             from.is_some_and(|from| {
@@ -71,6 +71,7 @@ pub fn is_copy(group: &Group, step: &Step) -> bool {
         Op::Cast { dtype } => {
             step.operands.first().and_then(|&l| group.ty(l)).map(|ty| ty.dtype) == Some(*dtype)
         }
+        // All others make bytes of their own.
         _ => false,
     }
 }

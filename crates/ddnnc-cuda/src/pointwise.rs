@@ -211,9 +211,7 @@ impl Text {
         self.parameters.push_str(&parameters);
         self.arguments.extend(list);
         self.blocks = end;
-        self.cost.bytes_read += cost.bytes_read * own as u64;
-        self.cost.bytes_written += cost.bytes_written * own as u64;
-        self.cost.vector_flops += cost.vector_flops * own as u64;
+        self.cost += cost * own;
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! Pooling steps.
 
 use crate::code::{Cost, c_type};
-use crate::steps::{Library, Phase, Writer};
+use crate::steps::{Library, Phase, Writer, not_a};
 use ddnnc_ir::{DType, Layout, Op, Pool, ValueType};
 
 /// Channels that a thread takes at once: as many as make 16 bytes, where that divides them.
@@ -17,7 +17,7 @@ fn maps(ty: &ValueType) -> (usize, usize) {
 }
 
 /// The phases of a pooling step.
-pub fn phases(w: &mut Writer<'_>, s: usize) -> Vec<Phase> {
+pub fn phases(w: &mut Writer<'_>, s: usize) -> Result<Vec<Phase>, String> {
     let group = w.group;
     let step = &group.steps[s];
     let (operand, result) = (w.ty(step, 0), &step.results[0]);
@@ -27,10 +27,10 @@ pub fn phases(w: &mut Writer<'_>, s: usize) -> Vec<Phase> {
         Op::AvgPool(pool) => ("avg_pool_maps", *pool, &operand, result.clone()),
         Op::MaxPoolGrad(pool) => ("max_pool_grad_maps", *pool, &operand, w.ty(step, 1)),
         Op::AvgPoolGrad { pool, .. } => ("avg_pool_grad_maps", *pool, result, operand.clone()),
-        _ => return Vec::new(),
+        _ => return Err(not_a(step, "pooling")),
     };
     if result.elements() == 0 {
-        return Vec::new();
+        return Ok(Vec::new());
     }
     let (images, channels) = maps(x);
     let v = vector(x.dtype, channels);
@@ -51,13 +51,20 @@ pub fn phases(w: &mut Writer<'_>, s: usize) -> Vec<Phase> {
     if !matches!(step.op, Op::MaxPoolGrad(_)) {
         w.costs(read, result.bytes(), y.elements() * area);
         let text = format!("        {name}<{ctype}, {v}, {geometry}>({}, t, n);\n", arguments.join(", "));
-        return vec![Phase::new(text, threads(result))];
+        return Ok(vec![Phase::new(text, threads(result))]);
     }
-    let (index, size) = if area <= 256 { ("unsigned char", 1) } else { ("ushort_t", 2) };
+    // The smallest type that counts the positions of a window.
+    let (index, size) = match area {
+        0..=0x100 => ("unsigned char", 1),
+        0x101..=0x1_0000 => ("ushort_t", 2),
+        _ => ("uint", 4),
+    };
     let places = w.workspace(index, size * y.elements());
     let list = size * y.elements();
     w.costs(x.bytes(), list, y.elements() * area);
-    let [x_pointer, dy, dx] = &arguments[..] else { return Vec::new() };
+    let [x_pointer, dy, dx] = &arguments[..] else {
+        return Err("a maximum's gradient lacks an operand".to_owned());
+    };
     let first =
         format!("        max_pool_places<{ctype}, {v}, {geometry}, {index}>({x_pointer}, {places}, t, n);\n");
     let second = format!("        {name}<{ctype}, {v}, {geometry}, {index}>({places}, {dy}, {dx}, t, n);\n");
@@ -67,5 +74,8 @@ pub fn phases(w: &mut Writer<'_>, s: usize) -> Vec<Phase> {
         vector_flops: (y.elements() * area) as u64,
         ..Cost::default()
     };
-    vec![Phase::new(first, threads(&y)), Phase { text: second, threads: threads(result), apart: Some(cost) }]
+    Ok(vec![
+        Phase::new(first, threads(&y)),
+        Phase { text: second, threads: threads(result), apart: Some(cost) },
+    ])
 }

@@ -177,7 +177,7 @@ impl Products<'_> {
             blocks = made.end;
             shared = shared.max(made.shared);
             text.push_str(&made.text);
-            add_cost(&mut cost, &made.cost);
+            cost += made.cost;
             if !parameters.is_empty() && !made.parameters.0.is_empty() {
                 parameters.push_str(", ");
             }
@@ -349,13 +349,6 @@ struct Made {
 }
 
 type Text = String;
-
-pub(crate) fn add_cost(to: &mut Cost, more: &Cost) {
-    to.matrix_flops += more.matrix_flops;
-    to.vector_flops += more.vector_flops;
-    to.bytes_read += more.bytes_read;
-    to.bytes_written += more.bytes_written;
-}
 
 /// Declares `first_row`, `depth` and, where there is one, `phase` of a block's tile of rows.
 fn phases(rows: &[Rows], tile_rows: usize) -> String {

@@ -91,6 +91,7 @@ fn made_before(group: &Group, step: &Step, target: &Target) -> Vec<usize> {
             (Op::Conv2d(_) | Op::Conv2dGradWeight { .. }, 0) => taps_of_x * tiles(outputs),
             (Op::Conv2dGradInput { .. }, 0) => taps * tiles(inputs),
             (Op::Conv2dGradWeight { .. }, 1) => tiles(geometry.taps() * inputs),
+            // Weights are made before in any case.
             _ => 0.0,
         }
     };

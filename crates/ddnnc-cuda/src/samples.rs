@@ -1,7 +1,7 @@
 //! Steps on samples and rows.
 
 use crate::ctext::float;
-use crate::steps::{Library, Phase, Writer};
+use crate::steps::{Library, Phase, Writer, not_a};
 use ddnnc_ir::Op;
 
 /// Rows and their length: axis 0, and all the rest.
@@ -11,13 +11,13 @@ pub fn rows(dims: &[usize]) -> (usize, usize) {
 }
 
 /// The phases of an operator on rows.
-pub fn phases(w: &mut Writer<'_>, s: usize) -> Vec<Phase> {
+pub fn phases(w: &mut Writer<'_>, s: usize) -> Result<Vec<Phase>, String> {
     let group = w.group;
     let step = &group.steps[s];
     let ty = w.ty(step, 0);
     let (count, len) = rows(ty.dims());
     if count * len == 0 {
-        return Vec::new();
+        return Ok(Vec::new());
     }
     let team = w.team(len);
     // Function, number of operands, attribute, operations per element.
@@ -29,7 +29,8 @@ pub fn phases(w: &mut Writer<'_>, s: usize) -> Vec<Phase> {
         Op::Softmax => ("softmax_rows", 1, None, 14),
         Op::SoftmaxGrad => ("softmax_grad_rows", 2, None, 11),
         Op::LogSoftmax => ("log_softmax_rows", 1, None, 13),
-        _ => ("log_softmax_grad_rows", 2, None, 11),
+        Op::LogSoftmaxGrad => ("log_softmax_grad_rows", 2, None, 11),
+        _ => return Err(not_a(step, "operator on rows")),
     };
     let mut arguments: Vec<String> = (0..operands).map(|i| w.operand(step, i)).collect();
     arguments.push(w.result(s, 0));
@@ -39,5 +40,5 @@ pub fn phases(w: &mut Writer<'_>, s: usize) -> Vec<Phase> {
     w.costs(operands * ty.bytes(), ty.bytes(), flops * count * len);
     let text =
         format!("        {name}<{team}, {count}, {len}>({}, t, n, (float*)shared);\n", arguments.join(", "));
-    vec![Phase::new(text, count * team)]
+    Ok(vec![Phase::new(text, count * team)])
 }

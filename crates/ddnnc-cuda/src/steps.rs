@@ -7,7 +7,6 @@
 use crate::code::{Argument, Cost, Kernel, LaunchCode, c_type};
 use crate::emit::PRELUDE;
 use crate::places::{Places, is_copy};
-use crate::product::add_cost;
 use crate::{elementwise, losses, moves, pooling, samples, sums};
 use ddnnc_ir::{Group, Local, Op, Step, ValueType};
 use indexmap::IndexMap;
@@ -180,36 +179,15 @@ impl Writer<'_> {
     }
 }
 
-/// Whether this module has text for a step.
-pub fn suits(group: &Group, step: &Step) -> bool {
-    let real = |local: &Local| group.ty(*local).is_some();
-    let other = matches!(
-        step.op,
-        Op::Conv2d(_)
-            | Op::Conv2dGradInput { .. }
-            | Op::Conv2dGradWeight { .. }
-            | Op::MatMul { .. }
-            | Op::SgdUpdate { .. }
-            | Op::AdamwUpdate { .. }
-            | Op::Fused(_)
-            | Op::Input { .. }
-            | Op::Parameter { .. }
-            | Op::State { .. }
-            | Op::Output { .. }
-    );
-    !other && step.operands.iter().all(real)
-}
+/// What writes the phases of a step, given its number.
+type Text = fn(&mut Writer<'_>, usize) -> Result<Vec<Phase>, String>;
 
-/// The phases of a step.
-fn phases(w: &mut Writer<'_>, s: usize) -> Result<Vec<Phase>, String> {
-    let group = w.group;
-    let step = &group.steps[s];
-    if is_copy(group, step) {
-        return Ok(moves::copy(w, s));
-    }
-    match &step.op {
-        Op::Constant { .. } | Op::Ema { .. } => elementwise::phases(w, s),
-        Op::Unary { .. }
+/// What writes an operator's text; `None` for those that other kernels compute, or none does.
+fn text_of(op: &Op) -> Option<Text> {
+    Some(match op {
+        Op::Constant { .. }
+        | Op::Ema { .. }
+        | Op::Unary { .. }
         | Op::UnaryGrad { .. }
         | Op::Binary { .. }
         | Op::Scale { .. }
@@ -218,17 +196,15 @@ fn phases(w: &mut Writer<'_>, s: usize) -> Result<Vec<Phase>, String> {
         | Op::Normalize { .. }
         | Op::NormalizeGradInput { .. }
         | Op::NormalizeGradFixed { .. }
-        | Op::Cast { .. } => elementwise::phases(w, s),
-        Op::Store { .. } | Op::StopGradient | Op::Reshape { .. } => Ok(moves::copy(w, s)),
-        Op::Concat { .. } | Op::Slice { .. } | Op::Pad { .. } => Ok(moves::spans(w, s)),
-        Op::Broadcast { .. } => Ok(moves::broadcast(w, s)),
-        Op::ConvertLayout { .. } => Ok(moves::transpose(w, s)),
-        Op::Reduce { .. } => Ok(sums::reduce(w, s)),
-        Op::ChannelStats | Op::NormalizeGradReduce { .. } => Ok(sums::channels(w, s)),
-        Op::MatMul { .. } => Ok(sums::matmul(w, s)),
-        Op::MaxPool(_) | Op::MaxPoolGrad(_) | Op::AvgPool(_) | Op::AvgPoolGrad { .. } => {
-            Ok(pooling::phases(w, s))
-        }
+        | Op::Cast { .. } => elementwise::phases,
+        Op::Store { .. } | Op::StopGradient | Op::Reshape { .. } => moves::copy,
+        Op::Concat { .. } | Op::Slice { .. } | Op::Pad { .. } => moves::spans,
+        Op::Broadcast { .. } => moves::broadcast,
+        Op::ConvertLayout { .. } => moves::transpose,
+        Op::Reduce { .. } => sums::reduce,
+        Op::ChannelStats | Op::NormalizeGradReduce { .. } => sums::channels,
+        Op::MatMul { .. } => sums::matmul,
+        Op::MaxPool(_) | Op::MaxPoolGrad(_) | Op::AvgPool(_) | Op::AvgPoolGrad { .. } => pooling::phases,
         Op::Standardize { .. }
         | Op::StandardizeGrad { .. }
         | Op::L2Normalize { .. }
@@ -236,16 +212,46 @@ fn phases(w: &mut Writer<'_>, s: usize) -> Result<Vec<Phase>, String> {
         | Op::Softmax
         | Op::SoftmaxGrad
         | Op::LogSoftmax
-        | Op::LogSoftmaxGrad => Ok(samples::phases(w, s)),
+        | Op::LogSoftmaxGrad => samples::phases,
         Op::CrossEntropy { .. }
         | Op::CrossEntropyGrad { .. }
         | Op::KlDivergence { .. }
         | Op::KlGradTeacher { .. }
         | Op::KlGradStudent { .. }
         | Op::MeanSquaredError
-        | Op::MeanSquaredErrorGrad => Ok(losses::phases(w, s)),
-        op => Err(format!("{} is no step of a sequence's kernel", op.mnemonic())),
+        | Op::MeanSquaredErrorGrad => losses::phases,
+        Op::Input { .. }
+        | Op::Parameter { .. }
+        | Op::State { .. }
+        | Op::Output { .. }
+        | Op::Conv2d(_)
+        | Op::Conv2dGradInput { .. }
+        | Op::Conv2dGradWeight { .. }
+        | Op::SgdUpdate { .. }
+        | Op::AdamwUpdate { .. }
+        | Op::Fused(_) => return None,
+    })
+}
+
+/// Whether this module has text for a step.
+pub fn suits(group: &Group, step: &Step) -> bool {
+    text_of(&step.op).is_some() && step.operands.iter().all(|local| group.ty(*local).is_some())
+}
+
+/// The phases of a step.
+fn phases(w: &mut Writer<'_>, s: usize) -> Result<Vec<Phase>, String> {
+    let group = w.group;
+    let step = &group.steps[s];
+    if is_copy(group, step) {
+        return moves::copy(w, s);
     }
+    let text = text_of(&step.op).ok_or_else(|| not_a(step, "step of a sequence's kernel"))?;
+    text(w, s)
+}
+
+/// That a step has come to a module which has no text for its operator.
+pub fn not_a(step: &Step, what: &str) -> String {
+    format!("{} is no {what}", step.op.mnemonic())
 }
 
 /// The kernels for these levels, one after the other; none where there is nothing to do.
@@ -282,10 +288,7 @@ pub fn kernels(
         }
         Blocks::Many => {
             let (parts, late) = parts(&mut w, levels)?;
-            let late_cost = late.iter().fold(Cost::default(), |mut all, part| {
-                add_cost(&mut all, &part.cost);
-                all
-            });
+            let late_cost = late.iter().map(|part| part.cost).sum();
             for (parts, cost) in [(parts, w.cost), (late, late_cost)] {
                 if !parts.is_empty() {
                     let (body, grid) = ranges(parts);
@@ -334,7 +337,7 @@ fn alone(w: &mut Writer<'_>, levels: &[Vec<usize>], body: &mut String) -> Result
                 let _ = writeln!(body, "    {{ // {}\n{}    }}", w.group.steps[s].op.mnemonic(), first.text);
             }
             for second in phases {
-                add_cost(&mut late, &second.apart.unwrap_or_default());
+                late += second.apart.unwrap_or_default();
                 let _ = writeln!(seconds, "    {{\n{}    }}", second.text);
             }
         }
@@ -342,8 +345,7 @@ fn alone(w: &mut Writer<'_>, levels: &[Vec<usize>], body: &mut String) -> Result
             let _ = write!(body, "    __syncthreads();\n{seconds}");
         }
     }
-    add_cost(&mut late, &w.cost);
-    Ok(late)
+    Ok(late + w.cost)
 }
 
 /// A step's statements, which a range of blocks runs.

@@ -2,20 +2,20 @@
 
 use crate::code::c_type;
 use crate::ctext::{axis, extents, float, joined, locate};
-use crate::steps::{Library, Phase, Writer};
+use crate::steps::{Library, Phase, Writer, not_a};
 use ddnnc_ir::{Layout, Op, ReduceKind, ValueType};
 
 /// The most slices of a sum: what a warp adds in 32 rounds.
 const MOST_SLICES: usize = 1024;
 
 /// Σ or mean over axes.
-pub fn reduce(w: &mut Writer<'_>, s: usize) -> Vec<Phase> {
+pub fn reduce(w: &mut Writer<'_>, s: usize) -> Result<Vec<Phase>, String> {
     let group = w.group;
     let step = &group.steps[s];
     let (ty, results) = (w.ty(step, 0), step.results[0].elements());
-    let Op::Reduce { kind, axes } = &step.op else { return Vec::new() };
+    let Op::Reduce { kind, axes } = &step.op else { return Err(not_a(step, "reduction")) };
     if results == 0 {
-        return Vec::new();
+        return Ok(Vec::new());
     }
     // Axes of memory, those that vanish and those that stay.
     let vanishing: Vec<usize> = axes.iter().map(|&a| axis(&ty, a)).collect();
@@ -78,7 +78,7 @@ pub fn reduce(w: &mut Writer<'_>, s: usize) -> Vec<Phase> {
         let text = format!("        sum_slices({to}, {result}, {results}, {slices}, {factor}, t, n);\n");
         phases.push(Phase::new(text, 32 * results));
     }
-    phases
+    Ok(phases)
 }
 
 /// Channels, elements of a channel, and the place of element `j` of channel `c`.
@@ -95,13 +95,13 @@ fn channel(ty: &ValueType) -> (usize, usize, String) {
 }
 
 /// Statistics of channels, and the gradients of gain and bias: a warp for each channel.
-pub fn channels(w: &mut Writer<'_>, s: usize) -> Vec<Phase> {
+pub fn channels(w: &mut Writer<'_>, s: usize) -> Result<Vec<Phase>, String> {
     let group = w.group;
     let step = &group.steps[s];
     let ty = w.ty(step, 0);
     let (channels, count, place) = channel(&ty);
     if channels == 0 {
-        return Vec::new();
+        return Ok(Vec::new());
     }
     w.needs(Library::Sums);
     let (first, second) = (w.result(s, 0), w.result(s, 1));
@@ -139,18 +139,18 @@ pub fn channels(w: &mut Writer<'_>, s: usize) -> Vec<Phase> {
         }}\n"
         )
     };
-    vec![Phase::new(text, 32 * channels)]
+    Ok(vec![Phase::new(text, 32 * channels)])
 }
 
 /// A small matrix product, a thread for each element.
-pub fn matmul(w: &mut Writer<'_>, s: usize) -> Vec<Phase> {
+pub fn matmul(w: &mut Writer<'_>, s: usize) -> Result<Vec<Phase>, String> {
     let group = w.group;
     let step = &group.steps[s];
-    let Op::MatMul { transpose_a, transpose_b } = step.op else { return Vec::new() };
+    let Op::MatMul { transpose_a, transpose_b } = step.op else { return Err(not_a(step, "matrix product")) };
     let result = &step.results[0];
     let (m, columns) = (result.dims()[0], result.dims()[1]);
     if m * columns == 0 {
-        return Vec::new();
+        return Ok(Vec::new());
     }
     let (ta, tb) = (w.ty(step, 0), w.ty(step, 1));
     let depth = ta.dims()[usize::from(!transpose_a)];
@@ -168,5 +168,5 @@ pub fn matmul(w: &mut Writer<'_>, s: usize) -> Vec<Phase> {
             {y}[e] = total(s);
         }}\n"
     );
-    vec![Phase::new(text, count)]
+    Ok(vec![Phase::new(text, count)])
 }

@@ -234,8 +234,8 @@ pub(crate) fn pipeline(tile: &Tile, unit: Unit, a: Beside, b: Beside) -> (usize,
 /// Elements of bf16 in the 16 bytes that are copied at once.
 const CHUNK: usize = 8;
 
-/// Choices for products of these extents, the best first. `fixed_splits` says that the depth may be cut at will, and how
-/// many partial sums there are at least; else it is cut only where that pays.
+/// Choices for products of these extents, the best first, each with the number of runs of the depth that pays for it. A
+/// tile's columns divide `column_multiple`, unless that is 0.
 ///
 /// # Errors
 ///

@@ -99,13 +99,14 @@ fn not_a_number_stays_so() {
     }
 }
 
-/// Windows of negative infinity alone, of not a number, and of more positions than a byte counts.
+/// Windows of negative infinity alone, of not a number, and of more positions than one byte or two count.
 #[test]
 fn the_gradient_of_max_pooling_finds_the_first_of_the_largest() {
     let device = EmulatedDevice::orders().remove(0);
     let small = Pool { kernel: [3, 3], stride: [2, 2], pad: [1, 1] };
     let large = Pool { kernel: [17, 16], stride: [1, 1], pad: [0, 0] };
-    for (pool, x) in [(small, [1, 1, 6, 6]), (large, [1, 2, 18, 17])] {
+    let huge = Pool { kernel: [257, 256], stride: [1, 1], pad: [0, 0] };
+    for (pool, x) in [(small, [1, 1, 6, 6]), (large, [1, 2, 18, 17]), (huge, [1, 1, 257, 256])] {
         let [h, w] = pool.output([x[2], x[3]]).expect("the window fits");
         let mut gradient = case(Op::MaxPoolGrad(pool), &[&x, &[x[0], x[1], h, w]]);
         gradient.operands.iter_mut().for_each(|ty| ty.layout = Layout::ChannelsLast);
@@ -116,13 +117,13 @@ fn the_gradient_of_max_pooling_finds_the_first_of_the_largest() {
             *operands[0].data.last_mut().expect("a map") = 100.0;
             let found = gradient.run(&device, &operands, &[]).expect("runs");
             let expected: Vec<f32> = gradient.reference(&operands)[0].iter().map(|&y| y as f32).collect();
-            assert_eq!(found[0], expected, "{pool:?} of {special}");
+            assert!(found[0] == expected, "{pool:?} of {special}");
         }
         let mut operands = gradient.draw(6);
         operands[0].data.fill(f64::NEG_INFINITY);
         let found = gradient.run(&device, &operands, &[]).expect("runs");
         let expected: Vec<f32> = gradient.reference(&operands)[0].iter().map(|&y| y as f32).collect();
-        assert_eq!(found[0], expected, "{pool:?} of nothing larger");
+        assert!(found[0] == expected, "{pool:?} of nothing larger");
     }
 }
 

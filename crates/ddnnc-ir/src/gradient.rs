@@ -137,30 +137,41 @@ fn describe(node: &Node) -> String {
     }
 }
 
-/// Whether a cotangent of the result can reach operand `operand` at all.
-fn flows(op: &Op, operand: usize) -> bool {
-    match op {
-        Op::StopGradient => false,
-        Op::Dropout { .. } | Op::CrossEntropy { .. } => operand == 0,
-        // With batch statistics the gradient through mean and variance is part of the one with respect to x; without,
-        // they are constants of the step.
-        Op::Normalize { .. } => matches!(operand, 0 | 3 | 4),
-        _ => true,
-    }
+/// Which operands of an operator a cotangent of its result goes on to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    /// None: a path begins here, where it leads to a trained parameter.
+    Begins,
+    /// None: what is before it is not trained through it.
+    Ends,
+    /// All of them, by a rule of the table.
+    All,
+    /// These, by a rule of the table.
+    To(&'static [usize]),
+    /// All of them, and there is no rule.
+    NoRule,
 }
 
-/// Whether [`differentiate`] has a rule for the operator; a trained [`Op::Parameter`] is where a path begins.
-pub fn has_gradient(op: &Op) -> bool {
+fn flow(op: &Op) -> Flow {
     match op {
-        Op::Parameter { .. }
-        | Op::Unary { .. }
+        Op::Parameter { .. } => Flow::Begins,
+        Op::Input { .. }
+        | Op::State { .. }
+        | Op::Constant { .. }
+        | Op::Store { .. }
+        | Op::Output { .. }
+        | Op::StopGradient => Flow::Ends,
+        // Not to the random state, and not to the labels.
+        Op::Dropout { .. } | Op::CrossEntropy { .. } => Flow::To(&[0]),
+        // With batch statistics the gradient through mean and variance is part of the one with respect to x; without,
+        // they are constants of the step.
+        Op::Normalize { .. } => Flow::To(&[0, 3, 4]),
+        Op::Unary { .. }
         | Op::Binary { .. }
         | Op::Scale { .. }
         | Op::BiasAdd
-        | Op::Dropout { .. }
         | Op::Conv2d(_)
         | Op::MatMul { .. }
-        | Op::Normalize { .. }
         | Op::MaxPool(_)
         | Op::AvgPool(_)
         | Op::Reshape { .. }
@@ -173,16 +184,9 @@ pub fn has_gradient(op: &Op) -> bool {
         | Op::L2Normalize { .. }
         | Op::Softmax
         | Op::LogSoftmax
-        | Op::CrossEntropy { .. }
         | Op::KlDivergence { .. }
-        | Op::MeanSquaredError => true,
-        Op::Input { .. }
-        | Op::State { .. }
-        | Op::Constant { .. }
-        | Op::Store { .. }
-        | Op::Output { .. }
-        | Op::UnaryGrad { .. }
-        | Op::StopGradient
+        | Op::MeanSquaredError => Flow::All,
+        Op::UnaryGrad { .. }
         | Op::Conv2dGradInput { .. }
         | Op::Conv2dGradWeight { .. }
         | Op::ChannelStats
@@ -204,7 +208,24 @@ pub fn has_gradient(op: &Op) -> bool {
         | Op::AdamwUpdate { .. }
         | Op::ConvertLayout { .. }
         | Op::Cast { .. }
-        | Op::Fused(_) => false,
+        | Op::Fused(_) => Flow::NoRule,
+    }
+}
+
+/// Whether a cotangent of the result goes on to operand `operand`.
+fn flows(op: &Op, operand: usize) -> bool {
+    match flow(op) {
+        Flow::All | Flow::NoRule => true,
+        Flow::To(operands) => operands.contains(&operand),
+        Flow::Begins | Flow::Ends => false,
+    }
+}
+
+/// Whether [`differentiate`] has a rule for the operator; a trained [`Op::Parameter`] is where a path begins.
+pub fn has_gradient(op: &Op) -> bool {
+    match flow(op) {
+        Flow::Begins | Flow::All | Flow::To(_) => true,
+        Flow::Ends | Flow::NoRule => false,
     }
 }
 

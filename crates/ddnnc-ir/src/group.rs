@@ -85,54 +85,114 @@ pub struct Group {
     pub results: Vec<Local>,
 }
 
+/// What an operator can be in a group that is no sequence.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// See [`is_pointwise`].
+    Pointwise,
+    /// Sums over axes: see [`is_reduction`].
+    Sum,
+    /// See [`is_convolution`].
+    Convolution,
+    /// See [`is_update`]: for each result, the operand whose memory it takes over.
+    Update(&'static [usize]),
+    /// Nothing: sequences alone hold it, or nothing does.
+    None,
+}
+
+fn part(op: &Op) -> Part {
+    match op {
+        Op::Unary { .. }
+        | Op::UnaryGrad { .. }
+        | Op::Binary { .. }
+        | Op::Scale { .. }
+        | Op::BiasAdd
+        | Op::Dropout { .. }
+        | Op::StopGradient
+        | Op::Normalize { .. }
+        | Op::NormalizeGradInput { .. }
+        | Op::NormalizeGradFixed { .. }
+        | Op::Broadcast { .. }
+        | Op::Cast { .. }
+        | Op::Constant { .. } => Part::Pointwise,
+        Op::ChannelStats | Op::NormalizeGradReduce { .. } | Op::Reduce { .. } => Part::Sum,
+        Op::Conv2d(_) | Op::Conv2dGradInput { .. } | Op::Conv2dGradWeight { .. } => Part::Convolution,
+        Op::Ema { .. } => Part::Update(&[0]),
+        Op::SgdUpdate { .. } => Part::Update(&[0, 2]),
+        Op::AdamwUpdate { .. } => Part::Update(&[0, 2, 3]),
+        Op::Input { .. }
+        | Op::Parameter { .. }
+        | Op::State { .. }
+        | Op::Store { .. }
+        | Op::Output { .. }
+        | Op::MatMul { .. }
+        | Op::MaxPool(_)
+        | Op::MaxPoolGrad(_)
+        | Op::AvgPool(_)
+        | Op::AvgPoolGrad { .. }
+        | Op::Reshape { .. }
+        | Op::Concat { .. }
+        | Op::Slice { .. }
+        | Op::Pad { .. }
+        | Op::ConvertLayout { .. }
+        | Op::Standardize { .. }
+        | Op::StandardizeGrad { .. }
+        | Op::L2Normalize { .. }
+        | Op::L2NormalizeGrad { .. }
+        | Op::Softmax
+        | Op::SoftmaxGrad
+        | Op::LogSoftmax
+        | Op::LogSoftmaxGrad
+        | Op::CrossEntropy { .. }
+        | Op::CrossEntropyGrad { .. }
+        | Op::KlDivergence { .. }
+        | Op::KlGradTeacher { .. }
+        | Op::KlGradStudent { .. }
+        | Op::MeanSquaredError
+        | Op::MeanSquaredErrorGrad
+        | Op::Fused(_) => Part::None,
+    }
+}
+
 /// Whether the operator is elementwise on its operands of the result's shape; others are channel vectors, scalars,
 /// random states, or smaller values that it repeats.
 pub fn is_pointwise(op: &Op) -> bool {
-    matches!(
-        op,
-        Op::Unary { .. }
-            | Op::UnaryGrad { .. }
-            | Op::Binary { .. }
-            | Op::Scale { .. }
-            | Op::BiasAdd
-            | Op::Dropout { .. }
-            | Op::StopGradient
-            | Op::Normalize { .. }
-            | Op::NormalizeGradInput { .. }
-            | Op::NormalizeGradFixed { .. }
-            | Op::Broadcast { .. }
-            | Op::Cast { .. }
-            | Op::Constant { .. }
-    )
+    part(op) == Part::Pointwise
 }
 
 /// Whether the operator, on operands of these types, sums over the rows of a value (to channel vectors), or over its
 /// channels.
 pub fn is_reduction(op: &Op, operands: &[&ValueType]) -> bool {
-    match op {
-        Op::ChannelStats | Op::NormalizeGradReduce { .. } => true,
-        Op::Reduce { axes, .. } => {
-            let rank = operands.first().map_or(0, |ty| ty.shape.rank());
-            let but_channels = axes.len() + 1 == rank && !axes.contains(&1);
-            rank >= 2 && (but_channels || axes.as_slice() == [1])
-        }
-        _ => false,
-    }
+    let Op::Reduce { axes, .. } = op else { return part(op) == Part::Sum };
+    let rank = operands.first().map_or(0, |ty| ty.shape.rank());
+    let but_channels = axes.len() + 1 == rank && !axes.contains(&1);
+    rank >= 2 && (but_channels || axes.as_slice() == [1])
 }
 
-/// Whether the operator can work on the channel vectors that reductions of the same launch gave.
+/// Whether the operator can work on the channel vectors that reductions of the same launch gave: those few that follow
+/// statistics and sums of gradients.
 pub fn is_vector_step(op: &Op) -> bool {
     matches!(op, Op::Binary { .. } | Op::Scale { .. } | Op::Ema { .. })
 }
 
 /// Whether the operator is one of the three directions of a convolution.
 pub fn is_convolution(op: &Op) -> bool {
-    matches!(op, Op::Conv2d(_) | Op::Conv2dGradInput { .. } | Op::Conv2dGradWeight { .. })
+    part(op) == Part::Convolution
 }
 
 /// Whether the operator updates a parameter or state.
 pub fn is_update(op: &Op) -> bool {
-    matches!(op, Op::SgdUpdate { .. } | Op::AdamwUpdate { .. } | Op::Ema { .. })
+    matches!(part(op), Part::Update(_))
+}
+
+/// The operand whose memory a result of an update takes over, or of a group through its updates; `None` for all that
+/// are no updates.
+pub(crate) fn updated_operand(op: &Op, result: usize) -> Option<usize> {
+    match (op, part(op)) {
+        (Op::Fused(group), _) => group.updated_operand(result),
+        (_, Part::Update(operands)) => operands.get(result).copied(),
+        (_, Part::Pointwise | Part::Sum | Part::Convolution | Part::None) => None,
+    }
 }
 
 impl Group {
@@ -157,7 +217,7 @@ impl Group {
                 Local::Operand(i) => return Some(i as usize),
                 Local::Step { step, result } => {
                     let step = self.steps.get(step as usize)?;
-                    let operand = crate::optimizer::updated_operand(&step.op, result as u16)?;
+                    let operand = updated_operand(&step.op, result as usize)?;
                     at = *step.operands.get(operand)?;
                 }
             }

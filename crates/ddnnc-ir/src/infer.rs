@@ -672,6 +672,53 @@ pub fn macs(op: &Op, operands: &[&ValueType], results: &[ValueType]) -> u64 {
             };
             group.steps.iter().map(macs_of).fold(0, u64::saturating_add)
         }
-        _ => 0,
+        Op::Input { .. }
+        | Op::Parameter { .. }
+        | Op::State { .. }
+        | Op::Constant { .. }
+        | Op::Store { .. }
+        | Op::Output { .. }
+        | Op::Unary { .. }
+        | Op::UnaryGrad { .. }
+        | Op::Binary { .. }
+        | Op::Scale { .. }
+        | Op::BiasAdd
+        | Op::Dropout { .. }
+        | Op::StopGradient
+        | Op::ChannelStats
+        | Op::Normalize { .. }
+        | Op::NormalizeGradReduce { .. }
+        | Op::NormalizeGradInput { .. }
+        | Op::NormalizeGradFixed { .. }
+        | Op::Ema { .. }
+        | Op::MaxPool(_)
+        | Op::MaxPoolGrad(_)
+        | Op::AvgPool(_)
+        | Op::AvgPoolGrad { .. }
+        | Op::Reshape { .. }
+        | Op::Concat { .. }
+        | Op::Slice { .. }
+        | Op::Pad { .. }
+        | Op::Reduce { .. }
+        | Op::Broadcast { .. }
+        | Op::ConvertLayout { .. }
+        | Op::Cast { .. }
+        | Op::Standardize { .. }
+        | Op::StandardizeGrad { .. }
+        | Op::L2Normalize { .. }
+        | Op::L2NormalizeGrad { .. }
+        | Op::Softmax
+        | Op::SoftmaxGrad
+        | Op::LogSoftmax
+        | Op::LogSoftmaxGrad
+        | Op::CrossEntropy { .. }
+        | Op::CrossEntropyGrad { .. }
+        | Op::KlDivergence { .. }
+        | Op::KlGradTeacher { .. }
+        | Op::KlGradStudent { .. }
+        | Op::MeanSquaredError
+        | Op::MeanSquaredErrorGrad
+        | Op::SgdUpdate { .. }
+        | Op::AdamwUpdate { .. } => 0,
     }
 }

@@ -476,11 +476,84 @@ impl Op {
 
     /// Whether the operator has no operands and its type is stated.
     pub fn is_source(&self) -> bool {
-        matches!(self, Op::Input { .. } | Op::Parameter { .. } | Op::State { .. } | Op::Constant { .. })
+        self.effect() == Effect::Source
     }
 
     /// Whether the operator is kept for its effect (it has no results).
     pub fn is_sink(&self) -> bool {
-        matches!(self, Op::Store { .. } | Op::Output { .. })
+        self.effect() == Effect::Sink
     }
+
+    /// Whether the operator moves nothing: its result is its operand's memory under another name.
+    pub fn is_alias(&self) -> bool {
+        self.effect() == Effect::Alias
+    }
+
+    fn effect(&self) -> Effect {
+        match self {
+            Op::Input { .. } | Op::Parameter { .. } | Op::State { .. } | Op::Constant { .. } => {
+                Effect::Source
+            }
+            Op::Store { .. } | Op::Output { .. } => Effect::Sink,
+            Op::Reshape { .. } | Op::StopGradient => Effect::Alias,
+            Op::Unary { .. }
+            | Op::UnaryGrad { .. }
+            | Op::Binary { .. }
+            | Op::Scale { .. }
+            | Op::BiasAdd
+            | Op::Dropout { .. }
+            | Op::Conv2d(_)
+            | Op::Conv2dGradInput { .. }
+            | Op::Conv2dGradWeight { .. }
+            | Op::MatMul { .. }
+            | Op::ChannelStats
+            | Op::Normalize { .. }
+            | Op::NormalizeGradReduce { .. }
+            | Op::NormalizeGradInput { .. }
+            | Op::NormalizeGradFixed { .. }
+            | Op::Ema { .. }
+            | Op::MaxPool(_)
+            | Op::MaxPoolGrad(_)
+            | Op::AvgPool(_)
+            | Op::AvgPoolGrad { .. }
+            | Op::Concat { .. }
+            | Op::Slice { .. }
+            | Op::Pad { .. }
+            | Op::Reduce { .. }
+            | Op::Broadcast { .. }
+            | Op::ConvertLayout { .. }
+            | Op::Cast { .. }
+            | Op::Standardize { .. }
+            | Op::StandardizeGrad { .. }
+            | Op::L2Normalize { .. }
+            | Op::L2NormalizeGrad { .. }
+            | Op::Softmax
+            | Op::SoftmaxGrad
+            | Op::LogSoftmax
+            | Op::LogSoftmaxGrad
+            | Op::CrossEntropy { .. }
+            | Op::CrossEntropyGrad { .. }
+            | Op::KlDivergence { .. }
+            | Op::KlGradTeacher { .. }
+            | Op::KlGradStudent { .. }
+            | Op::MeanSquaredError
+            | Op::MeanSquaredErrorGrad
+            | Op::SgdUpdate { .. }
+            | Op::AdamwUpdate { .. }
+            | Op::Fused(_) => Effect::Results,
+        }
+    }
+}
+
+/// What there is of an operator when it has run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Effect {
+    /// A value of a stated type.
+    Source,
+    /// Its operand, kept.
+    Sink,
+    /// Another name for its operand's memory.
+    Alias,
+    /// Results in memory of their own, or in that of operands which nothing reads later.
+    Results,
 }

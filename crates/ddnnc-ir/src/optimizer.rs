@@ -1,5 +1,6 @@
 //! The optimizer's update as part of the graph, and the order that lets updates work in place.
 
+use crate::group::updated_operand;
 use crate::{Graph, IrError, NodeId, Op, Optimizer, Origin, Value, ValueType};
 use indexmap::IndexMap;
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -80,25 +81,13 @@ fn input(graph: &mut Graph, name: &str) -> Result<Value, IrError> {
     }
 }
 
-/// The operand whose memory a result of an update takes over; `None` for all that are no updates.
-pub(crate) fn updated_operand(op: &Op, result: u16) -> Option<usize> {
-    match (op, result) {
-        (Op::Ema { .. } | Op::SgdUpdate { .. } | Op::AdamwUpdate { .. }, 0) => Some(0),
-        (Op::SgdUpdate { .. }, 1) => Some(2),
-        (Op::AdamwUpdate { .. }, 1) => Some(2),
-        (Op::AdamwUpdate { .. }, 2) => Some(3),
-        (Op::Fused(group), result) => group.updated_operand(result as usize),
-        _ => None,
-    }
-}
-
 /// The first update in the chain of updates that leads from the old content to the stored value.
 ///
 /// `None` where the stored value is no such chain: the store then copies.
 pub(crate) fn update_of(graph: &Graph, stored: Value, old: Value) -> Option<NodeId> {
     let mut at = stored;
     loop {
-        let operand = updated_operand(graph.op(at), at.result)?;
+        let operand = updated_operand(graph.op(at), usize::from(at.result))?;
         let from = graph.operands(at.node).get(operand).copied()?;
         if from == old {
             return Some(at.node);
@@ -107,16 +96,17 @@ pub(crate) fn update_of(graph: &Graph, stored: Value, old: Value) -> Option<Node
     }
 }
 
-/// The operators that read a value's memory: its users, and those of its other names (reshapes and stop-gradients).
+/// The operators that read a value's memory: its users, and those of its other names ([`Op::is_alias`]).
 /// In a deterministic order, without repetition.
 pub(crate) fn readers(graph: &Graph, value: Value) -> Vec<NodeId> {
     let mut found = Vec::new();
     let mut names = vec![value];
     while let Some(name) = names.pop() {
         for (user, _) in graph.users(name) {
-            match graph.node(user).op {
-                Op::Reshape { .. } | Op::StopGradient => names.extend(graph.results(user)),
-                _ => found.push(user),
+            if graph.node(user).op.is_alias() {
+                names.extend(graph.results(user));
+            } else {
+                found.push(user);
             }
         }
     }

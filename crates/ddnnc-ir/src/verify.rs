@@ -67,6 +67,7 @@ pub(crate) fn check(graph: &Graph) -> Result<(), Broken> {
                 }
             }
             Op::Input { .. } | Op::Parameter { .. } | Op::State { .. } => fed(graph, id)?,
+            // The other rules are those of every operator, or of its attributes.
             _ => {}
         }
     }
@@ -87,6 +88,7 @@ enum Space {
     Output,
 }
 
+/// The name of an operator; only sources and sinks have one.
 fn name(op: &Op) -> Option<(Space, &str)> {
     match op {
         Op::Input { name } => Some((Space::Input, name)),

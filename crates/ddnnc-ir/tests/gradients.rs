@@ -5,8 +5,8 @@ mod common;
 use common::*;
 use ddnnc_ir::reference::{Tensor, evaluate};
 use ddnnc_ir::{
-    BinaryKind, DType, Graph, IrError, Layout, Op, Origin, ReduceKind, Shape, UnaryKind, Value, ValueType,
-    differentiate, has_gradient, verify,
+    BinaryKind, DType, Graph, GroupKind, IrError, Layout, Op, Origin, ReduceKind, Shape, UnaryKind, Value,
+    ValueType, differentiate, has_gradient, verify,
 };
 use rand::seq::SliceRandom;
 use std::collections::BTreeSet;
@@ -253,16 +253,39 @@ fn every_elementwise_function_is_listed() {
 }
 
 #[test]
+fn every_kind_of_group_is_listed() {
+    let listed = GroupKind::ALL.map(|kind| format!("{kind:?}"));
+    assert_eq!(listed, *variants::<GroupKind>(), "GroupKind::ALL has every kind once, in its order");
+}
+
+#[test]
 fn every_rule_has_a_case_and_every_operator_a_sample() {
     let known: BTreeSet<String> = samples().iter().map(|(op, _)| variant(op)).collect();
-    let all: BTreeSet<String> = variants::<Op>().iter().map(|v| v.to_string()).collect();
-    assert_eq!(known, all, "samples() has one of every operator");
+    assert_eq!(known, names(variants::<Op>()), "samples() has one of every operator");
     let tested: BTreeSet<&str> = cases().iter().map(|c| c.op.mnemonic()).collect();
     for (op, _) in samples() {
         if has_gradient(&op) && !matches!(op, Op::Parameter { .. }) {
             assert!(tested.contains(op.mnemonic()), "{} has a gradient rule and no case", op.mnemonic());
         }
     }
+}
+
+#[test]
+fn every_kind_of_an_operator_has_a_sample() {
+    let of = |kind: fn(&Op) -> Option<String>| -> BTreeSet<String> {
+        samples().iter().filter_map(|(op, _)| kind(op)).collect()
+    };
+    let binary = of(|op| if let Op::Binary { kind } = op { Some(format!("{kind:?}")) } else { None });
+    assert_eq!(binary, names(variants::<BinaryKind>()));
+    let reductions = of(|op| if let Op::Reduce { kind, .. } = op { Some(format!("{kind:?}")) } else { None });
+    assert_eq!(reductions, names(variants::<ReduceKind>()));
+    let layouts =
+        of(|op| if let Op::ConvertLayout { layout } = op { Some(format!("{layout:?}")) } else { None });
+    assert_eq!(layouts, names(variants::<Layout>()));
+}
+
+fn names(variants: &[&str]) -> BTreeSet<String> {
+    variants.iter().map(|name| name.to_string()).collect()
 }
 
 #[test]

@@ -106,6 +106,7 @@ fn errors_have_a_place() {
         ("graph g {", 1, 7, "expected a string in quotes"),
         ("graph \"g", 1, 7, "the string has no end on its line"),
         ("graph \"\\x\" {", 1, 8, "escapes"),
+        ("graph \"\\u{+41}\" {", 1, 8, "escapes"),
         ("graph \"g\" {\n", 2, 1, "expected a value"),
         ("graph \"g\" {\n}\nmore", 3, 1, "expected the end of the text"),
         (&of("v1 = relu(v9) : f32[2,3]"), 3, 13, "`v9` is not defined"),

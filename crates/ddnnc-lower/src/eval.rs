@@ -282,7 +282,14 @@ impl<'a> Evaluator<'a> {
                 );
             }
             match self.eval(item, env, current) {
-                Value::Tensor(t) => current = Some(t),
+                Value::Tensor(t) => {
+                    if let (Some(before), Some(left)) = (current, i.checked_sub(1))
+                        && !self.trace.follows(t.step, before.step)
+                    {
+                        self.diags.push_once(thrown_away(&items[left], item));
+                    }
+                    current = Some(t);
+                }
                 Value::Poison => return Value::Poison,
                 other => {
                     let what = if i == 0 {
@@ -572,4 +579,12 @@ impl<'a> Evaluator<'a> {
             _ => None,
         }
     }
+}
+
+/// Warns of a step whose value does not come from the one before it: a branch that gives `in`, or a pipe in parentheses.
+fn thrown_away(before: &Expr, step: &Expr) -> Diagnostic {
+    Diagnostic::warning(Code::Unused, "this step throws away what comes before it")
+        .at(step.span, "its value does not come from it")
+        .with(before.span, "this has no effect")
+        .hint("`in` is the input of the block; the step that changes nothing is `identity`")
 }

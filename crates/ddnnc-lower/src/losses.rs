@@ -370,17 +370,18 @@ impl<'a> Evaluator<'a> {
             let temperature = args.number("temperature", 3.0, Range::Positive, &mut self.diags);
             let map = match call.expr("mode") {
                 None => Some(Map::ZScore),
-                Some(e) => self.word(e, "attention mode", &["zscore", "at"]).map(|w| match w {
-                    "at" => Map::At,
-                    _ => Map::ZScore,
-                }),
+                Some(e) => self.word(e, "attention mode", &[("zscore", Map::ZScore), ("at", Map::At)]),
             };
             // Added to a variance, or the least norm that is divided by.
             let eps = if map == Some(Map::At) { 1e-12 } else { 1e-5 };
             let eps = args.number("eps", eps, Range::Positive, &mut self.diags);
             let adapter = match call.expr("adapter") {
-                None => Some("auto"),
-                Some(e) => self.word(e, "adapter", &["auto", "conv", "none"]),
+                None => Some(Adapter::Auto),
+                Some(e) => {
+                    let words =
+                        [("auto", Adapter::Auto), ("conv", Adapter::Always), ("none", Adapter::Never)];
+                    self.word(e, "adapter", &words)
+                }
             };
             let (Some(weight), Some(detach), Some((teacher, _))) = (weight, detach, teacher) else {
                 continue;
@@ -634,7 +635,7 @@ impl<'a> Evaluator<'a> {
         nets: &Nets<'a>,
         pair: Pair<'a>,
         features: &Features<'a>,
-        adapter: &str,
+        adapter: Adapter,
         at: Span,
     ) -> Option<bool> {
         let paired = Self::paired(nets, pair, features)?;
@@ -646,9 +647,9 @@ impl<'a> Evaluator<'a> {
             return None;
         }
         let wanted = match adapter {
-            "conv" => true,
-            "none" => false,
-            _ => a[0] != b[0],
+            Adapter::Always => true,
+            Adapter::Never => false,
+            Adapter::Auto => a[0] != b[0],
         };
         if !wanted && a[0] != b[0] {
             let message = format!("`hint` between {} and {} channels without an adapter", a[0], b[0]);
@@ -663,6 +664,15 @@ impl<'a> Evaluator<'a> {
         }
         Some(wanted)
     }
+}
+
+/// Whether a `hint` puts a 1×1 convolution on the student's feature.
+#[derive(Clone, Copy, Debug)]
+enum Adapter {
+    /// Where the channels differ.
+    Auto,
+    Always,
+    Never,
 }
 
 /// Two paired features: (shape, place of the stage, words for it) of each.

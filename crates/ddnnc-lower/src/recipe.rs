@@ -154,10 +154,8 @@ impl<'a> Evaluator<'a> {
 
     fn precision(&mut self, setting: Option<&'a Setting>) -> Option<Precision> {
         let Some(setting) = setting else { return Some(Precision::F32) };
-        match self.word(&setting.value, "precision", &["f32", "bf16"])? {
-            "bf16" => Some(Precision::Bf16),
-            _ => Some(Precision::F32),
-        }
+        let words = [Precision::F32, Precision::Bf16].map(|precision| (precision.as_str(), precision));
+        self.word(&setting.value, "precision", &words)
     }
 
     /// The arguments of a data set are names and calls of their own, and so are not evaluated as values.

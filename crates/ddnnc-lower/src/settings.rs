@@ -83,15 +83,16 @@ impl<'a> Evaluator<'a> {
         }
     }
 
-    /// A bare name out of a list.
-    pub(crate) fn word(
+    /// What a bare name out of a list stands for.
+    pub(crate) fn word<T: Copy>(
         &mut self,
         expr: &'a Expr,
         what: &str,
-        words: &[&'static str],
-    ) -> Option<&'static str> {
-        let choices: Vec<Fixed> = words.iter().map(|name| Fixed { name, params: &[] }).collect();
-        self.choice(expr, what, &choices).map(|(name, _)| name)
+        words: &[(&'static str, T)],
+    ) -> Option<T> {
+        let choices: Vec<Fixed> = words.iter().map(|(name, _)| Fixed { name, params: &[] }).collect();
+        let (chosen, _) = self.choice(expr, what, &choices)?;
+        words.iter().find(|(name, _)| *name == chosen).map(|(_, meaning)| *meaning)
     }
 
     /// What every backbone's sub-nets share.
@@ -108,17 +109,18 @@ impl<'a> Evaluator<'a> {
             let mut share = Share::default();
             for (key, setting) in self.settings(&decl.settings, "`share`", &["norm", "head"]) {
                 if key == "head" {
-                    share.shared_head = self.word(&setting.value, "sharing of heads", &["private", "shared"])
-                        == Some("shared");
+                    let words = [("private", false), ("shared", true)];
+                    share.shared_head =
+                        self.word(&setting.value, "sharing of heads", &words).unwrap_or_default();
                     continue;
                 }
-                let words = ["private", "private_everywhere", "shared", "recalibrated"];
-                share.norm = match self.word(&setting.value, "sharing of norms", &words) {
-                    Some("private_everywhere") => NormShare::PrivateEverywhere,
-                    Some("shared") => NormShare::Shared,
-                    Some("recalibrated") => NormShare::Recalibrated,
-                    _ => NormShare::Private,
-                };
+                let words = [
+                    ("private", NormShare::Private),
+                    ("private_everywhere", NormShare::PrivateEverywhere),
+                    ("shared", NormShare::Shared),
+                    ("recalibrated", NormShare::Recalibrated),
+                ];
+                share.norm = self.word(&setting.value, "sharing of norms", &words).unwrap_or_default();
             }
             found.insert(*name, share);
         }

@@ -108,6 +108,22 @@ impl Trace {
         live
     }
 
+    /// Whether a step computes its value from that of step `of`, or is that step.
+    pub(crate) fn follows(&self, step: usize, of: usize) -> bool {
+        let Some(distance) = step.checked_sub(of) else { return false };
+        // Of the steps from `of` on, those that `step` needs.
+        let mut needed = vec![false; distance + 1];
+        needed[distance] = true;
+        for i in (1..=distance).rev() {
+            if needed[i] {
+                for operand in self.steps[of + i].operands.iter().filter_map(|o| o.checked_sub(of)) {
+                    needed[operand] = true;
+                }
+            }
+        }
+        needed[0]
+    }
+
     /// Convolutions and linear operators on the longest path to `result`.
     pub(crate) fn depth(&self, result: usize) -> usize {
         let mut depth = vec![0usize; self.steps.len()];

@@ -2,14 +2,9 @@
 
 use ddnnc_ir::{Graph, NodeId, Op, Value};
 
-/// Whether the operator moves nothing: its result is its operand's memory under another name.
-pub(crate) fn is_alias(op: &Op) -> bool {
-    matches!(op, Op::Reshape { .. } | Op::StopGradient)
-}
-
 /// Whether a value is, under any name, the old content of a parameter or state.
 pub(crate) fn is_persistent(graph: &Graph, mut v: Value) -> bool {
-    while is_alias(graph.op(v))
+    while graph.op(v).is_alias()
         && let Some(&below) = graph.operands(v.node).first()
     {
         v = below;
@@ -35,7 +30,7 @@ impl Aliases {
         let mut aliases = Aliases { first, root: vec![None; count] };
         for &id in order {
             let through =
-                if is_alias(&graph.node(id).op) { graph.operands(id).first().copied() } else { None };
+                if graph.node(id).op.is_alias() { graph.operands(id).first().copied() } else { None };
             for value in graph.results(id) {
                 let i = aliases.index(value);
                 aliases.root[i] = Some(through.map_or(value, |v| aliases.root(v)));

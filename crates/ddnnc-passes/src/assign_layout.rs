@@ -85,7 +85,10 @@ fn decide(graph: &Graph, order: &[NodeId]) -> Vec<Decision> {
             (Role::Image, _) => Layout::ChannelsLast,
             (Role::KeepsLayout, _) if kind == Kind::Activation => Layout::ChannelsLast,
             // What is free follows below.
-            _ => Layout::RowMajor,
+            (
+                Role::KeepsLayout | Role::Weight | Role::Free | Role::Reshapes | Role::Converts | Role::Fixed,
+                _,
+            ) => Layout::RowMajor,
         };
         decisions[id.index()] = Decision { kind, layout, dropped: role(op) == Role::Converts };
     }
@@ -141,6 +144,7 @@ fn demand(graph: &Graph, id: NodeId, i: usize, layout: Layout) -> Demand {
         Op::Reshape { .. } | Op::Reduce { .. } | Op::Broadcast { .. } => return Demand::Flat,
         Op::Store { .. } | Op::Output { .. } => return Demand::As(Layout::RowMajor),
         Op::Fused(group) => return group.operands.get(i).map_or(Demand::Any, |ty| Demand::As(ty.layout)),
+        // All others take their operands as their role says.
         _ => {}
     }
     match role(op) {

@@ -47,8 +47,21 @@ fn multiplies(op: &Op) -> bool {
     matches!(op, Op::MatMul { .. }) || ddnnc_ir::is_convolution(op)
 }
 
-/// Whether the operator computes in f32 on f32 alone: losses, operators on whole samples, updates, and sinks.
-fn in_f32(op: &Op) -> bool {
+/// What of an operator is of the element type that it works in; all else is f32.
+enum Typed {
+    /// Nothing: losses, operators on whole samples, updates and sinks compute in f32 on f32 alone.
+    Nothing,
+    /// All operands, and the results.
+    All,
+    /// These operands, and the results; the others are channel vectors or random states.
+    These(&'static [usize]),
+    /// All operands; the results are sums.
+    Operands,
+    /// These operands; the results are sums.
+    TheseOperands(&'static [usize]),
+}
+
+fn typed(op: &Op) -> Typed {
     match op {
         Op::Store { .. }
         | Op::Output { .. }
@@ -69,7 +82,14 @@ fn in_f32(op: &Op) -> bool {
         | Op::KlGradTeacher { .. }
         | Op::KlGradStudent { .. }
         | Op::MeanSquaredError
-        | Op::MeanSquaredErrorGrad => true,
+        | Op::MeanSquaredErrorGrad => Typed::Nothing,
+        Op::BiasAdd | Op::Dropout { .. } | Op::Normalize { .. } => Typed::These(&[0]),
+        Op::NormalizeGradInput { .. } => Typed::These(&[0, 4]),
+        Op::NormalizeGradFixed { .. } => Typed::These(&[2]),
+        Op::MatMul { .. } | Op::Conv2dGradWeight { .. } | Op::ChannelStats | Op::Reduce { .. } => {
+            Typed::Operands
+        }
+        Op::NormalizeGradReduce { .. } => Typed::TheseOperands(&[0, 3]),
         Op::Input { .. }
         | Op::Parameter { .. }
         | Op::State { .. }
@@ -78,18 +98,9 @@ fn in_f32(op: &Op) -> bool {
         | Op::UnaryGrad { .. }
         | Op::Binary { .. }
         | Op::Scale { .. }
-        | Op::BiasAdd
-        | Op::Dropout { .. }
         | Op::StopGradient
         | Op::Conv2d(_)
         | Op::Conv2dGradInput { .. }
-        | Op::Conv2dGradWeight { .. }
-        | Op::MatMul { .. }
-        | Op::ChannelStats
-        | Op::Normalize { .. }
-        | Op::NormalizeGradReduce { .. }
-        | Op::NormalizeGradInput { .. }
-        | Op::NormalizeGradFixed { .. }
         | Op::MaxPool(_)
         | Op::MaxPoolGrad(_)
         | Op::AvgPool(_)
@@ -98,23 +109,19 @@ fn in_f32(op: &Op) -> bool {
         | Op::Concat { .. }
         | Op::Slice { .. }
         | Op::Pad { .. }
-        | Op::Reduce { .. }
         | Op::Broadcast { .. }
         | Op::ConvertLayout { .. }
         | Op::Cast { .. }
-        | Op::Fused(_) => false,
+        | Op::Fused(_) => Typed::All,
     }
 }
 
 /// Whether operand `i` is of the shape that the operator works on element by element: not a channel vector or random
 /// state beside it.
 fn is_map(op: &Op, i: usize) -> bool {
-    match op {
-        Op::BiasAdd | Op::Dropout { .. } | Op::Normalize { .. } => i == 0,
-        Op::NormalizeGradReduce { .. } => i == 0 || i == 3,
-        Op::NormalizeGradInput { .. } => i == 0 || i == 4,
-        Op::NormalizeGradFixed { .. } => i == 2,
-        _ => true,
+    match typed(op) {
+        Typed::These(maps) | Typed::TheseOperands(maps) => maps.contains(&i),
+        Typed::Nothing | Typed::All | Typed::Operands => true,
     }
 }
 
@@ -131,7 +138,7 @@ fn decide(graph: &Graph, order: &[NodeId]) -> Vec<DType> {
         dtypes[id.index()] = match (role(op), op) {
             (_, Op::Cast { dtype }) => *dtype,
             (_, op) if multiplies(op) => DType::Bf16,
-            (_, op) if in_f32(op) => DType::F32,
+            (_, op) if matches!(typed(op), Typed::Nothing) => DType::F32,
             (Role::Reshapes | Role::Converts, _) => {
                 // Only what is no longer free has an element type by now.
                 operands
@@ -145,7 +152,7 @@ fn decide(graph: &Graph, order: &[NodeId]) -> Vec<DType> {
                     && fixed.all(|v| result(graph.op(*v), dtypes[v.node.index()]) == DType::Bf16);
                 if all || maps().any(|v| rank(v) == 4) { DType::Bf16 } else { DType::F32 }
             }
-            _ => DType::F32,
+            (Role::Image | Role::KeepsLayout | Role::Weight | Role::Free | Role::Fixed, _) => DType::F32,
         };
     }
     // (f32, bf16), as readers ask for it.
@@ -172,14 +179,10 @@ fn decide(graph: &Graph, order: &[NodeId]) -> Vec<DType> {
 
 /// The element type of an operator's first result, where it works in `dtype`.
 fn result(op: &Op, dtype: DType) -> DType {
-    match op {
-        Op::MatMul { .. }
-        | Op::Conv2dGradWeight { .. }
-        | Op::ChannelStats
-        | Op::NormalizeGradReduce { .. }
-        | Op::Reduce { .. } => DType::F32,
-        Op::Fused(group) => group.result_types().first().map_or(DType::F32, |ty| ty.dtype),
-        _ => dtype,
+    match (op, typed(op)) {
+        (Op::Fused(group), _) => group.result_types().first().map_or(DType::F32, |ty| ty.dtype),
+        (_, Typed::Operands | Typed::TheseOperands(_)) => DType::F32,
+        (_, Typed::Nothing | Typed::All | Typed::These(_)) => dtype,
     }
 }
 
@@ -188,8 +191,7 @@ fn demand(op: &Op, i: usize, dtype: DType) -> Option<DType> {
     match op {
         Op::Cast { .. } | Op::Reduce { .. } => None,
         Op::Fused(group) => group.operands.get(i).map(|ty| ty.dtype),
-        op if is_map(op, i) => Some(dtype),
-        _ => Some(DType::F32),
+        op => Some(if is_map(op, i) { dtype } else { DType::F32 }),
     }
 }
 

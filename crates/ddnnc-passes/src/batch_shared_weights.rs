@@ -67,6 +67,7 @@ fn key(graph: &Graph, id: NodeId) -> Option<Key> {
         | Op::AvgPool(_)
         | Op::AvgPoolGrad { .. } => None,
         Op::Reduce { ref axes, .. } if axes.as_slice() == [2, 3] => None,
+        // All others join a launch in `fuse`, or run for each net by itself.
         _ => return None,
     };
     Some(Key {

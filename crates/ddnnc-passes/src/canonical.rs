@@ -1,6 +1,5 @@
 //! Small algebra: operators that do nothing, or that a constant settles, go away.
 
-use crate::aliases::is_alias;
 use ddnnc_ir::reference::to_bf16;
 use ddnnc_ir::{BinaryKind, DType, Graph, IrError, NodeId, Op, ReduceKind, Value, ValueType};
 use rustc_hash::FxHashSet;
@@ -96,7 +95,7 @@ fn reads_stored(graph: &Graph, rewrite: &Rewrite, stored: &FxHashSet<String>) ->
         loop {
             match graph.op(v) {
                 Op::Parameter { name, .. } | Op::State { name } => return stored.contains(name),
-                op if is_alias(op) => match graph.operands(v.node).first() {
+                op if op.is_alias() => match graph.operands(v.node).first() {
                     Some(&below) => v = below,
                     None => return false,
                 },
@@ -216,6 +215,7 @@ fn simplify(graph: &Graph, op: &Op, operands: &[Value], results: &[ValueType]) -
         Op::Concat { .. } if operands.len() == 1 => Some(Rewrite::Value(x)),
         // a slice of all entries, a pad by none = x
         Op::Slice { .. } | Op::Pad { .. } if like_x => Some(Rewrite::Value(x)),
+        // An operator without a rule stays as it is.
         _ => None,
     }
 }

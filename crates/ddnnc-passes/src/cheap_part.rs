@@ -1,6 +1,5 @@
 //! Parts of elementwise nodes that can be run again, and what that costs.
 
-use crate::aliases::is_alias;
 use ddnnc_ir::{Graph, Group, GroupKind, Local, NodeId, Op, Step, UnaryKind, Value, is_pointwise};
 use std::sync::Arc;
 
@@ -36,7 +35,7 @@ pub(crate) fn cheap_results(graph: &Graph, id: NodeId) -> Vec<u16> {
             let of = |l: &Local| matches!(*l, Local::Step { step, .. } if cheap[step as usize]);
             (0..group.results.len() as u16).filter(|&r| of(&group.results[r as usize])).collect()
         }
-        op if op.is_source() || is_alias(op) || !is_cheap(op) => Vec::new(),
+        op if op.is_source() || op.is_alias() || !is_cheap(op) => Vec::new(),
         _ => vec![0],
     }
 }

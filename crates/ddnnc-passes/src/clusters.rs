@@ -28,9 +28,16 @@ pub(crate) struct Clusters {
 
 impl Clusters {
     /// Takes fused groups apart: their steps are one cluster, every other node is one of its own. Gradient stops have
-    /// done their work by now and vanish.
+    /// done their work by now and vanish, but for those that stand in the order of others.
     pub(crate) fn expand(graph: &Graph) -> Result<Clusters, IrError> {
         let order = graph.topological()?;
+        let mut ordered = vec![false; graph.index_bound()];
+        for &id in &order {
+            for before in graph.order_predecessors(id) {
+                ordered[before.index()] = true;
+                ordered[id.index()] = true;
+            }
+        }
         let mut rebuild = Rebuild::new(graph);
         let mut of = Vec::new();
         // Order edges: what waits for a group waits for each of its steps, for other clusters may come to compute them
@@ -39,7 +46,7 @@ impl Clusters {
         for (cluster, &id) in order.iter().enumerate() {
             let node = graph.node(id);
             match &node.op {
-                Op::StopGradient => {
+                Op::StopGradient if !ordered[id.index()] => {
                     let operand = rebuild.value(graph.operands(id)[0])?;
                     rebuild.set_value(Value { node: id, result: 0 }, operand);
                 }

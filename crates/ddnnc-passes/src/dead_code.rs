@@ -5,7 +5,8 @@ use rustc_hash::FxHashSet;
 
 /// Removes every node, sources included, from which no path of values leads to an output or a store.
 ///
-/// A parameter or state that is stored stays, read or not: the store needs a place of that type. An order edge keeps nothing alive: it only says when something runs that is needed for its value.
+/// A parameter or state that is stored stays, read or not: the store needs a place of that type. An order edge keeps
+/// nothing alive: it only says when something runs that is needed for its value.
 pub fn dead_code(graph: &mut Graph) -> Result<(), IrError> {
     let order = graph.topological()?;
     let mut live = vec![false; graph.index_bound()];

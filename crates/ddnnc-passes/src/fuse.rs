@@ -4,7 +4,6 @@
 //! from the start. Every cluster has a position, that of the operator it began with in a topological order, and an
 //! operator joins a cluster only if all else it needs has a smaller position: so no circle can come of it.
 
-use crate::aliases::is_alias;
 use crate::cheap_part::is_cheap;
 use crate::clusters::Clusters;
 use ddnnc_ir::{
@@ -550,7 +549,7 @@ impl Fuse {
         // A group in which nothing is computed would be a launch more.
         let mut computes = vec![0usize; self.clusters.count];
         for &(id, cluster) in &join {
-            computes[cluster] += usize::from(!is_alias(&graph.node(id).op));
+            computes[cluster] += usize::from(!graph.node(id).op.is_alias());
         }
         for (id, cluster) in join {
             if computes[cluster] > 1 {

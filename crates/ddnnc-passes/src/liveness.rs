@@ -1,6 +1,6 @@
 //! How much memory of the arena is in use at every place of an order of nodes, while values come and go.
 
-use crate::aliases::{Aliases, is_alias};
+use crate::aliases::Aliases;
 use crate::program::overwrites;
 use ddnnc_ir::{Graph, NodeId, Op, Value};
 use smallvec::SmallVec;
@@ -196,11 +196,11 @@ impl<'g> Liveness<'g> {
             for &v in &operands {
                 let life = live.life_mut(v);
                 life.pinned |= node.op.is_sink();
-                if !node.op.is_sink() && !is_alias(&node.op) {
+                if !node.op.is_sink() && !node.op.is_alias() {
                     life.early.insert(i);
                 }
             }
-            if is_alias(&node.op) {
+            if node.op.is_alias() {
                 continue;
             }
             let count = node.results.len();

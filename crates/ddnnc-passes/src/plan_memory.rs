@@ -6,7 +6,7 @@
 //! directly in the persistent region where such a chain of overwriting leads from the old content to it; else a copy
 //! at the end of the step stores it.
 
-use crate::aliases::{Aliases, is_alias};
+use crate::aliases::Aliases;
 use crate::pack::{Piece, aligned, pack};
 use crate::program::overwrites;
 use crate::{Buffer, BufferId, Launch, PassError, Persistent, PersistentKind, Place, Program};
@@ -121,7 +121,7 @@ impl<'g> Planner<'g> {
             .filter(|&id| {
                 let op = &graph.node(id).op;
                 let named = op.is_source() && !matches!(op, Op::Constant { .. });
-                !named && !op.is_sink() && !is_alias(op)
+                !named && !op.is_sink() && !op.is_alias()
             })
             .collect();
         let mut operands = vec![SmallVec::new(); graph.index_bound()];

@@ -1,6 +1,5 @@
 //! A program as bytes, and back: JSON with a format name and a version.
 
-use crate::aliases::is_alias;
 use crate::{ALIGNMENT, BufferId, PassError, Place, Program, check_plan};
 use ddnnc_ir::{Op, infer};
 use serde::{Deserialize, Serialize};
@@ -109,7 +108,7 @@ impl Program {
         let fits = match op {
             Op::Constant { .. } => types.is_empty() && made.len() == 1,
             Op::Store { .. } => types.len() == 1 && types == made,
-            _ if op.is_source() || op.is_sink() || is_alias(op) => {
+            _ if op.is_source() || op.is_sink() || op.is_alias() => {
                 return Err("is a name for memory and never launched".to_owned());
             }
             _ => {

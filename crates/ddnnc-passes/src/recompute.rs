@@ -1,6 +1,5 @@
 //! Memory for time: values that are cheap to compute again are computed again before their late readers, not kept.
 
-use crate::aliases::is_alias;
 use crate::cheap_part::{Part, cheap_results};
 use crate::liveness::{Life, Liveness};
 use crate::rebuild::Rebuild;
@@ -124,7 +123,7 @@ impl<'g> Plan<'g> {
         for &id in plan.live.order {
             let node = graph.node(id);
             let named = node.op.is_source() && !matches!(node.op, Op::Constant { .. });
-            if named || node.op.is_sink() || is_alias(&node.op) {
+            if named || node.op.is_sink() || node.op.is_alias() {
                 continue;
             }
             let operands: u64 = graph.operands(id).iter().map(|&v| graph.ty(v).bytes() as u64).sum();

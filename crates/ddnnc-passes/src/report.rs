@@ -1,6 +1,5 @@
 //! Figures about a compiled program, for summaries.
 
-use crate::aliases::is_alias;
 use crate::work::macs;
 use crate::{Place, Program};
 use ddnnc_ir::{Graph, NodeId, Op, ValueType, is_update};
@@ -95,7 +94,7 @@ pub(crate) fn value_bytes(graph: &Graph) -> usize {
     let made = |id: &NodeId| {
         let op = &graph.node(*id).op;
         let elsewhere =
-            matches!(op, Op::Parameter { .. } | Op::State { .. }) || is_alias(op) || is_update(op);
+            matches!(op, Op::Parameter { .. } | Op::State { .. }) || op.is_alias() || is_update(op);
         !elsewhere
     };
     graph.nodes().filter(made).flat_map(|id| &graph.node(id).results).map(ValueType::bytes).sum()

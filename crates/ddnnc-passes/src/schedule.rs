@@ -1,6 +1,6 @@
 //! The order of launches: a topological order that lets memory go early.
 
-use crate::aliases::{Aliases, is_alias};
+use crate::aliases::Aliases;
 use crate::program::overwrites;
 use ddnnc_ir::{Graph, IrError, NodeId, Op, Value};
 use std::cmp::Reverse;
@@ -90,7 +90,7 @@ impl<'g> Scheduler<'g> {
                 let root = s.aliases.index(s.aliases.root(v));
                 if op.is_sink() {
                     s.pinned[root] = true;
-                } else if !is_alias(op) && s.readers[root].last() != Some(&id) {
+                } else if !op.is_alias() && s.readers[root].last() != Some(&id) {
                     s.readers[root].push(id);
                     s.unread[root] += 1;
                 }
@@ -147,7 +147,7 @@ impl<'g> Scheduler<'g> {
                 self.push(next);
             }
         }
-        if is_alias(&graph.node(id).op) || graph.node(id).op.is_sink() {
+        if graph.node(id).op.is_alias() || graph.node(id).op.is_sink() {
             return;
         }
         for root in self.distinct_roots(id) {
@@ -173,7 +173,7 @@ impl<'g> Scheduler<'g> {
 
     fn rank(&self, id: NodeId) -> Rank {
         let node = self.graph.node(id);
-        if node.op.is_source() || node.op.is_sink() || is_alias(&node.op) {
+        if node.op.is_source() || node.op.is_sink() || node.op.is_alias() {
             return Rank::TakesNone;
         }
         let freed: usize = {

@@ -64,7 +64,8 @@ pub fn share_prefixes(graph: &mut Graph) -> Result<(), IrError> {
     Ok(())
 }
 
-/// The name that sources and sinks carry.
+/// The name that sources and sinks carry. As the number below it only keeps candidates few: what is equal is decided by
+/// [`equal`], on all attributes.
 fn name_of(op: &Op) -> Option<&str> {
     match op {
         Op::Input { name }

@@ -59,20 +59,63 @@ fn holds(op: &Op, sort: fn(&Op) -> bool) -> bool {
 
 /// Gradients of operators that nets are made of, and losses are not.
 fn is_gradient_of_a_net(op: &Op) -> bool {
-    // Squares are of attention losses.
-    let in_a_loss = matches!(op, Op::UnaryGrad { kind: UnaryKind::Square });
-    let gradient = matches!(
-        op,
+    match op {
+        // Squares are of attention losses.
+        Op::UnaryGrad { kind } => *kind != UnaryKind::Square,
         Op::Conv2dGradInput { .. }
-            | Op::Conv2dGradWeight { .. }
-            | Op::UnaryGrad { .. }
-            | Op::NormalizeGradInput { .. }
-            | Op::NormalizeGradReduce { .. }
-            | Op::NormalizeGradFixed { .. }
-            | Op::MaxPoolGrad(_)
-            | Op::AvgPoolGrad { .. }
-    );
-    gradient && !in_a_loss
+        | Op::Conv2dGradWeight { .. }
+        | Op::NormalizeGradInput { .. }
+        | Op::NormalizeGradReduce { .. }
+        | Op::NormalizeGradFixed { .. }
+        | Op::MaxPoolGrad(_)
+        | Op::AvgPoolGrad { .. } => true,
+        // Gradients that nets and losses both have (of products, sums, moves and rows), and all that are none.
+        Op::Input { .. }
+        | Op::Parameter { .. }
+        | Op::State { .. }
+        | Op::Constant { .. }
+        | Op::Store { .. }
+        | Op::Output { .. }
+        | Op::Unary { .. }
+        | Op::Binary { .. }
+        | Op::Scale { .. }
+        | Op::BiasAdd
+        | Op::Dropout { .. }
+        | Op::StopGradient
+        | Op::Conv2d(_)
+        | Op::MatMul { .. }
+        | Op::ChannelStats
+        | Op::Normalize { .. }
+        | Op::Ema { .. }
+        | Op::MaxPool(_)
+        | Op::AvgPool(_)
+        | Op::Reshape { .. }
+        | Op::Concat { .. }
+        | Op::Slice { .. }
+        | Op::Pad { .. }
+        | Op::Reduce { .. }
+        | Op::Broadcast { .. }
+        | Op::ConvertLayout { .. }
+        | Op::Cast { .. }
+        | Op::Standardize { .. }
+        | Op::StandardizeGrad { .. }
+        | Op::L2Normalize { .. }
+        | Op::L2NormalizeGrad { .. }
+        | Op::Softmax
+        | Op::SoftmaxGrad
+        | Op::LogSoftmax
+        | Op::LogSoftmaxGrad
+        | Op::CrossEntropy { .. }
+        | Op::CrossEntropyGrad { .. }
+        | Op::KlDivergence { .. }
+        | Op::KlGradTeacher { .. }
+        | Op::KlGradStudent { .. }
+        | Op::MeanSquaredError
+        | Op::MeanSquaredErrorGrad
+        | Op::SgdUpdate { .. }
+        | Op::AdamwUpdate { .. }
+        | Op::Fused(_) => false,
+    }
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ pub enum WorkKind {
     Sequence,
     /// Updates of parameters and states.
     Update,
-    /// Everything else: pooling, losses, copies.
+    /// Everything else: pooling, losses, copies. It stays the last.
     Other,
 }
 
@@ -159,6 +159,12 @@ mod tests {
     fn launch(op: Op, operands: &[u32], result: u32) -> Launch {
         let operands = operands.iter().map(|&b| BufferId(b)).collect();
         Launch { op, operands, results: vec![BufferId(result)], path: "here".to_owned() }
+    }
+
+    #[test]
+    fn every_kind_of_work_is_listed() {
+        let places = WorkKind::ALL.map(|kind| kind as usize);
+        assert_eq!(places.to_vec(), (0..=WorkKind::Other as usize).collect::<Vec<_>>());
     }
 
     #[test]

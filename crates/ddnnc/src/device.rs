@@ -51,14 +51,16 @@ pub fn open_watched(args: &DeviceArgs, ui: Ui, notes: Arc<LoadNotes>) -> Result<
         DeviceName::Auto if CudaDevice::has_driver() => match cuda(args, notes) {
             Ok(device) => Ok(device),
             Err(error) => {
-                ui.note(&format!("running on the cpu: {error}"));
+                instead_of_cuda(args, ui, &error);
                 cpu(args, ui)
             }
         },
         DeviceName::Auto | DeviceName::Cpu => {
-            // Who asks for the best that is there is told what that is; who asks for nothing expects the CPU.
-            if name == DeviceName::Auto && args.device.is_some() {
-                ui.note(&format!("running on the cpu: {}", OpenError::NoDriver));
+            // Who asks for the best that is there, or for certain kernels, is told what that is; who asks for nothing
+            // expects the CPU.
+            let asked = args.device.is_some() || args.kernels.given().is_some();
+            if name == DeviceName::Auto && asked {
+                instead_of_cuda(args, ui, &OpenError::NoDriver);
             }
             cpu(args, ui)
         }
@@ -73,6 +75,12 @@ pub fn open_watched(args: &DeviceArgs, ui: Ui, notes: Arc<LoadNotes>) -> Result<
         }),
         DeviceName::Reference => Ok(Box::new(ReferenceDevice)),
     }
+}
+
+/// Says why `--device auto` is the CPU, and which option has no effect there.
+fn instead_of_cuda(args: &DeviceArgs, ui: Ui, error: &OpenError) {
+    let idle = args.kernels.given().map(|option| format!(", without {option}")).unwrap_or_default();
+    ui.note(&format!("running on the cpu{idle}: {error}"));
 }
 
 fn cpu(args: &DeviceArgs, ui: Ui) -> Result<Box<dyn Device>, Failure> {

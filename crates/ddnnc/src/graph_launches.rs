@@ -44,9 +44,7 @@ impl StepLaunches {
         let mut found = StepLaunches { of_part: vec![Vec::new(); parts.parts.len()], ..Default::default() };
         for &id in &order {
             let node = fused.node(id);
-            // Sources are values; reshapes and gradient stops are names for memory.
-            let launched = !matches!(node.op, Op::Reshape { .. } | Op::StopGradient);
-            if node.op.is_source() || node.op.is_sink() || !launched {
+            if node.op.is_source() || node.op.is_sink() || node.op.is_alias() {
                 continue;
             }
             let kind = kind(&node.op);

@@ -5,7 +5,7 @@ use crate::device_args::CodeArgs;
 use crate::kernel_text::{Silent, no_compiler, no_disassembly, no_kernel};
 use crate::launches::name;
 use crate::output::{bytes, grouped, si, table};
-use ddnnc_cuda::analysis::{AnalysisError, Compiled, examine, floor_us, is_bf16, total};
+use ddnnc_cuda::analysis::{AnalysisError, Compiled, examine, floor_us, is_bf16};
 use ddnnc_cuda::arch::Arch;
 use ddnnc_cuda::cache::Cache;
 use ddnnc_cuda::code::Cost;
@@ -57,7 +57,7 @@ impl<'a> Facts<'a> {
     }
 
     fn cost(&self, launch: usize) -> Cost {
-        total(self.emitted.launches[launch].kernels.iter().map(|k| &k.cost))
+        self.emitted.launches[launch].kernels.iter().map(|k| k.cost).sum()
     }
 
     /// The least time of a launch on every card of the table, in microseconds: kernel after kernel.
@@ -103,7 +103,7 @@ impl<'a> Facts<'a> {
     /// The object `kernels` of `compile --json`.
     pub fn json(&self) -> Value {
         let launches: Vec<Value> = (0..self.program.launches.len()).map(|i| self.launch_json(i)).collect();
-        let all = total(self.emitted.launches.iter().flat_map(|l| &l.kernels).map(|k| &k.cost));
+        let all: Cost = self.emitted.launches.iter().flat_map(|l| &l.kernels).map(|k| k.cost).sum();
         let mut sum = cost_json(&all, &self.all_floors());
         let calls: usize = self.emitted.launches.iter().map(|l| l.kernels.len()).sum();
         sum.insert("launches".to_owned(), json!(self.program.launches.len()));
@@ -162,7 +162,7 @@ impl<'a> Facts<'a> {
 
     /// The sums, and the launches with the highest floor on the card of the architecture.
     pub fn table(&self, shown: usize) -> String {
-        let all = total(self.emitted.launches.iter().flat_map(|l| &l.kernels).map(|k| &k.cost));
+        let all: Cost = self.emitted.launches.iter().flat_map(|l| &l.kernels).map(|k| k.cost).sum();
         let mut text = String::new();
         let _ = writeln!(
             text,

@@ -3,7 +3,7 @@
 use crate::launches;
 use crate::output::{bytes, percent};
 use crate::svg::{Face, Style, Svg, text_width};
-use ddnnc_ir::ValueType;
+use ddnnc_ir::{Op, ValueType};
 use ddnnc_passes::{BufferId, LARGEST, Place, Program};
 use std::collections::BTreeMap;
 
@@ -63,9 +63,8 @@ pub fn lives(program: &Program) -> Vec<Life> {
             behind_gradient |= walk.read(b, 2 * i);
         }
         let op = launches::name(&launch.op);
-        // What differentiation makes of an operator has `grad` in its mnemonic; what is computed from a gradient is
-        // one too (sums of gradients are plain additions).
-        let kind = if behind_gradient || op.contains("grad") {
+        // What is computed from a gradient is one too: sums of gradients are plain additions.
+        let kind = if behind_gradient || differentiates(&launch.op) {
             Kind::Gradient
         } else if launch.operands.is_empty() || launch.path.starts_with("loss.") {
             Kind::Other
@@ -80,6 +79,16 @@ pub fn lives(program: &Program) -> Vec<Life> {
         walk.read(b, 2 * program.launches.len());
     }
     walk.lives
+}
+
+/// Whether a launch computes what differentiation makes of an operator. A group's name does not tell: it spells out only
+/// the first of its operators.
+fn differentiates(op: &Op) -> bool {
+    let of_gradient = |op: &Op| op.mnemonic().ends_with("_grad") || op.mnemonic().contains("_grad_");
+    match op {
+        Op::Fused(group) => group.steps.iter().any(|step| of_gradient(&step.op)),
+        op => of_gradient(op),
+    }
 }
 
 /// The contents of the arena as the launches go by.
@@ -239,7 +248,7 @@ pub fn picture(program: &Program) -> String {
         );
         svg.rect([left, top], [right - left, bottom - top], Style::fill(fill), &extra, &tooltip);
     }
-    let backward = program.launches.iter().position(|launch| launches::name(&launch.op).contains("grad"));
+    let backward = program.launches.iter().position(|launch| differentiates(&launch.op));
     if let Some(launch) = backward {
         let place = x(2 * launch);
         let style = Style { dashed: true, ..Style::line("#222222", 1.0) };
@@ -248,4 +257,36 @@ pub fn picture(program: &Program) -> String {
         svg.text(place, CORNER[1] - 6.0, face, "backward");
     }
     svg.finish(&format!("{}: memory plan", program.name), CORNER[0] + PLOT[0] + 60.0, below + 16.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ddnnc_ir::{Group, GroupKind, Local, Step, UnaryKind};
+    use std::sync::Arc;
+
+    #[test]
+    fn a_gradient_is_known_by_the_operators_of_its_launch() {
+        let ty = ValueType::f32([4]);
+        let step = |op: Op, operands: &[u32]| Step {
+            op,
+            operands: operands.iter().map(|&i| Local::Operand(i)).collect(),
+            results: std::iter::once(ty.clone()).collect(),
+            path: String::new(),
+        };
+        let kind = UnaryKind::Relu;
+        let group = |steps: Vec<Step>| {
+            Op::Fused(Arc::new(Group {
+                kind: GroupKind::Sequence,
+                name: "many+more".to_owned(),
+                operands: vec![ty.clone(); 2],
+                results: vec![Local::Step { step: 0, result: 0 }],
+                steps,
+            }))
+        };
+        let forward = step(Op::Unary { kind }, &[0]);
+        assert!(!differentiates(&group(vec![forward.clone()])));
+        assert!(differentiates(&group(vec![forward, step(Op::UnaryGrad { kind }, &[0, 1])])));
+        assert!(differentiates(&Op::SoftmaxGrad) && !differentiates(&Op::StopGradient));
+    }
 }

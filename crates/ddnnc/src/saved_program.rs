@@ -4,7 +4,9 @@
 //! updates. Constants in the middle of the graph (a loss weight, a temperature) are the file's.
 
 use crate::Failure;
-use ddnnc_ir::{DType, Graph, IrError, Model, Op, Precision, ValueType, append_optimizer, differentiate};
+use ddnnc_ir::{
+    DType, Graph, IrError, Model, Op, Precision, ValueType, append_optimizer, differentiate, is_update,
+};
 use ddnnc_passes::{BufferId, PersistentKind, Program, dead_code};
 use indexmap::{IndexMap, IndexSet};
 use std::fs::File;
@@ -174,7 +176,9 @@ fn update(op: &Op) -> Option<String> {
         Op::AdamwUpdate { beta1, beta2, eps, weight_decay } => {
             Some(format!("AdamW (beta1 {beta1}, beta2 {beta2}, eps {eps}, weight decay {weight_decay})"))
         }
-        _ => None,
+        // Running averages are the model's, not an optimizer's.
+        Op::Ema { .. } => None,
+        op => is_update(op).then(|| op.mnemonic().to_string()),
     }
 }
 

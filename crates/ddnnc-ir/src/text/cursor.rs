@@ -202,7 +202,9 @@ impl<'a> Cursor<'a> {
             return Ok(c);
         }
         let digits = rest.strip_prefix("u{").and_then(|r| r.split_once('}')).map(|(digits, _)| digits);
-        let digits = digits.filter(|d| d.len() <= 6).ok_or_else(fault)?;
+        // `from_str_radix` would take a sign.
+        let hex = |d: &&str| d.len() <= 6 && d.bytes().all(|b| b.is_ascii_hexdigit());
+        let digits = digits.filter(hex).ok_or_else(fault)?;
         let c = u32::from_str_radix(digits, 16).ok().and_then(char::from_u32).ok_or_else(fault)?;
         self.at += "u{".len() + digits.len() + "}".len();
         Ok(c)

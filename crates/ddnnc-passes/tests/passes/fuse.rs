@@ -1,4 +1,5 @@
-use crate::build::{check, refused};
+use crate::build::{Builder, assert_same, check, refused};
+use ddnnc_ir::{Op, ValueType, verify};
 use ddnnc_passes::fuse;
 
 #[test]
@@ -226,4 +227,24 @@ fn more_updates_than_a_group_can_hold_are_several_groups() {
     };
     let launches: Vec<_> = graph.nodes().filter(launched).collect();
     assert_eq!(launches.len(), 3, "groups of updates, and nothing else");
+}
+
+/// What a gradient stop is ordered before waits for all that the stop follows from.
+#[test]
+fn an_update_waits_for_a_reader_behind_a_gradient_stop() {
+    let mut b = Builder::new();
+    let w = b.parameter("w", &[4]);
+    let read = b.relu(w);
+    let read = b.op(Op::StopGradient, &[read]);
+    b.output("y", read);
+    let (g, lr) = (b.input("g", ValueType::f32([4])), b.input("lr", ValueType::scalar()));
+    let sgd = Op::SgdUpdate { momentum: 0.0, nesterov: false, weight_decay: 0.0 };
+    let new = b.op(sgd, &[w, g, lr]);
+    b.store("w", new);
+    b.graph.add_order(read.node, new.node);
+    verify(&b.graph).unwrap();
+    let mut graph = b.graph.clone();
+    fuse(&mut graph).unwrap();
+    verify(&graph).unwrap();
+    assert_same(&b.graph, &graph);
 }

@@ -64,6 +64,9 @@ fn without_a_driver_cuda_fails_and_auto_is_the_cpu() {
     let ran = run(&place, &variables, &["bench", "small.ddnn", "--steps", "1", "--json"]);
     assert_eq!(ran.stderr, "", "who asks for no device is not told of one");
     assert_eq!(ran.json()["device"], "cpu");
+    let ran = run(&place, &variables, &["bench", "small.ddnn", "--steps", "1", "--json", "--tf32"]);
+    assert!(ran.stderr.contains("running on the cpu, without --tf32"), "{}", ran.stderr);
+    assert_eq!(ran.json()["device"], "cpu");
     let bench = ["bench", "small.ddnn", "--steps", "1", "--json", "--device", "auto"];
     let ran = run(&place, &variables, &bench);
     assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
