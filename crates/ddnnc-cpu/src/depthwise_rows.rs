@@ -146,6 +146,7 @@ impl Positions<'_> {
 
     /// Channels from `c` on: a vector where WHOLE, else those that are left.
     #[inline(always)]
+    #[expect(clippy::needless_range_loop, reason = "indices that are constants keep the sums in registers")]
     unsafe fn vector<S: Vector, const N: usize, const WHOLE: bool>(
         &self,
         c: usize,

@@ -268,12 +268,12 @@ fn sequence(
             let slot = match at {
                 Some(at) => results[at].slot,
                 // Another name for the same memory.
-                None if matches!(step.op, Op::Reshape { .. } | Op::StopGradient) => taken[0].slot,
+                None if step.op.is_alias() => taken[0].slot,
                 None => plan.value(ty),
             };
             mine.push(Placed { ty: ty.clone(), slot });
         }
-        let alias = matches!(step.op, Op::Reshape { .. } | Op::StopGradient) && mine[0].slot == taken[0].slot;
+        let alias = step.op.is_alias() && mine[0].slot == taken[0].slot;
         if !alias {
             let at = if step.path.is_empty() { path } else { &step.path };
             kernels.push(prepare_op(&step.op, at, &taken, &mine, settings, plan).map_err(GroupError::Step)?);

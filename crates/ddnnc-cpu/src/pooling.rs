@@ -332,7 +332,6 @@ impl Window {
     ///
     /// As [`Window::value`]; so do its lines in the sums.
     #[inline(always)]
-    #[expect(clippy::too_many_arguments, reason = "the operands of a window")]
     unsafe fn share<S: Halves, T: Number, const LARGEST: bool, const FULL: bool>(
         &self,
         x: &[T],
