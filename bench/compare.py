@@ -31,6 +31,7 @@ SPECS = {
     "resnet50": FOLDER / "specs" / "resnet50.ddnn",
     "joint50": FOLDER / "specs" / "joint50.ddnn",
     "resnet56_ekd": FOLDER.parent / "specs" / "cifar100_resnet56_ekd.ddnn",
+    "mobilenetv2": FOLDER / "specs" / "mobilenetv2.ddnn",
 }
 # What the twins of a spec are called; joint50 is written with the common prefix computed once, and with three forwards.
 TWINS = {spec: [spec] for spec in SPECS} | {"joint50": ["joint50", "joint50_forwards"]}

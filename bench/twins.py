@@ -35,7 +35,7 @@ WARM_UP = 2
 
 @dataclass
 class Twin:
-    """A backbone with a 3×3 stem for 32×32 images, the sub-nets nested in it, and how their step is written here."""
+    """A backbone with a 3×3 stem, the sub-nets nested in it, and how their step is written here."""
 
     block: str
     stem: int  # its channels
@@ -46,6 +46,7 @@ class Twin:
     weight_decay: float = 5e-4
     attention: tuple = ()  # the stages whose maps are paired
     prefix_once: bool = True
+    side: int = 32  # of an image
 
 
 WIDE = [64, 128, 256, 512]
@@ -57,6 +58,9 @@ TWINS = {
     "joint50_forwards": replace(JOINT50, prefix_once=False),
     "resnet56_ekd": Twin(
         "basic", 16, [16, 32, 64], [[n] * 3 for n in (9, 7, 5, 3)], 128, 100, weight_decay=1e-4, attention=(2,)
+    ),
+    "mobilenetv2": Twin(
+        "inverted", 32, [16, 24, 32, 64, 96, 160, 320], [[1, 2, 3, 4, 3, 3, 1]], 64, 1000, weight_decay=4e-5, side=224
     ),
 }
 
@@ -136,6 +140,48 @@ class Nested(nn.Module):
         return logits, maps
 
 
+class Inverted(nn.Module):
+    """A block of MobileNetV2 (Sandler et al. 2018)."""
+
+    def __init__(self, inputs, out, expand, stride):
+        super().__init__()
+        hidden = inputs * expand
+        widen = [] if expand == 1 else [nn.Conv2d(inputs, hidden, 1, bias=False), nn.BatchNorm2d(hidden), nn.ReLU6(True)]
+        self.layers = nn.Sequential(
+            *widen,
+            nn.Conv2d(hidden, hidden, 3, stride, 1, groups=hidden, bias=False), nn.BatchNorm2d(hidden), nn.ReLU6(True),
+            nn.Conv2d(hidden, out, 1, bias=False), nn.BatchNorm2d(out),
+        )
+        self.skips = stride == 1 and inputs == out
+
+    def forward(self, x):
+        return x + self.layers(x) if self.skips else self.layers(x)
+
+
+class MobileNet(nn.Module):
+    """MobileNetV2 for one sub-net."""
+
+    def __init__(self, twin):
+        super().__init__()
+        layers = [nn.Conv2d(3, twin.stem, 3, 2, 1, bias=False), nn.BatchNorm2d(twin.stem), nn.ReLU6(True)]
+        inputs, [depth], strides = twin.stem, twin.depths, [1, 2, 2, 2, 1, 2, 1]
+        for width, blocks, stride in zip(twin.widths, depth, strides):
+            for i in range(blocks):
+                layers.append(Inverted(inputs, width, 1 if len(layers) == 3 else 6, stride if i == 0 else 1))
+                inputs = width
+        self.layers = nn.Sequential(
+            *layers, nn.Conv2d(inputs, 1280, 1, bias=False), nn.BatchNorm2d(1280), nn.ReLU6(True)
+        )
+        self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(1280, twin.classes))
+
+    def forward(self, x):
+        return [self.head(self.layers(x).mean((2, 3)))], [[]]
+
+
+def build(twin):
+    return MobileNet(twin) if twin.block == "inverted" else Nested(twin)
+
+
 def attention_map(value):
     """The sum over channels, standardised per image."""
     a = value.float().sum(1).flatten(1)
@@ -171,16 +217,25 @@ def peak_rss():
 
 
 def count(net, twin):
-    """Multiply-accumulates of one step's convolutions and products, forward and backward, and parameters of each sub-net."""
-    from torch.utils.flop_counter import FlopCounterMode
+    """Multiply-accumulates of one step's convolutions and products, forward and backward, and parameters of each sub-net.
 
-    image, label = torch.randn(2, 3, 32, 32), torch.zeros(2, dtype=torch.int64)
-    with FlopCounterMode(display=False) as counter:
-        loss_of(*net(image), label).backward()
-    total = counter.get_total_flops() / 2 * twin.batch / 2
+    By hand: torch.utils.flop_counter takes the gradients of a depthwise convolution for those of a whole one.
+    """
+    macs = []
+
+    def add(module, inputs, output):
+        per_output = module.weight[0].numel()  # of one group
+        # The image has no gradient.
+        macs.append(output.numel() * per_output * (3 if inputs[0].requires_grad else 2))
+
+    for module in net.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            module.register_forward_hook(add)
+    net(torch.randn(2, 3, twin.side, twin.side))
+    total = sum(macs) * twin.batch // 2
     parameters = []
     for depth in twin.depths:
-        one = Nested(replace(twin, depths=[depth]))
+        one = build(replace(twin, depths=[depth]))
         parameters.append(sum(p.numel() for p in one.parameters()))
     together = sum(p.numel() for p in net.parameters())
     return {
@@ -208,13 +263,13 @@ def main():
     torch.backends.cudnn.benchmark = True  # the fastest of cuDNN's ways, found in the first step
     twin = TWINS[args.twin]
     twin = replace(twin, batch=args.batch or twin.batch)
-    net = Nested(twin).to(memory_format=torch.channels_last)
+    net = build(twin).to(memory_format=torch.channels_last)
     if args.count:
         print(json.dumps(count(net, twin)))
         return
     net = net.to(args.device)
     optimizer = torch.optim.SGD(net.parameters(), 1e-3, momentum=0.9, weight_decay=twin.weight_decay, fused=True)
-    image = torch.rand(twin.batch, 3, 32, 32).to(memory_format=torch.channels_last) * 2 - 1
+    image = torch.rand(twin.batch, 3, twin.side, twin.side).to(memory_format=torch.channels_last) * 2 - 1
     label = torch.arange(twin.batch) % twin.classes
     image, label = image.to(args.device), label.to(args.device)
 
