@@ -122,6 +122,10 @@ pub fn launch_with(
             if let Some((_, place)) = find(places, next) {
                 let later = place.plan.source_rows(place.plan.task_lines(next - place.base));
                 place.x.list(later.start, later.len(), &mut ahead);
+                if let Some(out) = &place.out {
+                    let (start, elements) = out.place(next - place.base);
+                    ahead.list(start, elements);
+                }
             }
             compute(plan, *x, lines, worker, scratch, out, &ahead);
             if let Some(emit) = emit {

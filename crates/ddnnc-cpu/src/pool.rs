@@ -234,6 +234,12 @@ impl<'a, T> Pieces<'a, T> {
         Pieces { start: out.as_mut_ptr(), len: out.len(), piece, borrow: PhantomData }
     }
 
+    /// Where piece `index` lies, and its elements.
+    pub fn place(&self, index: usize) -> (*const T, usize) {
+        let from = (index * self.piece).min(self.len);
+        (self.start.wrapping_add(from).cast_const(), self.piece.min(self.len - from))
+    }
+
     /// Piece `index`; empty past the end.
     ///
     /// # Safety
