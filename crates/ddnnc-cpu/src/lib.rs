@@ -66,6 +66,7 @@ mod packed_weight_vectors;
 mod plan;
 mod pointwise;
 mod pointwise_chain;
+mod pointwise_chain_run;
 #[cfg(test)]
 mod pointwise_chain_tests;
 mod pointwise_compile;

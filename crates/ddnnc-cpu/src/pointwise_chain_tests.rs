@@ -3,7 +3,8 @@
 use crate::device::Machine;
 use crate::launch::Need;
 use crate::memory::{Memory, Plan, Region, Slot};
-use crate::pointwise_chain::{Chain, Ends, Gate, Gathers, Sums, run};
+use crate::pointwise_chain::{Chain, Gate, Sums};
+use crate::pointwise_chain_run::{Ends, Gathers, run};
 use crate::pointwise_inst::{Accumulator, Domain, Gather, HEADER};
 use crate::pointwise_inst::{Code, Inst, Loc};
 use crate::pointwise_kernels::{narrow, widen};
@@ -68,6 +69,66 @@ fn common_ends_are_chains() {
     assert!(matches!((chain.sums, chain.gate), (Sums::Moments(0), Gate::Open)));
 }
 
+/// Below 6 too, without a gate, and as they are.
+#[test]
+fn more_ends_are_chains() {
+    let (register, rows) = (|r: usize| Some(Loc::Register(r)), Some(Loc::Rows));
+    let round = |inst: Inst| Inst { round: true, ..inst };
+    let copy = round(inst(Code::Copy, rows, None, &[Loc::Rows]));
+    let product = |x, dy| inst(Code::Products { accumulator: 0, mean: 0 }, None, None, &[x, dy]);
+    let capped = [
+        copy.clone(),
+        round(inst(Code::Normalize { mean: 0, scale: 1, bias: 2 }, register(0), None, &[Loc::Half(0)])),
+        inst(Code::Unary(UnaryKind::Relu6), register(1), None, &[Loc::Register(0)]),
+        inst(Code::UnaryGrad(UnaryKind::Relu6), register(0), None, &[Loc::Register(1), Loc::Rows]),
+        inst(Code::Copy, None, Some(1), &[Loc::Register(0)]),
+        product(Loc::Half(2), Loc::Register(0)),
+    ];
+    let chain = Chain::of(&capped, 32).expect("a chain");
+    assert!(chain.halves && chain.rows == Loc::Rows && chain.out == Some(Loc::Half(1)));
+    assert!(matches!(chain.gate, Gate::Capped(Loc::Half(0), [0, 1, 2])));
+    let changed = |i: usize, change: &dyn Fn(&mut Inst)| {
+        let mut insts = capped.to_vec();
+        change(&mut insts[i]);
+        Chain::of(&insts, 32).is_none()
+    };
+    assert!(!changed(0, &|_| {}));
+    assert!(changed(0, &|i| i.round = false), "rows that are not rounded");
+    assert!(changed(1, &|i| i.round = false), "a normalised value that is not rounded");
+    assert!(changed(2, &|i| i.src[0] = Some(Loc::Register(1))), "a cap of something else");
+    assert!(changed(2, &|i| i.code = Code::Unary(UnaryKind::Relu)), "another cap");
+    assert!(changed(3, &|i| i.code = Code::UnaryGrad(UnaryKind::Relu)), "another gate");
+    assert!(changed(3, &|i| i.src[0] = Some(Loc::Register(0))), "a gate by what is not capped");
+    assert!(changed(4, &|i| i.src[0] = Some(Loc::Register(1))), "something else is stored");
+    let mut exact = capped.to_vec();
+    exact.remove(4);
+    exact.remove(0);
+    exact.iter_mut().for_each(|i| i.round = false);
+    (exact[0].src[0], exact[2].dst[0]) = (Some(Loc::Memory(0)), Some(Loc::Memory(1)));
+    exact[3].src = [Some(Loc::Memory(2)), Some(Loc::Memory(1)), None, None];
+    assert!(Chain::of(&exact, 32).is_some_and(|c| !c.halves && c.out == Some(Loc::Memory(1))), "of f32");
+    // A sum that is stored.
+    let add = |dst, half, src: [Loc; 2]| inst(Code::Binary(BinaryKind::Add), dst, half, &src);
+    let sum = Inst { round: true, round_rows: true, ..add(register(0), Some(1), [Loc::Half(0), Loc::Rows]) };
+    let chain = Chain::of(&[sum.clone(), product(Loc::Half(2), Loc::Register(0))], 32).expect("a chain");
+    assert!(chain.halves && chain.add == Some(Loc::Half(0)) && chain.out == Some(Loc::Half(1)));
+    let gate =
+        inst(Code::UnaryGrad(UnaryKind::Relu), register(1), Some(3), &[Loc::Half(4), Loc::Register(0)]);
+    let both = [sum, gate, product(Loc::Half(2), Loc::Register(1))];
+    assert!(Chain::of(&both, 32).is_none(), "two results");
+    let sum = add(Some(Loc::Memory(1)), None, [Loc::Memory(0), Loc::Rows]);
+    let chain = Chain::of(&[sum, product(Loc::Memory(2), Loc::Memory(1))], 32).expect("a chain");
+    assert!(!chain.halves && chain.add == Some(Loc::Memory(0)) && chain.out == Some(Loc::Memory(1)));
+    // Rows as they are, rounded and stored or f32.
+    let store = Inst { half: Some(0), ..copy };
+    let chain = Chain::of(&[store, product(Loc::Half(1), Loc::Rows)], 32).expect("a chain");
+    assert!(chain.halves && chain.out == Some(Loc::Half(0)) && matches!(chain.gate, Gate::Open));
+    let chain = Chain::of(&[product(Loc::Memory(1), Loc::Rows)], 32).expect("a chain");
+    assert!(!chain.halves && chain.out.is_none() && chain.rows == Loc::Rows);
+    let moments = inst(Code::Moments { accumulator: 0 }, None, None, &[Loc::Rows]);
+    assert!(Chain::of(&[moments], 32).is_some_and(|c| !c.halves && c.out.is_none()));
+}
+
 /// Launches of their own: the rows are an operand.
 #[test]
 fn sums_of_memory_are_chains() {
@@ -77,7 +138,6 @@ fn sums_of_memory_are_chains() {
     assert!(chain.halves && chain.reads_memory() && chain.out.is_none());
     let chain = Chain::of(&[moments(Loc::Memory(1))], 64).expect("a chain");
     assert!(!chain.halves && chain.rows == Loc::Memory(1));
-    assert!(Chain::of(&[moments(Loc::Rows)], 64).is_none(), "lent rows of f32");
     assert!(Chain::of(&[moments(Loc::Register(0))], 64).is_none(), "what is made before");
     let gate = |dst, half, dy| inst(Code::UnaryGrad(UnaryKind::Relu), dst, half, &[Loc::Half(0), dy]);
     let product = |x, dy| inst(Code::Products { accumulator: 0, mean: 0 }, None, None, &[x, dy]);
@@ -90,7 +150,7 @@ fn sums_of_memory_are_chains() {
     let chain = Chain::of(&[product(Loc::Memory(3), Loc::Memory(1))], 64).expect("a chain");
     assert!(!chain.halves && chain.out.is_none() && matches!(chain.gate, Gate::Open));
     assert!(Chain::of(&[product(Loc::Memory(3), Loc::Half(1))], 64).is_none(), "two types");
-    assert!(Chain::of(&[product(Loc::Memory(3), Loc::Rows)], 64).is_none(), "lent rows as they are");
+    assert!(Chain::of(&[product(Loc::Half(3), Loc::Rows)], 64).is_none(), "lent rows that are not rounded");
 }
 
 #[test]
@@ -179,8 +239,27 @@ fn a_chain_gives_what_its_instructions_give() {
     let rows = Some(Loc::Rows);
     let copy = Inst { round: true, ..inst(Code::Copy, rows, Some(0), &[Loc::Rows]) };
     let moments = inst(Code::Moments { accumulator: 0 }, None, None, &[Loc::Rows]);
+    let mut capped = gradient(true);
+    capped.remove(1);
+    capped[0].code = Code::Normalize { mean: 2, scale: 3, bias: 4 };
+    capped.insert(0, Inst { half: None, ..copy.clone() });
+    capped.insert(2, inst(Code::Unary(UnaryKind::Relu6), Some(Loc::Register(0)), None, &[Loc::Register(2)]));
+    capped[3] =
+        inst(Code::UnaryGrad(UnaryKind::Relu6), Some(Loc::Register(1)), None, &[Loc::Register(0), Loc::Rows]);
+    capped.insert(4, inst(Code::Copy, None, Some(2), &[Loc::Register(1)]));
+    let mut open = gradient(false);
+    open.remove(1);
+    open[0].half = Some(2);
+    (open[1].src[1], open[2].src[1]) = (Some(Loc::Register(0)), Some(Loc::Register(0)));
     for level in Level::available() {
-        for insts in [gradient(false), gradient(true), vec![copy.clone(), moments.clone()]] {
+        let all = [
+            gradient(false),
+            gradient(true),
+            vec![copy.clone(), moments.clone()],
+            capped.clone(),
+            open.clone(),
+        ];
+        for insts in all {
             let [one, all] = [true, false].map(|chained| run_program(level, insts.clone(), chained));
             assert!(one.0 == all.0, "{}", level.name());
             // No term is over 16, and there are 301.
@@ -213,9 +292,9 @@ fn every_chain_is_what_its_instructions_are() {
     for level in Level::available() {
         // Periods of one row and of several, and rows that end within a period.
         for (channels, period, rows) in [(16, 256, 37), (48, 288, 13), (512, 512, 5), (32, 256, 8)] {
-            for kind in 0..32 * 3 {
+            for kind in 0..64 * 3 {
                 let kinds = std::array::from_fn(|bit| kind >> bit & 1 == 1);
-                check(level, &mut seed, [channels, period, rows], kinds, kind / 32);
+                check(level, &mut seed, [channels, period, rows], kinds, kind / 64);
             }
         }
     }
@@ -226,12 +305,15 @@ fn check(
     level: Level,
     seed: &mut u32,
     [channels, period, rows]: [usize; 3],
-    [halves, memory, add, normalized, open]: [bool; 5],
+    [halves, memory, add, normalized, open, capped]: [bool; 6],
     sums: usize,
 ) {
-    // Of rows in memory products may be gathered as they are.
-    let open = open && memory && sums > 0;
-    let add = add && !open;
+    // Moments are gathered of rows that nothing is done with.
+    let (add, gated) = (add && sums > 0, sums > 0 && !open);
+    let normalized = normalized && gated;
+    let capped = capped && normalized;
+    // What is changed is stored, and lent rows of bf16.
+    let kept = gated || add || halves && !memory;
     let n = rows * channels;
     let round = |x: f32| if halves { widen(narrow(x)) } else { x };
     let mut stored = || -> Vec<f32> { numbers(seed, n).into_iter().map(round).collect() };
@@ -268,8 +350,6 @@ fn check(
             (sums == 2).then_some(([&mut total2, &mut along2], value_bytes[1].as_ptr(), &tables[4])),
         ]),
     };
-    // Moments are gathered of rows that nothing is done with.
-    let (add, gated) = (add && sums > 0, sums > 0 && !open);
     let pointer = |bytes: &Vec<u8>, wanted: bool| if wanted { bytes.as_ptr() } else { std::ptr::null() };
     let ends = Ends {
         n,
@@ -279,8 +359,9 @@ fn check(
         past: memory && sums == 1,
         add: pointer(&added_bytes, add),
         gate: pointer(&by_bytes, gated),
-        normalize: (normalized && gated).then_some([&tables[0], &tables[1], &tables[2]]),
-        out: out.as_mut_ptr(),
+        normalize: normalized.then_some([&tables[0], &tables[1], &tables[2]]),
+        capped,
+        out: if kept { out.as_mut_ptr() } else { std::ptr::null_mut() },
         gathers,
     };
     // SAFETY: all have that many elements, or a period.
@@ -302,6 +383,9 @@ fn check(
         if gated {
             y *= if gate > 0.0 { 1.0 } else { 0.0 };
         }
+        if capped {
+            y *= if round(gate) < 6.0 { 1.0 } else { 0.0 };
+        }
         made.push(y);
         let wide = f64::from(y);
         let d = |v: f32, mean: f32| f64::from(v) - f64::from(mean);
@@ -314,10 +398,9 @@ fn check(
             wanted[c][1] += term.abs();
         }
     }
-    let kinds = [halves, memory, add, normalized, open];
+    let kinds = [halves, memory, add, normalized, open, capped];
     let what = format!("{} {channels} {rows} {kinds:?} {sums}", level.name());
-    let stored = gated || !memory;
-    assert!(*out == if stored { bytes(&made) } else { nothing }, "{what}");
+    assert!(*out == if kept { bytes(&made) } else { nothing }, "{what}");
     let near = |found: &[f64], wanted: &[[f64; 2]]| {
         let wrong = found
             .iter()

@@ -8,7 +8,8 @@ use crate::ahead::Ahead;
 use crate::device::Machine;
 use crate::half_vector::settle;
 use crate::memory::{Memory, Slot};
-use crate::pointwise_chain::{self, CHAINED, Chain, Ends, Gate, Gathers, Sums};
+use crate::pointwise_chain::{Chain, Gate, Sums};
+use crate::pointwise_chain_run::{self, CHAINED, Ends, Gathers};
 use crate::pointwise_gather::{Gathering, gather};
 use crate::pointwise_inst::{Access, Accumulator, Code, Domain, Gather, Inst, Loc, TILE};
 use crate::pointwise_kernels as kernels;
@@ -384,7 +385,9 @@ impl Tile<'_> {
         let (gate, normalize) = match chain.gate {
             Gate::Open => (std::ptr::null_mut(), None),
             Gate::Positive(by) => (place(by), None),
-            Gate::Normalized(value, tables) => (place(value), Some(tables.map(|t| self.table(t)))),
+            Gate::Normalized(value, tables) | Gate::Capped(value, tables) => {
+                (place(value), Some(tables.map(|t| self.table(t))))
+            }
         };
         let gathers = match chain.sums {
             Sums::Moments(accumulator) => {
@@ -421,11 +424,12 @@ impl Tile<'_> {
         let memory = chain.reads_memory();
         let past = chain.out.and_then(|loc| loc.slot()).is_some_and(|slot| self.program.past[slot]);
         let (halves, out) = (chain.halves, chain.out.map_or(std::ptr::null_mut(), place));
-        let ends = Ends { n, halves, rows, memory, past, add, gate, normalize, out, gathers };
+        let capped = matches!(chain.gate, Gate::Capped(..));
+        let ends = Ends { n, halves, rows, memory, past, add, gate, normalize, capped, out, gathers };
         // SAFETY: `address` and `pointer` check that all rows of the tile are in their memory, and a chain's channels are
         // whole vectors. Results lie apart from operands or on one of the same type (`compile` sees to it); other tasks
         // write other rows.
-        unsafe { pointwise_chain::run(self.level, ends) };
+        unsafe { pointwise_chain_run::run(self.level, ends) };
     }
 
     /// Runs an instruction that is one pass over the elements; it rounds as the instruction says.
