@@ -250,7 +250,8 @@ fn compile_with(
             ptx.map(|ptx| {
                 let mut bytes: Vec<u8> = ptx.iter().map(|&c| c as u8).filter(|&c| c != 0).collect();
                 if output == Output::PtxWithLines {
-                    bytes.extend(source_comment(name, source).bytes());
+                    let comment = source_comment(name, source, &String::from_utf8_lossy(&bytes));
+                    bytes.extend(comment.into_iter().flat_map(String::into_bytes));
                 }
                 Binary { bytes, log }
             })
@@ -273,10 +274,14 @@ fn cubin(program: sys::nvrtcProgram) -> Result<Vec<u8>, NvrtcError> {
     Ok(bytes)
 }
 
-/// The source of a kernel's PTX as the emulator finds it there: that of file 1, which is the only one.
-fn source_comment(name: &str, source: &str) -> String {
+/// The source of a kernel's PTX as the emulator finds it there; NVRTC numbers the file among those of its own headers.
+fn source_comment(name: &str, source: &str, ptx: &str) -> Option<String> {
+    let end = format!("/{name}.cu\"");
+    let file = ptx.lines().filter(|line| line.ends_with(&end));
+    let number =
+        file.filter_map(|line| line.trim().strip_prefix(".file")?.split_whitespace().next()).next()?;
     let lines: String = source.lines().map(|line| format!("//|{line}\n")).collect();
-    format!("\n// source 1 {name}.cu\n{lines}")
+    Some(format!("\n// source {number} {name}.cu\n{lines}"))
 }
 
 /// Source with line numbers.
@@ -351,6 +356,14 @@ mod tests {
         assert_eq!(of(Output::Ptx), both);
         assert_eq!(of(Output::PtxWithLines), [&both[..], &["--generate-line-info"]].concat());
         assert_eq!(of(Output::Cubin), [&both[..], &["--ptxas-options=-v"]].concat());
+    }
+
+    #[test]
+    fn the_source_has_the_number_that_the_kernels_file_has() {
+        let ptx = "\t.loc\t2 1 5\n\t.file\t1 \"/x/builtin.h\"\n\t.file\t2 \"/x/k.cu\"\n";
+        let comment = source_comment("k", "a\n\n b", ptx);
+        assert_eq!(comment.as_deref(), Some("\n// source 2 k.cu\n//|a\n//|\n//| b\n"));
+        assert_eq!(source_comment("other", "a", ptx), None);
     }
 
     #[test]

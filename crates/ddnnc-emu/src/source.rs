@@ -48,7 +48,8 @@ pub struct SourcePlace {
     /// The calls that it was inlined at, from the inside out, in the same form; `a or b` at the end where PTX does not say
     /// which of several calls it is.
     pub inlined_at: Vec<String>,
-    /// The line's number and its text, where it is known.
+    /// The line's number and its text, or those of the innermost call whose text is known, as a compiler's own headers are
+    /// in no file.
     pub text: Option<(u32, String)>,
 }
 
@@ -129,16 +130,21 @@ pub(crate) fn place(locs: &[Loc], files: &[SourceFile], pc: u32, ptx_line: u32) 
     if at.line == 0 {
         return None;
     }
+    let calls = calls(locs, own);
+    // Where several calls may be meant, none of them is the one to show.
+    let certain = calls.iter().filter(|may| may.len() == 1).flatten();
+    let text = std::iter::once(&at).chain(certain).find_map(|at| Some((at.line, text(files, *at)?)));
+    let any = |may: &Vec<Position>| may.iter().map(|at| shown(files, *at)).collect::<Vec<_>>().join(" or ");
     Some(SourcePlace {
         ptx_lines: vec![ptx_line],
         at: shown(files, at),
-        inlined_at: calls(locs, files, own),
-        text: text(files, at).map(|text| (at.line, text)),
+        inlined_at: calls.iter().map(any).collect(),
+        text,
     })
 }
 
-/// The calls that the instructions of a `.loc` were inlined at, from the inside out.
-fn calls(locs: &[Loc], files: &[SourceFile], own: usize) -> Vec<String> {
+/// The calls that the instructions of a `.loc` were inlined at, from the inside out; at the end several that may be meant.
+fn calls(locs: &[Loc], own: usize) -> Vec<Vec<Position>> {
     let mut found = Vec::new();
     // More than one where the same call, inlined several times, has instructions before this one.
     let mut inside = vec![own];
@@ -151,7 +157,7 @@ fn calls(locs: &[Loc], files: &[SourceFile], own: usize) -> Vec<String> {
         }
         match outside[..] {
             [Some(call)] => {
-                found.push(shown(files, call));
+                found.push(vec![call]);
                 let mut next: Vec<usize> = inside.iter().flat_map(|&i| locs_of(locs, i, call)).collect();
                 next.sort_unstable();
                 next.dedup();
@@ -162,9 +168,7 @@ fn calls(locs: &[Loc], files: &[SourceFile], own: usize) -> Vec<String> {
             }
             [] | [None] => return found,
             _ => {
-                let known: Option<Vec<String>> =
-                    outside.iter().map(|call| call.map(|call| shown(files, call))).collect();
-                found.extend(known.map(|calls| calls.join(" or ")));
+                found.extend(outside.into_iter().collect::<Option<Vec<Position>>>());
                 return found;
             }
         }

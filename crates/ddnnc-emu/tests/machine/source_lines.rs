@@ -121,6 +121,10 @@ fn both_sides_of_a_race_are_shown() {
     assert_eq!(places(&fault), [format!("  PTX lines {read}, {write}: race.cu:6:9\n    6 | s[i] = i;")]);
     let (_, read, fault) = race(".loc 2 7 17");
     assert_eq!(places(&fault)[0], format!("  PTX line {read}: /nowhere/h.cuh:7:17"));
+    // The call's line is shown where that of the function is not known.
+    let (_, read, fault) = race(".loc 2 7 17, function_name $L, inlined_at 1 6 9");
+    let line = "/nowhere/h.cuh:7:17, inlined at race.cu:6:9\n    6 | s[i] = i;";
+    assert_eq!(places(&fault)[0], format!("  PTX line {read}: {line}"));
 }
 
 #[test]
