@@ -55,6 +55,7 @@ pub fn key(source: &str, arch: Arch, output: Output) -> Result<Key, NvrtcError> 
     let options = nvrtc::options(arch, output).join("\0");
     let kind = match output {
         Output::Ptx => "ptx",
+        Output::PtxWithLines => "ptx with lines",
         Output::Cubin => "cubin",
     };
     let version = format!("{major}.{minor}");
@@ -114,5 +115,17 @@ impl Build<'_> {
         // Threads take units in order, so the first that fails is the same however many there are.
         results.sort_by_key(|(i, _)| *i);
         results.into_iter().map(|(i, b)| Ok((i, Built { binary: b?, cached: false }))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_output_has_a_key_of_its_own() {
+        let of = |output| key("text", Arch(90), output).expect("`.ci/nvrtc` installs NVRTC");
+        let keys = [Output::Ptx, Output::PtxWithLines, Output::Cubin].map(of);
+        assert!(keys[0] != keys[1] && keys[0] != keys[2] && keys[1] != keys[2], "{keys:?}");
     }
 }

@@ -95,6 +95,8 @@ pub struct CudaOptions {
     pub stepwise: bool,
     /// Fills memory with NaN before the first step, so that what no kernel has written shows; for tests.
     pub poison: bool,
+    /// Where the driver gets PTX it says what line of the kernel's text each instruction comes from; for the emulator.
+    pub lines: bool,
     /// Who is told what loading does.
     pub watch: Arc<dyn Watch>,
 }
@@ -111,6 +113,7 @@ impl Default for CudaOptions {
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             stepwise: false,
             poison: false,
+            lines: false,
             watch: Arc::new(Nobody),
         }
     }
@@ -285,7 +288,8 @@ impl CudaDevice {
                 Ok(modules) => return Ok(modules),
             }
         }
-        self.load_as(Output::Ptx, &units(texts), report).map_err(|refused| match refused {
+        let ptx = if self.options.lines { Output::PtxWithLines } else { Output::Ptx };
+        self.load_as(ptx, &units(texts), report).map_err(|refused| match refused {
             Refused::Failed(error) => error,
             Refused::Image(said) => {
                 let (major, minor) = nvrtc::find().unwrap_or_default();

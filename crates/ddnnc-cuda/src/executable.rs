@@ -377,8 +377,8 @@ mod tests {
     #[test]
     fn a_graph_with_stale_addresses_is_seen() {
         ddnnc_emu::install().expect("the emulator's library");
-        let device =
-            CudaDevice::open(CudaOptions { cache: None, ..CudaOptions::default() }).expect("a device");
+        let device = CudaDevice::open(CudaOptions { cache: None, lines: true, ..CudaOptions::default() })
+            .expect("a device");
         // No inputs, so that the graph's own accesses are all that a run makes.
         let program = ddnnc_cases::case(Op::Constant { value: 0.1 }, &[]).program(&[]);
         let mut step = device.load_cuda(&program).expect("a step");
@@ -391,5 +391,7 @@ mod tests {
         assert!(error.to_string().contains("CUDA_ERROR_ILLEGAL_ADDRESS"), "{error}");
         let fault = ddnnc_emu::last_fault().expect("a fault");
         assert!(fault.contains("access out of bounds in kernel"), "{fault}");
+        let line = fault.lines().last().expect("a line");
+        assert!(line.contains(" | ") && line.contains("r0[e] = from_float<float>("), "{fault}");
     }
 }

@@ -58,6 +58,9 @@ pub enum NvrtcError {
 pub enum Output {
     /// Text for the driver's compiler (and the emulator).
     Ptx,
+    /// The same, which says of every instruction what line of the kernel's text it comes from, with that text behind it in
+    /// comments: the emulator's reports name such lines and show them.
+    PtxWithLines,
     /// Machine code.
     Cubin,
 }
@@ -183,8 +186,10 @@ pub fn knows(arch: Arch) -> Result<(), NvrtcError> {
 /// What NVRTC is told besides the source.
 pub fn options(arch: Arch, output: Output) -> Vec<String> {
     let mut options = vec![format!("--gpu-architecture={}", arch.for_compiler()), "--std=c++17".to_owned()];
-    if output == Output::Cubin {
-        options.push("--ptxas-options=-v".to_owned());
+    match output {
+        Output::Ptx => {}
+        Output::PtxWithLines => options.push("--generate-line-info".to_owned()),
+        Output::Cubin => options.push("--ptxas-options=-v".to_owned()),
     }
     options
 }
@@ -199,7 +204,7 @@ pub fn compile(name: &str, source: &str, arch: Arch, output: Output) -> Result<B
     let options = options(arch, output);
     let first = compile_with(name, source, arch, output, &options)?;
     let spills = |binary: &Binary| resources(&binary.log).map(|r| r.spills);
-    if output == Output::Ptx || spills(&first) == Some(0) {
+    if output != Output::Cubin || spills(&first) == Some(0) {
         return Ok(first);
     }
     // Some releases of NVRTC 13.0 leave ptxas' part out of a log now and then: what is not known to be better is not taken.
@@ -239,10 +244,17 @@ fn compile_with(
             let source_text = excerpt(source, &log);
             Err(NvrtcError::Compile { name: name.to_owned(), arch, log, source_text })
         }
-        (Ok(()), Output::Ptx) => {
+        (Ok(()), Output::Ptx | Output::PtxWithLines) => {
             // SAFETY: a compiled program.
             let ptx = unsafe { result::get_ptx(program) }.map_err(failed);
-            ptx.map(|ptx| Binary { bytes: ptx.iter().map(|&c| c as u8).filter(|&c| c != 0).collect(), log })
+            ptx.map(|ptx| {
+                let mut bytes: Vec<u8> = ptx.iter().map(|&c| c as u8).filter(|&c| c != 0).collect();
+                if output == Output::PtxWithLines {
+                    let comment = source_comment(name, source, &String::from_utf8_lossy(&bytes));
+                    bytes.extend(comment.into_iter().flat_map(String::into_bytes));
+                }
+                Binary { bytes, log }
+            })
         }
         (Ok(()), Output::Cubin) => cubin(program).map(|bytes| Binary { bytes, log }),
     };
@@ -260,6 +272,16 @@ fn cubin(program: sys::nvrtcProgram) -> Result<Vec<u8>, NvrtcError> {
     // SAFETY: `bytes` has the size that NVRTC asked for.
     unsafe { sys::nvrtcGetCUBIN(program, bytes.as_mut_ptr().cast()) }.result().map_err(failed)?;
     Ok(bytes)
+}
+
+/// The source of a kernel's PTX as the emulator finds it there; NVRTC numbers the file among those of its own headers.
+fn source_comment(name: &str, source: &str, ptx: &str) -> Option<String> {
+    let end = format!("/{name}.cu\"");
+    let file = ptx.lines().filter(|line| line.ends_with(&end));
+    let number =
+        file.filter_map(|line| line.trim().strip_prefix(".file")?.split_whitespace().next()).next()?;
+    let lines: String = source.lines().map(|line| format!("//|{line}\n")).collect();
+    Some(format!("\n// source {number} {name}.cu\n{lines}"))
 }
 
 /// Source with line numbers.
@@ -324,6 +346,24 @@ mod tests {
         assert!(said.contains("libnvrtc.so.13: "), "{said}");
         let file = format!("{} ($DDNNC_NVRTC, which is no folder)", library.display());
         assert_eq!(open_in(&library), file);
+    }
+
+    /// What a GPU's kernels are compiled with does not change by what the emulator asks for.
+    #[test]
+    fn lines_are_an_option_of_their_own() {
+        let of = |output| options(Arch(90), output);
+        let both = ["--gpu-architecture=sm_90a", "--std=c++17"];
+        assert_eq!(of(Output::Ptx), both);
+        assert_eq!(of(Output::PtxWithLines), [&both[..], &["--generate-line-info"]].concat());
+        assert_eq!(of(Output::Cubin), [&both[..], &["--ptxas-options=-v"]].concat());
+    }
+
+    #[test]
+    fn the_source_has_the_number_that_the_kernels_file_has() {
+        let ptx = "\t.loc\t2 1 5\n\t.file\t1 \"/x/builtin.h\"\n\t.file\t2 \"/x/k.cu\"\n";
+        let comment = source_comment("k", "a\n\n b", ptx);
+        assert_eq!(comment.as_deref(), Some("\n// source 2 k.cu\n//|a\n//|\n//| b\n"));
+        assert_eq!(source_comment("other", "a", ptx), None);
     }
 
     #[test]

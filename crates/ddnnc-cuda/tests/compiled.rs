@@ -3,6 +3,7 @@
 
 use ddnnc_cuda::arch::Arch;
 use ddnnc_cuda::nvrtc::{self, Output};
+use ddnnc_emu::inst::Kernel;
 use ddnnc_emu::{Machine, ModuleId, Options, Properties, parse};
 
 const SOURCE: &str = include_str!("compiled/forms.cu");
@@ -11,6 +12,24 @@ fn ptx(arch: Arch) -> String {
     let binary = nvrtc::compile("forms", SOURCE, arch, Output::Ptx)
         .unwrap_or_else(|e| panic!("{e}\n(`bash .ci/nvrtc` installs NVRTC for the tests)"));
     String::from_utf8(binary.bytes).expect("PTX is text")
+}
+
+/// With line information the instructions are the same, and the text that they come from is there.
+#[test]
+fn lines_change_no_instruction() {
+    let with_lines = nvrtc::compile("forms", SOURCE, Arch(90), Output::PtxWithLines);
+    let with_lines = String::from_utf8(with_lines.unwrap_or_else(|e| panic!("{e}")).bytes).expect("text");
+    let (plain, with_lines) = [ptx(Arch(90)), with_lines].map(|text| parse(&text).expect("PTX")).into();
+    for (plain, with_lines) in plain.kernels.iter().zip(&with_lines.kernels) {
+        let ops = |kernel: &Kernel| -> Vec<_> {
+            kernel.code.iter().map(|inst| (inst.guard, inst.op.clone())).collect()
+        };
+        assert_eq!(ops(plain), ops(with_lines), "{}", plain.name);
+        assert!(plain.locs.is_empty() && !with_lines.locs.is_empty(), "{}", plain.name);
+    }
+    assert_eq!(with_lines.files.len(), 1);
+    let lines = with_lines.files[0].lines.as_ref().expect("the source");
+    assert_eq!((with_lines.files[0].name.as_str(), lines.join("\n").trim()), ("forms.cu", SOURCE.trim()));
 }
 
 fn machine(arch: Arch) -> (Machine, ModuleId) {

@@ -213,7 +213,14 @@ impl Warp<'_> {
         lane: u32,
         conflict: Conflict,
     ) -> Box<Problem> {
-        let line = |pc: u32| scene.launch.program.code.get(pc as usize).map_or(0, |i| i.line);
+        let line = |pc: u32| scene.launch.program.line(pc);
+        let others = match conflict {
+            Conflict::Uninitialised => Vec::new(),
+            Conflict::Copying { pc, .. }
+            | Conflict::Unfenced { pc, .. }
+            | Conflict::Overwritten { pc, .. }
+            | Conflict::Race { pc, .. } => vec![pc],
+        };
         let place = format!("{what} {bytes} bytes at {address:#x} of shared memory");
         let (kind, message) = match conflict {
             Conflict::Uninitialised => (
@@ -256,7 +263,7 @@ impl Warp<'_> {
                 ),
             ),
         };
-        Box::new(Problem { kind, lane, message })
+        Box::new(Problem { kind, lane, message, others })
     }
 
     fn local(

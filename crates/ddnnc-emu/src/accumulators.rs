@@ -5,7 +5,7 @@
 //! let pass without a fence too, as they only read it.
 
 use crate::block::Scene;
-use crate::fault::{FaultKind, Problem, problem};
+use crate::fault::{FaultKind, Problem, problem, problem_with};
 use crate::inst::Wgmma;
 use crate::warp::Warp;
 use crate::watched::first_factor;
@@ -72,11 +72,11 @@ impl Warp<'_> {
                 else {
                     continue;
                 };
-                let line = scene.launch.program.code[pc as usize].line;
+                let line = scene.launch.program.line(pc);
                 let message = format!(
                     "accesses a register of the wgmma of PTX line {line}, which must be committed and waited for first"
                 );
-                return problem(FaultKind::AsyncProduct, mask.trailing_zeros(), message);
+                return problem_with(FaultKind::AsyncProduct, mask.trailing_zeros(), message, pc);
             }
             state.last = Access::Plain { pc: self.pc };
             state.fences = accumulators.fences;
@@ -109,10 +109,10 @@ impl Warp<'_> {
                 _ => None,
             };
             if let Some((pc, how)) = before {
-                let line = program.code[pc as usize].line;
+                let line = program.line(pc);
                 let message =
                     format!("a register of it {how} at PTX line {line}, with no wgmma.fence between");
-                return problem(FaultKind::AsyncProduct, 0, message);
+                return problem_with(FaultKind::AsyncProduct, 0, message, pc);
             }
             state.last = access;
             state.fences = accumulators.fences;

@@ -26,6 +26,9 @@ const TURN: u64 = 1 << 20;
 /// Most instructions of a turn in a random order.
 const RANDOM_TURN: u32 = 64;
 
+/// Most other instructions of a report whose places in the source it shows.
+const OTHERS: usize = 4;
+
 /// A launch, as its blocks see it.
 pub(crate) struct Launch<'a> {
     pub program: &'a Program,
@@ -198,7 +201,7 @@ impl<'a> Block<'a> {
             return Err(self.fault(
                 warp,
                 step.pc,
-                &Problem { kind: FaultKind::Divergence, lane: 0, message },
+                &Problem { kind: FaultKind::Divergence, lane: 0, message, others: Vec::new() },
             ));
         }
         Ok(())
@@ -206,14 +209,16 @@ impl<'a> Block<'a> {
 
     fn fault(&self, warp: usize, pc: u32, problem: &Problem) -> Fault {
         let warp = &self.warps[warp];
-        let code = &self.launch.program.code;
+        let program = self.launch.program;
+        let others = problem.others.iter().copied().take(OTHERS);
         Fault {
             kind: problem.kind,
-            kernel: self.launch.program.name.clone(),
-            line: code.get(pc as usize).or(code.last()).map_or(0, |i| i.line),
+            kernel: program.name.clone(),
+            line: program.line(pc),
             block: warp.context.ctaid,
             thread: thread_at(self.launch.block, warp.thread(problem.lane & 31)),
             message: problem.message.clone(),
+            places: program.places(std::iter::once(pc).chain(others)),
         }
     }
 
@@ -231,6 +236,7 @@ impl<'a> Block<'a> {
                     count(arrival.threads),
                     count(expected)
                 ),
+                others: Vec::new(),
             });
         }
         self.clocks.arrive(warp as u32, &mut barrier.lesson);
@@ -286,14 +292,16 @@ impl<'a> Block<'a> {
 
     /// No warp can run: well if all have finished, else a deadlock.
     fn stuck(&self) -> Result<(), Fault> {
-        let code = &self.launch.program.code;
         let mut first = None;
-        let mut places: Vec<String> = Vec::new();
+        let (mut places, mut others): (Vec<String>, Vec<u32>) = Default::default();
         for (w, state) in self.states.iter().enumerate() {
             let State::Waiting { id, pc, lanes, .. } = *state else { continue };
             first.get_or_insert((w, pc, lanes, id));
-            let text = format!("waits at barrier {id}, line {}", code[pc as usize].line);
+            let text = format!("waits at barrier {id}, line {}", self.launch.program.line(pc));
             places.push(format!("warp {w} {text}"));
+            if !others.contains(&pc) {
+                others.push(pc);
+            }
         }
         let Some((warp, pc, lanes, id)) = first else { return Ok(()) };
         let finished = self.states.len() - places.len();
@@ -311,7 +319,7 @@ impl<'a> Block<'a> {
             self.states.len(),
             thread_name(self.launch.block, self.warps[warp].thread(lane)),
         );
-        Err(self.fault(warp, pc, &Problem { kind: FaultKind::Deadlock, lane, message }))
+        Err(self.fault(warp, pc, &Problem { kind: FaultKind::Deadlock, lane, message, others }))
     }
 }
 

@@ -7,6 +7,7 @@ use crate::instruction::{Instruction, Operand};
 use crate::names::{Names, Symbol};
 use crate::number;
 use crate::parse::{Parser, Wrong};
+use crate::source;
 use smallvec::SmallVec;
 
 /// A jump whose target is looked up when all labels are known.
@@ -70,8 +71,8 @@ pub(crate) fn read<'a>(
                 ));
             }
             ".pragma" => p.pragma()?,
-            // The rest of the line has no marks that tell where it ends.
-            ".loc" | ".file" => p.skip_line(),
+            ".loc" => kernel.locs.push(source::loc(p, kernel.code.len() as u32)?),
+            ".file" => p.file()?,
             _ => return Err((line, format!("directive `{word}` in a kernel is not executed"))),
         }
     }

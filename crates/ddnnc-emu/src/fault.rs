@@ -1,5 +1,7 @@
 //! What a kernel must not do, and the report of it.
 
+use crate::source::SourcePlace;
+
 /// Something a kernel must not do, with all that is known of where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
@@ -15,11 +17,13 @@ pub struct Fault {
     pub thread: [u32; 3],
     /// The rest.
     pub message: String,
+    /// Where in the source the instructions come from whose lines the report names, as far as the PTX says it.
+    pub places: Vec<SourcePlace>,
 }
 
 impl std::fmt::Display for Fault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Fault { kind, kernel, line, block, thread, message } = self;
+        let Fault { kind, kernel, line, block, thread, message, places } = self;
         if *kind == FaultKind::Launch {
             return write!(f, "{kind} of kernel `{kernel}`: {message}");
         }
@@ -27,7 +31,8 @@ impl std::fmt::Display for Fault {
         write!(
             f,
             "{kind} in kernel `{kernel}`, PTX line {line}, block ({a}, {b}, {c}), thread ({x}, {y}, {z}): {message}"
-        )
+        )?;
+        places.iter().try_for_each(|place| write!(f, "\n{place}"))
     }
 }
 
@@ -89,9 +94,21 @@ pub(crate) struct Problem {
     /// The lane that it is reported for.
     pub lane: u32,
     pub message: String,
+    /// The other instructions that the message names.
+    pub others: Vec<u32>,
 }
 
 /// A fault of a lane. Boxed, so that results of checks stay one word.
 pub(crate) fn problem<T>(kind: FaultKind, lane: u32, message: String) -> Result<T, Box<Problem>> {
-    Err(Box::new(Problem { kind, lane, message }))
+    Err(Box::new(Problem { kind, lane, message, others: Vec::new() }))
+}
+
+/// A fault of a lane whose message names another instruction.
+pub(crate) fn problem_with<T>(
+    kind: FaultKind,
+    lane: u32,
+    message: String,
+    other: u32,
+) -> Result<T, Box<Problem>> {
+    Err(Box::new(Problem { kind, lane, message, others: vec![other] }))
 }

@@ -26,6 +26,7 @@ pub(crate) fn refused(kernel: &str, message: String) -> Fault {
         block: [0; 3],
         thread: [0; 3],
         message,
+        places: Vec::new(),
     }
 }
 

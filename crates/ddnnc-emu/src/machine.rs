@@ -186,9 +186,10 @@ impl Machine {
             return Err(format!("a module for {} on a device of sm_{arch}", module.target_name()));
         }
         let mut addresses = Vec::with_capacity(module.variables.len());
-        let made = self.make_variables(&module, &mut addresses).and_then(|()| {
-            module.kernels.iter().map(|k| prepare(k, &module.variables, &addresses)).collect()
-        });
+        let files = module.files.clone().into();
+        let made = self
+            .make_variables(&module, &mut addresses)
+            .and_then(|()| module.kernels.iter().map(|k| prepare(k, &module, &files, &addresses)).collect());
         match made {
             Ok(programs) => {
                 self.modules.push(Some(Loaded { module, programs, addresses }));

@@ -7,6 +7,7 @@ use crate::inst::{Kernel, Module, Op, Space};
 use crate::lexer::{Kind, Token, tokens};
 use crate::names::{Names, Symbol};
 use crate::number;
+use crate::source::{self, SourceFile};
 use rustc_hash::FxHashMap;
 
 /// Text that is not PTX, or PTX that the emulator does not execute.
@@ -32,7 +33,10 @@ pub(crate) type Wrong = (u32, String);
 pub fn parse(text: &str) -> Result<Module, ParseError> {
     let read = |text| {
         let tokens = tokens(text)?;
-        module(&mut Parser { last: tokens.last().map_or(1, |t| t.line), tokens, at: 0 })
+        let last = tokens.last().map_or(1, |t| t.line);
+        let mut module = module(&mut Parser { tokens, at: 0, last, files: Vec::new() })?;
+        source::add_texts(text, &mut module.files);
+        Ok(module)
     };
     read(text).map_err(|(line, message): Wrong| {
         let shown = text.lines().nth(line as usize - 1).unwrap_or_default();
@@ -45,6 +49,8 @@ pub(crate) struct Parser<'a> {
     tokens: Vec<Token<'a>>,
     at: usize,
     last: u32,
+    /// What every `.file` so far has said; it may stand between instructions too.
+    files: Vec<SourceFile>,
 }
 
 impl<'a> Parser<'a> {
@@ -61,7 +67,7 @@ impl<'a> Parser<'a> {
         Err((self.line(), message.into()))
     }
 
-    fn unexpected<T>(&self, wanted: &str) -> Result<T, Wrong> {
+    pub fn unexpected<T>(&self, wanted: &str) -> Result<T, Wrong> {
         match self.peek() {
             Some(token) => self.wrong(format!("expected {wanted}, found `{}`", token.text)),
             None => self.wrong(format!("expected {wanted}, found the end of the text")),
@@ -101,16 +107,28 @@ impl<'a> Parser<'a> {
         }
     }
 
-    fn number32(&mut self, wanted: &str) -> Result<u32, Wrong> {
+    /// As [`Parser::number`], of 32 bits.
+    pub fn number32(&mut self, wanted: &str) -> Result<u32, Wrong> {
         let line = self.line();
         u32::try_from(self.number(wanted)?).map_err(|_| (line, format!("{wanted} has more than 32 bits")))
     }
 
-    /// Takes what follows until a line ends: `.loc` and `.file` have no other end.
-    pub fn skip_line(&mut self) {
+    /// Takes the next token, whatever it is.
+    pub fn skip(&mut self) {
+        self.at += 1;
+    }
+
+    /// Takes what follows `.file`.
+    pub fn file(&mut self) -> Result<(), Wrong> {
         let line = self.line();
-        while self.peek().is_some_and(|t| t.line == line) {
-            self.at += 1;
+        let new = source::file(self)?;
+        match self.files.iter().find(|file| file.number == new.number) {
+            Some(file) if *file != new => Err((line, format!("file {} is declared twice", new.number))),
+            Some(_) => Ok(()),
+            None => {
+                self.files.push(new);
+                Ok(())
+            }
         }
     }
 
@@ -124,7 +142,13 @@ impl<'a> Parser<'a> {
 }
 
 fn module<'a>(p: &mut Parser<'a>) -> Result<Module, Wrong> {
-    let mut module = Module { target: 0, exact_target: false, variables: Vec::new(), kernels: Vec::new() };
+    let mut module = Module {
+        target: 0,
+        exact_target: false,
+        variables: Vec::new(),
+        kernels: Vec::new(),
+        files: Vec::new(),
+    };
     let mut globals = FxHashMap::default();
     while let Some(token) = p.peek() {
         match token.text {
@@ -143,7 +167,15 @@ fn module<'a>(p: &mut Parser<'a>) -> Result<Module, Wrong> {
                     return Err((line, "only addresses of 64 bits are executed".to_owned()));
                 }
             }
-            ".file" | ".loc" => p.skip_line(),
+            ".file" => {
+                p.at += 1;
+                p.file()?;
+            }
+            // Outside a kernel it is about no instruction.
+            ".loc" => {
+                p.at += 1;
+                source::loc(p, 0)?;
+            }
             ".pragma" => {
                 p.at += 1;
                 p.pragma()?;
@@ -154,6 +186,7 @@ fn module<'a>(p: &mut Parser<'a>) -> Result<Module, Wrong> {
             _ => declaration(p, &mut module, &mut globals)?,
         }
     }
+    module.files = std::mem::take(&mut p.files);
     Ok(module)
 }
 
@@ -287,6 +320,7 @@ fn kernel<'a>(p: &mut Parser<'a>, first: u32, globals: &FxHashMap<&'a str, Symbo
         variables: Vec::new(),
         registers: [0; 5],
         code: Vec::new(),
+        locs: Vec::new(),
         max_threads: None,
         required_threads: None,
     };

@@ -1,6 +1,9 @@
 //! Kernels prepared for running: variables placed, symbols replaced by addresses, what cannot run refused.
 
-use crate::inst::{Address, Atomic, File, FirstFactor, Inst, Kernel, Op, Space, Src, Type, Variable};
+use std::sync::Arc;
+
+use crate::inst::{Address, Atomic, File, FirstFactor, Inst, Kernel, Module, Op, Space, Src, Type};
+use crate::source::{self, Loc, SourceFile, SourcePlace};
 use crate::watched::Watched;
 
 /// Windows of the state spaces within generic addresses; global memory has no window.
@@ -18,6 +21,8 @@ pub(crate) struct Program {
     pub name: String,
     /// Its instructions; the last one ends the thread.
     pub code: Vec<Inst>,
+    locs: Vec<Loc>,
+    files: Arc<[SourceFile]>,
     pub registers: [u32; 5],
     pub max_threads: Option<u32>,
     /// The one size of a block that it may be launched with.
@@ -35,12 +40,38 @@ pub(crate) struct Program {
     pub watched: Watched,
 }
 
-/// Prepares a kernel of a module whose variables lie at `module_addresses` (those of shared memory: anything).
+impl Program {
+    /// The line of the PTX that an instruction stands in; past the code's end that of its end.
+    pub fn line(&self, pc: u32) -> u32 {
+        self.code.get(pc as usize).or(self.code.last()).map_or(0, |inst| inst.line)
+    }
+
+    /// Where in the source instructions come from, as far as the PTX says it; those of one place together.
+    pub fn places(&self, pcs: impl IntoIterator<Item = u32>) -> Vec<SourcePlace> {
+        let mut places: Vec<SourcePlace> = Vec::new();
+        for pc in pcs {
+            let line = self.line(pc);
+            let Some(place) = source::place(&self.locs, &self.files, pc, line) else { continue };
+            let same = |p: &&mut SourcePlace| (&p.at, &p.inlined_at) == (&place.at, &place.inlined_at);
+            match places.iter_mut().find(same) {
+                Some(known) if known.ptx_lines.contains(&line) => {}
+                Some(known) => known.ptx_lines.push(line),
+                None => places.push(place),
+            }
+        }
+        places
+    }
+}
+
+/// Prepares a kernel of a module whose variables lie at `module_addresses` (those of shared memory: anything); `files` are
+/// the module's.
 pub(crate) fn prepare(
     kernel: &Kernel,
-    module_variables: &[Variable],
+    module: &Module,
+    files: &Arc<[SourceFile]>,
     module_addresses: &[u64],
 ) -> Result<Program, String> {
+    let module_variables = &module.variables;
     let mut code = kernel.code.clone();
     let line = code.last().map_or(0, |i| i.line);
     code.push(Inst { guard: None, op: Op::Exit, line });
@@ -128,6 +159,8 @@ pub(crate) fn prepare(
         watched: Watched::new(&code, kernel.registers[File::B32 as usize]),
         name: kernel.name.clone(),
         code,
+        locs: kernel.locs.clone(),
+        files: Arc::clone(files),
         registers: kernel.registers,
         max_threads: kernel.max_threads,
         required_threads: kernel.required_threads,

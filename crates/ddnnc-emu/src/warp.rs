@@ -244,7 +244,12 @@ impl<'a> Warp<'a> {
         let group = self.parked.remove(0);
         (self.pc, self.active) = (group.pc, group.mask);
         if self.parks > self.parked.len() + 1 {
-            return problem(FaultKind::Divergence, group.mask.trailing_zeros(), self.stuck(group, code));
+            return Err(Box::new(Problem {
+                kind: FaultKind::Divergence,
+                lane: group.mask.trailing_zeros(),
+                message: self.stuck(group, code),
+                others: self.parked.iter().map(|other| other.pc).collect(),
+            }));
         }
         Ok(false)
     }

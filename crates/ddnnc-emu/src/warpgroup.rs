@@ -13,7 +13,7 @@ use crate::agreement::Step;
 use crate::block::Scene;
 use crate::clocks::WARPS;
 use crate::descriptor::{Descriptor, UNIT};
-use crate::fault::{FaultKind, Problem, problem};
+use crate::fault::{FaultKind, Problem, problem, problem_with};
 use crate::inst::{FirstFactor, Op, Src, Wgmma};
 use crate::registers::LANES;
 use crate::shared::{Conflict, Stamp};
@@ -84,10 +84,10 @@ impl Warp<'_> {
                 other.a, other.b
             )
         } else {
-            let line = scene.launch.program.code[other.pc as usize].line;
+            let line = scene.launch.program.line(other.pc);
             format!("another warp of its warpgroup executes the wgmma instruction of PTX line {line} instead")
         };
-        problem(FaultKind::Divergence, 0, message)
+        problem_with(FaultKind::Divergence, 0, message, other.pc)
     }
 
     /// The descriptor that all lanes give, as it is and taken apart.
@@ -187,9 +187,12 @@ impl Warp<'_> {
                 | Conflict::Race { thread, pc, .. }
                     if issued =>
                 {
-                    let line = scene.launch.program.code[product.pc as usize].line;
+                    let line = scene.launch.program.line(product.pc);
                     let what = format!("the wgmma of PTX line {line} reads");
-                    self.conflict(scene, &what, at, UNIT, 0, Conflict::Overwritten { thread, pc })
+                    let overwritten = Conflict::Overwritten { thread, pc };
+                    let mut problem = self.conflict(scene, &what, at, UNIT, 0, overwritten);
+                    problem.others.insert(0, product.pc);
+                    problem
                 }
                 conflict => self.conflict(scene, "wgmma reads", at, UNIT, 0, conflict),
             }

@@ -1,6 +1,7 @@
 //! The driver through cudarc: contexts, memory, modules, launches, and what is refused.
 
 mod device;
+mod nvrtc;
 
 use std::ffi::{CStr, c_void};
 use std::ptr::null_mut;
@@ -294,25 +295,11 @@ fn a_context_goes_with_what_it_had() {
     std::mem::forget((stream, primary));
 }
 
-/// Compiles a text with NVRTC, beside this driver.
-fn nvrtc(source: &str, arch: &'static str) -> cudarc::nvrtc::Ptx {
-    use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
-    ddnnc_emu::install().expect("the shared library");
-    let folder = std::env::var_os("DDNNC_NVRTC").expect("`.ci/nvrtc` installs NVRTC");
-    let path = std::path::Path::new(&folder).join("libnvrtc.so.13");
-    // SAFETY: NVRTC's initialisers; the library stays loaded.
-    let nvrtc = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_GLOBAL) }.expect("NVRTC");
-    let options = cudarc::nvrtc::CompileOptions { arch: Some(arch), ..Default::default() };
-    let ptx = cudarc::nvrtc::compile_ptx_with_opts(source, options).expect("it compiles");
-    std::mem::forget(nvrtc);
-    ptx
-}
-
 /// A function that NVRTC calls at its start, which needs no device.
 #[test]
 fn nvrtc_lives_with_this_driver() {
     let source = r#"extern "C" __global__ void twice(float *p) { p[threadIdx.x] *= 2.0f; }"#;
-    let ptx = nvrtc(source, "sm_90");
+    let ptx = nvrtc::compile(source, "twice.cu", "sm_90", &[]);
     let d = device();
     let stream = d.stream();
     let twice = d.context.load_module(ptx).expect("a module").load_function("twice").expect("a kernel");
@@ -330,7 +317,7 @@ fn nvrtc_lives_with_this_driver() {
 /// Products of a warpgroup, as NVRTC prints them now: one block of 128 x 64, with 96 KiB of shared memory.
 #[test]
 fn products_of_warpgroups_run() {
-    let ptx = nvrtc(include_str!("machine/ptx/warpgroup.cu"), "compute_90a");
+    let ptx = nvrtc::compile(include_str!("machine/ptx/warpgroup.cu"), "warpgroup.cu", "compute_90a", &[]);
     let d = device();
     let stream = d.stream();
     let gemm = d.context.load_module(ptx).expect("a module").load_function("gemm").expect("a kernel");

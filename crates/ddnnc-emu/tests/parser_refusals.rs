@@ -43,6 +43,12 @@ fn modules() {
         (".global .pred q;", "`.pred` of a variable is not executed"),
         (".global x;", "variable `x` has no type"),
         (".global .u32 x", "expected `;`, found the end of the text"),
+        (".file", "expected the number of a file, found the end of the text"),
+        (".file k.cu", "expected the number of a file, found `k.cu`"),
+        (".file 1 k.cu", "expected the name of a file in quotes, found `k.cu`"),
+        (".file 1 \"k.cu\", x", "expected time or size of a file, found `x`"),
+        (".file 1 \"a.cu\" .file 1 \"b.cu\"", "file 1 is declared twice"),
+        (".loc 1 2", "expected the column of `.loc`, found the end of the text"),
         (".alias a, b;", "directive `.alias` is not executed"),
         (".entry k() .explicitcluster { ret; }", "directive `.explicitcluster` of a kernel is not executed"),
         (".entry k() { ret; } .entry k() { ret; }", "kernel `k` is declared twice"),
@@ -222,6 +228,14 @@ fn instructions() {
             "cp.async.ca.shared.global [%r1], [%rd1], %r2;",
             "operand 3 of `cp.async.ca.shared.global` must be a constant",
         ),
+        (".loc x 2 3", "expected the file of `.loc`, found `x`"),
+        (".loc 1 4294967296 3", "the line of `.loc` has more than 32 bits"),
+        (".loc 1 2 3, inlined_at 1 2 3", "expected `function_name`, found `inlined_at`"),
+        (".loc 1 2 3, function_name $L inlined_at 1 2 3", "expected `,`, found `inlined_at`"),
+        (".loc 1 2 3, function_name $L, line 1 2 3", "expected `inlined_at`, found `line`"),
+        (".loc 1 2 3, function_name 1+x, inlined_at 1 2 3", "expected an offset, found `x`"),
+        (".loc 1 2 3, function_name $L, inlined_at 1 2, 3", "expected the column of `inlined_at`, found `,`"),
+        (".file 1 2", "expected the name of a file in quotes, found `2`"),
     ] {
         let body = format!(
             ".entry k(.param .u64 p0) {{\n.reg .pred %p<4>;\n.reg .b16 %rs<8>;\n.reg .b32 %r<16>;\n\

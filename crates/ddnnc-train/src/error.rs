@@ -65,10 +65,18 @@ pub enum TrainError {
         /// The folder.
         path: PathBuf,
     },
-    /// A file of the run folder cannot be read or written.
+    /// A file of the run folder cannot be read.
     #[error("{}: {source}", path.display())]
     Io {
         /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file or folder of a run cannot be made or written, whatever stands in its way.
+    #[error("{} cannot be written: {source}", path.display())]
+    Write {
+        /// The file or folder.
         path: PathBuf,
         /// Why.
         source: io::Error,
@@ -119,7 +127,7 @@ impl TrainError {
     /// Whether the environment failed (device, disk) rather than the input: exit status 3 rather than 1.
     pub fn is_environment(&self) -> bool {
         match self {
-            TrainError::Device(_) => true,
+            TrainError::Device(_) | TrainError::Write { .. } => true,
             TrainError::Io { source, .. } => !wrongly_named(source),
             TrainError::Weights(e) => e.is_environment(),
             TrainError::Data(e) => e.is_environment(),
@@ -135,5 +143,9 @@ impl TrainError {
 
     pub(crate) fn io(path: &Path, source: io::Error) -> TrainError {
         TrainError::Io { path: path.to_path_buf(), source }
+    }
+
+    pub(crate) fn writing(path: &Path, source: io::Error) -> TrainError {
+        TrainError::Write { path: path.to_path_buf(), source }
     }
 }

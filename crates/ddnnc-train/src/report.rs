@@ -20,7 +20,7 @@ pub fn read_records(run: &Path) -> Result<Vec<Value>, TrainError> {
 pub fn write_report(run: &Path, model: &Model, spec: &str) -> Result<(), TrainError> {
     let html = report_html(model, spec, &read_records(run)?);
     let path = run.join("report.html");
-    atomic_write(&path, &mut |out| out.write_all(html.as_bytes())).map_err(|e| TrainError::io(&path, e))
+    atomic_write(&path, &mut |out| out.write_all(html.as_bytes())).map_err(|e| TrainError::writing(&path, e))
 }
 
 type Curves = IndexMap<String, Vec<(f64, f64)>>;

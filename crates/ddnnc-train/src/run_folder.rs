@@ -162,6 +162,7 @@ impl RunFolder {
             Ok(true) => Ok(()),
             Ok(false) => Err(TrainError::RunExists { path: root.to_path_buf() }),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+            Err(e) if e.kind() == ErrorKind::NotADirectory => Err(TrainError::writing(root, e)),
             Err(e) => Err(TrainError::io(root, e)),
         }
     }
@@ -169,7 +170,7 @@ impl RunFolder {
     /// Begins a new run, keeping the newest `keep` checkpoints. Where that fails, no run is left behind.
     pub fn create(root: &Path, spec: &str, keep: usize) -> Result<RunFolder, TrainError> {
         RunFolder::check_new(root)?;
-        fs::create_dir_all(root).map_err(|e| TrainError::io(root, e))?;
+        fs::create_dir_all(root).map_err(|e| TrainError::writing(root, e))?;
         // The spec comes first: from then on the folder is a run, and this process's.
         let spec_path = root.join("spec.ddnn");
         let lock = atomic_create_locked(&spec_path, spec).map_err(|e| {
@@ -177,7 +178,7 @@ impl RunFolder {
             let _ = fs::remove_dir(root);
             match e.kind() {
                 ErrorKind::AlreadyExists => TrainError::RunExists { path: root.to_path_buf() },
-                _ => TrainError::io(&spec_path, e),
+                _ => TrainError::writing(&spec_path, e),
             }
         })?;
         remove_leftovers(root);
@@ -251,7 +252,7 @@ impl RunFolder {
         for (path, _) in damaged {
             // Out of the way of the next checkpoints, but not lost.
             let aside = path.with_extension("damaged");
-            fs::rename(&path, &aside).map_err(|e| TrainError::io(&path, e))?;
+            fs::rename(&path, &aside).map_err(|e| TrainError::writing(&aside, e))?;
         }
         remove_leftovers(root);
         truncate_metrics(&root.join("metrics.jsonl"), found.as_ref().map_or(0, |c| c.step))?;
@@ -260,10 +261,10 @@ impl RunFolder {
 
     fn open(root: &Path, keep: usize, lock: File) -> Result<RunFolder, TrainError> {
         let checkpoints = root.join("checkpoints");
-        fs::create_dir_all(&checkpoints).map_err(|e| TrainError::io(&checkpoints, e))?;
+        fs::create_dir_all(&checkpoints).map_err(|e| TrainError::writing(&checkpoints, e))?;
         let path = root.join("metrics.jsonl");
-        let metrics =
-            File::options().create(true).append(true).open(&path).map_err(|e| TrainError::io(&path, e))?;
+        let metrics = File::options().create(true).append(true).open(&path);
+        let metrics = metrics.map_err(|e| TrainError::writing(&path, e))?;
         Ok(RunFolder { root: root.to_path_buf(), metrics, keep: keep.max(1), _lock: lock })
     }
 
@@ -290,7 +291,7 @@ impl RunFolder {
         let path = self.root.join("metrics.jsonl");
         let mut line = serde_json::to_string(record).map_err(|e| TrainError::io(&path, e.into()))?;
         line.push('\n');
-        self.metrics.write_all(line.as_bytes()).map_err(|e| TrainError::io(&path, e))
+        self.metrics.write_all(line.as_bytes()).map_err(|e| TrainError::writing(&path, e))
     }
 
     /// Writes a checkpoint, then removes all but the newest few.
@@ -299,7 +300,7 @@ impl RunFolder {
         checkpoint.write(&path)?;
         let all = list_checkpoints(&self.root)?;
         for old in &all[..all.len().saturating_sub(self.keep)] {
-            fs::remove_file(old).map_err(|e| TrainError::io(old, e))?;
+            fs::remove_file(old).map_err(|e| TrainError::writing(old, e))?;
         }
         Ok(path)
     }
@@ -334,7 +335,7 @@ fn no_checkpoint(root: &Path, reason: String) -> TrainError {
 }
 
 fn write_text(path: &Path, text: &str) -> Result<(), TrainError> {
-    atomic_write(path, &mut |out| out.write_all(text.as_bytes())).map_err(|e| TrainError::io(path, e))
+    atomic_write(path, &mut |out| out.write_all(text.as_bytes())).map_err(|e| TrainError::writing(path, e))
 }
 
 /// The checkpoint files of a run, oldest first.

@@ -234,7 +234,24 @@ fn image_folders_are_decoded_resized_and_numbered_by_name() {
     let one = open_with(&crop, folder.path(), [3, 8, 8], 2).unwrap_err().to_string();
     says(&one, &["1 class folder(s) (a_gray)", "at least 2"]);
     fs::remove_dir_all(folder.path().join("train")).unwrap();
-    says(&open_with(&crop, folder.path(), [3, 8, 8], 2).unwrap_err().to_string(), &["looked for train/"]);
+    let none = open_with(&crop, folder.path(), [3, 8, 8], 2).unwrap_err().to_string();
+    let begin = |rest: &str| format!("{}: {rest}", folder.path().display());
+    assert!(
+        none.starts_with(&begin("there is no train/ in it. Lay the images out as train/<class>/")),
+        "{none}"
+    );
+    says(&none, &["--data DIR"]);
+    // What is there is not what is the matter.
+    for class in ["a_gray", "c"] {
+        fs::create_dir_all(folder.path().join("train").join(class)).unwrap();
+        fs::copy(folder.path().join("val/c/1.png"), folder.path().join("train").join(class).join("1.png"))
+            .unwrap();
+    }
+    fs::remove_dir_all(folder.path().join("val")).unwrap();
+    let none = open_with(&crop, folder.path(), [3, 8, 8], 2).unwrap_err().to_string();
+    let begin = begin("there is neither val/ nor test/ in it, beside train/. Move some images of each class");
+    assert!(none.starts_with(&begin), "{none}");
+    says(&none, &["val/<class>/<image>.jpg"]);
 }
 
 /// Without the marker of its end a JPEG has all its pixels, and is read; with a byte less it has not.

@@ -110,6 +110,7 @@ fn cuda(args: &DeviceArgs, notes: Arc<LoadNotes>) -> Result<Box<dyn Device>, Ope
         math: args.kernels.math(),
         tile: args.kernels.cuda_tile,
         warpgroups: !args.kernels.no_wgmma,
+        lines: args.emulate,
         watch: notes,
         ..CudaOptions::default()
     };

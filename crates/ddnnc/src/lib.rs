@@ -57,12 +57,16 @@ fn started() -> Instant {
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     started();
+    interrupt::let_large_writes_fail();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        // Help and version count as errors to clap, with exit status 0; a reader that has gone is no matter.
         Err(error) => {
-            let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+            let written = error.print().and_then(|()| std::io::stdout().flush());
+            // Help and version count as errors to clap, with exit status 0: they are output that was asked for.
+            return match output::printed(written) {
+                Err(failure) if !error.use_stderr() => ended(&failure),
+                _ => ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2)),
+            };
         }
     };
     let color = match cli.color {
@@ -76,11 +80,14 @@ pub fn main() -> ExitCode {
     let ui = Ui { color, quiet: cli.quiet };
     match run(&cli.command, ui) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            let _ = std::io::stderr().write_all(failure.text().as_bytes());
-            ExitCode::from(failure.status())
-        }
+        Err(failure) => ended(&failure),
     }
+}
+
+/// Says why a command could not do what it was asked, and gives its status.
+fn ended(failure: &Failure) -> ExitCode {
+    let _ = std::io::stderr().write_all(failure.text().as_bytes());
+    ExitCode::from(failure.status())
 }
 
 fn run(command: &Command, ui: Ui) -> Result<(), Failure> {

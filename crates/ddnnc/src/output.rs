@@ -31,7 +31,12 @@ impl Ui {
 /// Writes to standard output at once.
 pub fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| match error.kind() {
+    printed(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+}
+
+/// What came of writing to standard output.
+pub fn printed(written: io::Result<()>) -> Result<(), Failure> {
+    written.map_err(|error| match error.kind() {
         io::ErrorKind::BrokenPipe => Failure::Pipe,
         _ => Failure::environment(format!("standard output cannot be written: {error}")),
     })

@@ -49,7 +49,7 @@ pub fn ptx(name: &str, source: &str, arch: Arch) -> String {
     if let Some(ptx) = cache.lock().expect("no panic while locked").get(&key) {
         return ptx.clone();
     }
-    let binary = nvrtc::compile(name, source, arch, Output::Ptx)
+    let binary = nvrtc::compile(name, source, arch, Output::PtxWithLines)
         .unwrap_or_else(|e| panic!("{e}\n(`bash .ci/nvrtc` installs NVRTC for the tests)"));
     let text = String::from_utf8_lossy(&binary.bytes).trim_end_matches('\0').to_owned();
     cache.lock().expect("no panic while locked").insert(key, text.clone());

@@ -147,7 +147,14 @@ impl Site {
                 }
             };
             seen.push(match ran {
-                Err(error) => (Seen::of_report(&error.to_string()), error.to_string()),
+                Err(error) => {
+                    let report = error.to_string();
+                    let seen = Seen::of_report(&report);
+                    // A line of the kernel's text is shown, unless no kernel was at work.
+                    let shows_line = report.contains(".cu:") && report.contains(" | ");
+                    assert!(shows_line || matches!(seen, Seen::Launch | Seen::Counters), "{report}");
+                    (seen, report)
+                }
                 Ok(found) => {
                     let now: Vec<u32> = found.iter().flatten().map(|x| x.to_bits()).collect();
                     let same = bits.get_or_insert_with(|| now.clone()) == &now;

@@ -1,6 +1,7 @@
 //! Modules, their kernels and variables.
 
 use super::{Inst, Space};
+use crate::source::{Loc, SourceFile};
 
 /// A variable of a module or kernel. [`super::Src::Variable`] numbers the module's variables first, then the kernel's own
 /// (parameters, `.shared`, `.local`), in order of declaration.
@@ -31,6 +32,8 @@ pub struct Kernel {
     pub registers: [u32; 5],
     /// The body.
     pub code: Vec<Inst>,
+    /// Where in the source its instructions come from, as far as the PTX says it.
+    pub locs: Vec<Loc>,
     /// `.maxntid`, as a product.
     pub max_threads: Option<u32>,
     /// `.reqntid`: the one block size it may be launched with.
@@ -48,6 +51,8 @@ pub struct Module {
     pub variables: Vec<Variable>,
     /// Its kernels.
     pub kernels: Vec<Kernel>,
+    /// The source files.
+    pub files: Vec<SourceFile>,
 }
 
 impl Module {

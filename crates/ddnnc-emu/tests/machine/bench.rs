@@ -1,6 +1,6 @@
 //! A machine with one module, and buffers of 32-bit words.
 
-use ddnnc_emu::{Fault, FaultKind, LaunchReport, Machine, ModuleId, Options, Order, Properties};
+use ddnnc_emu::{Fault, FaultKind, LaunchReport, Machine, ModuleId, Options, Order, Properties, SourcePlace};
 
 /// The orders that every kernel of these tests runs in.
 pub const ORDERS: [Order; 5] =
@@ -93,10 +93,59 @@ impl Bench {
 
 /// Runs a kernel whose only parameter is a buffer of `words` words, written as zeros, and gives what it holds.
 pub fn run(text: &str, order: Order, threads: u32, words: usize) -> Result<Vec<u32>, Fault> {
-    let mut bench = Bench::new(text, strict(order));
-    let out = bench.words(&vec![0; words]);
-    bench.launch(1, threads, &[out])?;
-    Ok(bench.read(out, words))
+    with_places(text, |text| {
+        let mut bench = Bench::new(text, strict(order));
+        let out = bench.words(&vec![0; words]);
+        bench.launch(1, threads, &[out])?;
+        Ok(bench.read(out, words))
+    })
+}
+
+/// Most places that a report shows.
+const PLACES: usize = 5;
+
+/// Runs a text, and where that is a fault the same text with its own lines as those of the source: the fault must be the
+/// same, and have the place of every line that it names. A text that has `.loc` is not changed.
+pub fn with_places<T>(text: &str, run: impl Fn(&str) -> Result<T, Fault>) -> Result<T, Fault> {
+    if text.contains(".loc") {
+        return run(text);
+    }
+    run(text).inspect_err(|fault| {
+        let Err(mut again) = run(&with_own_lines(text)) else { panic!("no fault with `.loc`: {fault}") };
+        let places = std::mem::take(&mut again.places);
+        assert_eq!(again, *fault);
+        let numbers = fault.message.split("line ").skip(1).filter_map(|rest| {
+            let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+            rest[..end].parse::<u32>().ok()
+        });
+        let mut named: Vec<u32> = vec![fault.line];
+        named.extend(numbers);
+        named.dedup();
+        for line in named.iter().take(PLACES) {
+            let has =
+                |place: &SourcePlace| place.ptx_lines == [*line] && place.at == format!("file 9:{line}");
+            assert!(places.iter().any(has), "{fault}\n{places:?}");
+        }
+        assert!(places.len() <= PLACES, "{places:?}");
+    })
+}
+
+/// The text with `.loc 9 LINE 0` before what begins in each line.
+fn with_own_lines(text: &str) -> String {
+    let (mut found, mut fresh, mut inside) = (String::new(), false, false);
+    for (i, line) in text.lines().enumerate() {
+        let code = line.split("//").next().unwrap_or_default().trim();
+        if inside && fresh && !code.is_empty() && !code.starts_with(['.', '{', '}']) {
+            found.push_str(&format!(".loc 9 {} 0 ", i + 1));
+        }
+        if !code.is_empty() {
+            fresh = code.ends_with([';', ':', '{', '}']);
+            inside |= code == "{";
+        }
+        found.push_str(line);
+        found.push('\n');
+    }
+    found
 }
 
 /// Runs such a kernel in every order, and wants the same words from each.

@@ -2,7 +2,7 @@
 
 use ddnnc_emu::FaultKind;
 
-use crate::bench::{Bench, ORDERS, kernel, line_of, strict};
+use crate::bench::{Bench, ORDERS, kernel, line_of, strict, with_places};
 
 /// Each of 64 threads copies its 16 bytes of p0 to shared memory, then reads the first word of the thread `distance`
 /// away.
@@ -38,10 +38,12 @@ fn words() -> Vec<u32> {
 /// Runs it in every order and gives the results, which must be of one kind.
 fn outcomes(text: &str) -> Vec<Result<Vec<u32>, ddnnc_emu::Fault>> {
     let run = |order| {
-        let mut bench = Bench::new(text, strict(order));
-        let (from, to) = (bench.words(&words()), bench.words(&[0; 256]));
-        bench.launch(1, 64, &[from, to])?;
-        Ok(bench.read(to, 256))
+        with_places(text, |text| {
+            let mut bench = Bench::new(text, strict(order));
+            let (from, to) = (bench.words(&words()), bench.words(&[0; 256]));
+            bench.launch(1, 64, &[from, to])?;
+            Ok(bench.read(to, 256))
+        })
     };
     ORDERS.into_iter().map(run).collect()
 }

@@ -10,4 +10,5 @@ mod divergence;
 mod launch;
 mod orders;
 mod races;
+mod source_lines;
 mod warpgroup;

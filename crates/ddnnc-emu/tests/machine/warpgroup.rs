@@ -3,7 +3,7 @@
 
 use ddnnc_emu::{Fault, FaultKind, Options, Order};
 
-use crate::bench::{Bench, ORDERS, kernel, line_of, strict};
+use crate::bench::{Bench, ORDERS, kernel, line_of, strict, with_places};
 
 /// Each of the first 128 threads writes 16 bytes of A, and 16 of them 16 bytes of B. Without a swizzle: the halves of
 /// eight rows lie 128 bytes apart, the next eight rows 256 bytes behind.
@@ -61,10 +61,12 @@ fn line(name: &str, new: &str) -> String {
 }
 
 fn run_with(text: &str, options: Options, threads: u32) -> Result<Vec<f32>, Fault> {
-    let mut bench = Bench::new(text, options);
-    let (out, ones) = (bench.words(&[0; 2048]), bench.words(&[0x3f80_3f80; 1024]));
-    bench.launch(1, threads, &[out, ones])?;
-    Ok(bench.read_floats(out, 4 * threads as usize))
+    with_places(text, |text| {
+        let mut bench = Bench::new(text, options.clone());
+        let (out, ones) = (bench.words(&[0; 2048]), bench.words(&[0x3f80_3f80; 1024]));
+        bench.launch(1, threads, &[out, ones])?;
+        Ok(bench.read_floats(out, 4 * threads as usize))
+    })
 }
 
 /// It gives this number everywhere, in every order.

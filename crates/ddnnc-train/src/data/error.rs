@@ -19,6 +19,16 @@ pub enum DataError {
         /// The way out.
         hint: String,
     },
+    /// A folder of images has no folder for a split.
+    #[error("{}: there is {missing}. {hint}", folder.display())]
+    NoSplit {
+        /// The folder of images.
+        folder: PathBuf,
+        /// What it has not.
+        missing: &'static str,
+        /// The way out.
+        hint: &'static str,
+    },
     /// The operating system refused.
     #[error("{} cannot be read: {source}. Check that it is there and may be read", path.display())]
     Io {

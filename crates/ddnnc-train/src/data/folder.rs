@@ -13,15 +13,23 @@ fn split_folder(folder: &Path, split: Split) -> Result<PathBuf, DataError> {
         Split::Train => &["train"],
         Split::Test => &["val", "test"],
     };
-    names.iter().map(|n| folder.join(n)).find(|p| p.is_dir()).ok_or_else(|| DataError::Missing {
-        folder: folder.to_path_buf(),
-        what: "folder of images".to_string(),
-        looked_for: names.iter().map(|n| format!("{n}/")).collect(),
-        hint: "Lay the images out as train/<class>/<image>.jpg and val/<class>/<image>.jpg, or give the right folder \
-               with `--data DIR`"
-            .to_string(),
+    names.iter().map(|n| folder.join(n)).find(|p| p.is_dir()).ok_or_else(|| {
+        let (missing, hint) = match split {
+            Split::Train => ("no train/ in it", LAYOUT),
+            Split::Test if folder.join("train").is_dir() => (
+                "neither val/ nor test/ in it, beside train/",
+                "Move some images of each class from train/<class>/ to val/<class>/<image>.jpg: results are of images \
+                 that nothing was trained on",
+            ),
+            Split::Test => ("neither val/ nor test/ in it", LAYOUT),
+        };
+        DataError::NoSplit { folder: folder.to_path_buf(), missing, hint }
     })
 }
+
+/// The way out where a folder is none of images.
+const LAYOUT: &str = "Lay the images out as train/<class>/<image>.jpg and val/<class>/<image>.jpg, or give the right \
+                      folder with `--data DIR`";
 
 fn is_hidden(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".")

@@ -24,7 +24,8 @@ pub fn run(args: &TrainArgs, ui: Ui) -> Result<(), Failure> {
     let (eval_model, _) = spec.lower_quietly(Mode::Eval, None)?;
     let folder = args.out.clone().unwrap_or_else(|| Path::new("runs").join(&model.name));
     if folder.exists() && !folder.is_dir() {
-        return Err(Failure::input(format!("`{}` is a file; a run needs a folder", folder.display())));
+        let message = format!("`{}` is a file; a run needs a folder", folder.display());
+        return Err(if args.resume { Failure::input(message) } else { Failure::environment(message) });
     }
     match args.resume {
         true => RunFolder::check_resume(&folder, spec.text()),

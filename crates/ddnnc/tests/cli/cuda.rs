@@ -265,6 +265,7 @@ fn auto_says_once_why_a_driver_is_not_used() {
     assert_eq!(ran.json()["device"], "cpu");
     let ran = run(&place, &[("LD_LIBRARY_PATH", driver.as_str())], &bench);
     assert_eq!(ran.json()["device"], "cuda");
+    assert_eq!(with_source(&place), 0, "what any driver gets has no lines in it");
 }
 
 /// The cache's entries with the time when each was written.
@@ -274,6 +275,14 @@ fn entries(place: &Place) -> Vec<(PathBuf, SystemTime)> {
     let mut entries: Vec<_> = files.map(|e| e.path()).map(|path| (path.clone(), time(&path))).collect();
     entries.sort();
     entries
+}
+
+/// How many of the cache's entries say what lines their instructions come from, and have these lines.
+fn with_source(place: &Place) -> usize {
+    let has = |content: &[u8], what: &str| content.windows(what.len()).any(|part| part == what.as_bytes());
+    let content = |path: &PathBuf| fs::read(path).expect("an entry");
+    let all: Vec<Vec<u8>> = entries(place).iter().map(|(path, _)| content(path)).collect();
+    all.iter().filter(|c| has(c, "\t.loc\t") && has(c, "\n// source 1 ") && has(c, "\n//|")).count()
 }
 
 #[test]
@@ -289,6 +298,7 @@ fn kernels_are_compiled_once_and_again_where_they_are_damaged() {
     assert!(first.contains("compiled ") && first.contains(" kernels in "), "{first}");
     let kept = entries(&place);
     assert!(kept.len() > 2, "{kept:?}");
+    assert_eq!(with_source(&place), kept.len() - 1, "all but the one that shows that the driver wants PTX");
     assert_eq!(bench(), "", "nothing is compiled twice");
     assert_eq!(entries(&place), kept, "nothing is written twice");
     for (path, damage) in kept.iter().map(|(path, _)| path).zip([true, false].into_iter().cycle()) {
