@@ -4,6 +4,7 @@ mod bad_input;
 mod commands;
 mod common;
 mod cuda;
+mod onnx;
 mod passes;
 mod pictures;
 mod profile;
