@@ -84,7 +84,8 @@ class Check:
         wanted = []
         for n in BATCHES:
             shape = [n, *declared["input"]["shape"]]
-            image = noise.standard_normal(shape).astype(np.float32)
+            # Large enough for activations to reach all of their pieces.
+            image = 4 * noise.standard_normal(shape).astype(np.float32)
             label = noise.integers(0, declared["target"]["classes"], n)
             save_file({"image": image, "label": label}, self.folder / "b")
             self.run(
