@@ -198,7 +198,7 @@ fn what_has_no_form_is_named() {
         ),
         (
             r#"v1 = reduce_mean(v0) axes=[2,3] : f32[2,4]
-            v2 = matmul(v1, v1) transpose_a=true transpose_b=false : f32[4,4] @ "x""#,
+            v2 = matmul(v1, v1) transpose_a=false transpose_b=true : f32[2,2] @ "x""#,
             "v2",
             "matmul",
         ),
