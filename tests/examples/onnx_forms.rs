@@ -16,7 +16,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let folder = PathBuf::from(std::env::args().nth(1).ok_or("give the folder to write to")?);
     let model = of_graph(FORMS);
     let weights = shaped(&model, random_weights(&model, 1));
-    let onnx = onnx_bytes(&onnx_model(&model, "small", &weights, &BTreeMap::new())?, MAX_BYTES)?;
+    let onnx = onnx_bytes(&onnx_model(&model, "small", weights.clone(), &BTreeMap::new())?, MAX_BYTES)?;
     atomic_write(&folder.join("forms.onnx"), &mut |out| out.write_all(&onnx))?;
 
     let wide = |data: &[f32]| data.iter().map(|&x| f64::from(x)).collect();

@@ -13,7 +13,7 @@ use std::fmt::Write;
 ///
 /// Those of [`onnx_model`].
 pub fn net_as_onnx(model: &Model, net: &str) -> Result<ModelProto, OnnxError> {
-    onnx_model(model, net, &shaped(model, random_weights(model, 1)), &BTreeMap::new())
+    onnx_model(model, net, shaped(model, random_weights(model, 1)), &BTreeMap::new())
 }
 
 /// Weights with the shapes that the model has.

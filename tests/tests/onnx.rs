@@ -154,14 +154,14 @@ fn metadata_is_kept_in_the_order_of_its_keys() {
     let model = model(SMALL, Mode::Eval, 1);
     let tensors = shaped(&model, random_weights(&model, 1));
     let metadata = BTreeMap::from([("b", "2"), ("a", "1")].map(|(k, v)| (k.to_string(), v.to_string())));
-    let onnx = onnx_model(&model, "full", &tensors, &metadata).expect("it has a form");
+    let onnx = onnx_model(&model, "full", tensors.clone(), &metadata).expect("it has a form");
     let entry = |key: &str, value: &str| StringStringEntryProto { key: key.into(), value: value.into() };
     assert_eq!(onnx.metadata_props, [entry("a", "1"), entry("b", "2")]);
     assert!(matches!(
-        onnx_model(&model, "full", &ddnnc_train::Tensors::new(), &metadata),
+        onnx_model(&model, "full", ddnnc_train::Tensors::new(), &metadata),
         Err(OnnxError::Missing { name }) if name == "net.stem.conv1.weight"
     ));
-    assert!(matches!(onnx_model(&model, "none", &tensors, &metadata), Err(OnnxError::Missing { .. })));
+    assert!(matches!(onnx_model(&model, "none", tensors, &metadata), Err(OnnxError::Missing { .. })));
 }
 
 #[test]

@@ -66,7 +66,7 @@ pub enum OnnxError {
 pub fn onnx_model(
     model: &Model,
     net: &str,
-    tensors: &Tensors,
+    mut tensors: Tensors,
     metadata: &BTreeMap<String, String>,
 ) -> Result<ModelProto, OnnxError> {
     let mut alone = model.clone();
@@ -85,8 +85,9 @@ pub fn onnx_model(
     let mut initializer = done
         .weights
         .into_iter()
-        .map(|name| match tensors.get(&name) {
-            Some(tensor) => Ok(weight(name, tensor)),
+        // Weights are large: each is let go as soon as its bytes are there.
+        .map(|name| match tensors.swap_remove(&name) {
+            Some(tensor) => Ok(weight(name, &tensor)),
             None => Err(OnnxError::Missing { name }),
         })
         .collect::<Result<Vec<TensorProto>, OnnxError>>()?;

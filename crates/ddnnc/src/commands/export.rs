@@ -45,7 +45,8 @@ pub fn run(args: &ExportArgs, ui: Ui) -> Result<(), Failure> {
             write_weights(&args.output, &picked, &metadata).map_err(weights::failed)?;
         }
         Format::Onnx => {
-            let onnx = onnx_model(&model, &net.name, &picked, &metadata);
+            drop(trained);
+            let onnx = onnx_model(&model, &net.name, picked, &metadata);
             let content = onnx.and_then(|onnx| onnx_bytes(&onnx, MAX_BYTES)).map_err(no_onnx)?;
             write_file(&args.output, &content)?;
         }
