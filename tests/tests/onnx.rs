@@ -217,6 +217,12 @@ fn what_has_no_form_is_named() {
             "relu",
         ),
         (
+            r#"v1 = reduce_mean(v0) axes=[1,2,3] : f32[2]
+            v2 = broadcast(v1) shape=[3,2] axes=[1] layout="row_major" : f32[3,2] @ "x""#,
+            "v2",
+            "broadcast",
+        ),
+        (
             r#"v1 = parameter name="p" frozen=false : f32[2,4,6,5]
             v2 = add(v0, v1) : f32[2,4,6,5] @ "x""#,
             "v2",

@@ -155,7 +155,8 @@ impl Translator<'_> {
                 apart(batched, axes)?;
                 like(self.reduce(*kind, path, &x.name, axes, dims(0).len()))
             }
-            (Op::Broadcast { shape, axes, .. }, [x]) => {
+            // The batch stays the first axis.
+            (Op::Broadcast { shape, axes, .. }, [x]) if !x.batched || axes.first() == Some(&0) => {
                 let name = self.unsqueezed(path, &x.name, axes, shape.rank());
                 Named { name, batched: x.batched, narrow: true }
             }
