@@ -17,8 +17,8 @@ use prost::Message;
 use std::collections::BTreeMap;
 use translate::{INPUT, translate};
 
-/// The version of ONNX's operators that models are made of: the oldest that has a form for everything here. Runtimes and
-/// converters take what is older than they are, so that it is also what most of them take.
+/// The version of ONNX's operators that models are made of. Everything here has a form in it, and runtimes and converters take
+/// versions older than they are: an old one reaches most of them.
 pub const OPSET: i64 = 13;
 
 /// The version of the format that came with [`OPSET`].
