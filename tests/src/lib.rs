@@ -4,6 +4,7 @@ pub mod comparison;
 pub mod digest;
 pub mod gate;
 pub mod harness;
+pub mod onnx;
 pub mod random_spec;
 pub mod reduction;
 pub mod rounding;

@@ -1,6 +1,7 @@
 //! Tensors in safetensors files: read, check against a model, write so that a failure leaves the old file.
 
 use crate::error::wrongly_named;
+use crate::onnx::begins_as_onnx;
 use crate::run_folder::OPTIMIZER_PREFIX;
 use ddnnc_ir::{Model, Shape};
 use indexmap::IndexMap;
@@ -167,12 +168,14 @@ pub fn read_weights_where(path: &Path, wanted: impl Fn(&str) -> bool) -> Result<
         std::fs::read(path).map_err(|source| WeightsError::Read { path: path.to_path_buf(), source })?;
     let format = |message: String| WeightsError::Format { path: path.to_path_buf(), message };
     let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| {
-        format(match TORCH.iter().any(|magic| bytes.starts_with(magic)) {
-            true => {
-                "it begins as a file of `torch.save`. Write its tensors with `safetensors.torch.save_file`"
-                    .into()
-            }
-            false => e.to_string(),
+        format(if TORCH.iter().any(|magic| bytes.starts_with(magic)) {
+            "it begins as a file of `torch.save`. Write its tensors with `safetensors.torch.save_file`".into()
+        } else if begins_as_onnx(&bytes) {
+            "it begins as an ONNX model, which is written and not read. Write its initializers with \
+             `safetensors.numpy.save_file`"
+                .into()
+        } else {
+            e.to_string()
         })
     })?;
     let file = SafeTensors::deserialize(&bytes).map_err(|e| format(e.to_string()))?;

@@ -61,7 +61,9 @@ pub enum Command {
     )]
     Predict(PredictArgs),
     /// Write one sub-net as a model of its own
-    #[command(after_help = "Example:\n  ddnnc export runs/quickstart --subnet small -o small.safetensors")]
+    #[command(
+        after_help = "Examples:\n  ddnnc export runs/quickstart --subnet small -o small.safetensors\n  ddnnc export runs/quickstart --subnet small -o small.onnx"
+    )]
     Export(ExportArgs),
     /// Take over weights that bear other names
     #[command(
@@ -338,7 +340,7 @@ pub struct ExportArgs {
     /// The sub-net, exit or network
     #[arg(long, value_name = "NAME")]
     pub subnet: String,
-    /// The safetensors file to write: tensors, how images are prepared, and the spec
+    /// The file to write: as NAME.onnx an ONNX model, else safetensors; either says how images are prepared, and has the spec
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
 }

@@ -180,6 +180,9 @@ fn text_of(reader: impl Read, name: &str) -> Result<String, TextError> {
             "give the spec, and this file with `--weights`; `eval` and `predict` take a file of `export` alone",
         )));
     }
+    if ddnnc_train::begins_as_onnx(&bytes) {
+        return Err(TextError::Bad(Failure::input(format!("{name} is an ONNX model, and no spec"))));
+    }
     if bytes.len() as u64 > MAX_BYTES {
         return Err(TextError::Bad(Failure::input(format!("{name} is larger than a spec may be (1 MiB)"))));
     }

@@ -101,6 +101,13 @@ pub fn spec_and_weights(
             spec.spec.display()
         )));
     }
+    if weights::is_onnx(&path) {
+        return Err(Failure::input(format!(
+            "`{}` is an ONNX model, which `ddnnc` writes and does not read",
+            path.display()
+        ))
+        .hint("give the run, or a safetensors file of `ddnnc export`; ONNX Runtime runs this one"));
+    }
     let exported = exported_spec(&path)?;
     let source = match (&given.weights, &given.run) {
         (Some(file), _) => WeightSource::File(file.clone()),

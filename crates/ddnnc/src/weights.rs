@@ -5,8 +5,10 @@ use crate::spec::Spec;
 use crate::{Failure, Ui};
 use ddnnc_ir::Model;
 use ddnnc_passes::Executable;
-use ddnnc_train::{Tensors, WeightsError, check_weights, initial_values};
+use ddnnc_train::{Tensors, WeightsError, begins_as_onnx, check_weights, initial_values};
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// What is wrong with weights: the input, or the disk.
@@ -89,18 +91,51 @@ pub fn fill(run: &mut dyn Executable, tensors: &Tensors) -> Result<(), Failure> 
 const OTHER_FORMATS: &str = "caffemodel ckpt engine ggml gguf h5 hdf5 keras mlmodel mlpackage npy npz onnx ort pb \
     pdmodel pdparams pickle pkl pt pt2 pte pth tflite";
 
-/// Refuses a name that promises another format than the one that is written.
+/// What `export` writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Tensors and metadata.
+    Safetensors,
+    /// An ONNX model.
+    Onnx,
+}
+
+/// The format that the name of an exported file asks for; refuses one that promises a format which is not written.
+pub fn exported_format(path: &Path) -> Result<Format, Failure> {
+    match other_format(path, OTHER_FORMATS) {
+        None => Ok(Format::Safetensors),
+        Some(ending) if ending == ONNX => Ok(Format::Onnx),
+        Some(ending) => Err(misnamed(path, "", &ending).hint(format!(
+            "or `{}`, an ONNX model, which ONNX Runtime runs and which converters to other formats take",
+            path.with_extension(ONNX).display()
+        ))),
+    }
+}
+
+/// Refuses a name that promises another format than safetensors, where that is the only one.
 pub fn named_as_written(path: &Path) -> Result<(), Failure> {
     let Some(ending) = other_format(path, OTHER_FORMATS) else { return Ok(()) };
+    let failure = misnamed(path, ", the only format that this command writes", &ending);
+    Err(if ending == ONNX { failure.hint("`ddnnc export` writes ONNX models") } else { failure })
+}
+
+/// The ending of ONNX models.
+const ONNX: &str = "onnx";
+
+fn misnamed(path: &Path, only: &str, ending: &str) -> Failure {
     let shown = path.display();
-    let hint = format!(
+    Failure::usage(format!("{shown} would be a safetensors file{only}, and no .{ending}")).hint(format!(
         "name it `{}`; `safetensors.torch.load_file` reads that in PyTorch, `safetensors.numpy.load_file` in NumPy",
         path.with_extension("safetensors").display()
-    );
-    Err(Failure::usage(format!(
-        "{shown} would be a safetensors file, the only format that is written, and no .{ending}"
     ))
-    .hint(hint))
+}
+
+/// Whether a file is an ONNX model. A pipe can be read only once, and what cannot be read is its reader's to say.
+pub fn is_onnx(path: &Path) -> bool {
+    let mut bytes = Vec::new();
+    path.is_file()
+        && File::open(path).is_ok_and(|file| file.take(16).read_to_end(&mut bytes).is_ok())
+        && begins_as_onnx(&bytes)
 }
 
 /// Says where a file went.

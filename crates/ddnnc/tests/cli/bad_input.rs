@@ -263,14 +263,21 @@ fn negative_numbers_are_out_of_range() {
 
 /// A name that promises another format would be found out only where the file is used.
 #[test]
-fn only_safetensors_are_written() {
+fn a_name_promises_no_format_that_is_not_written() {
     let place = Place::new();
     let quick = spec("quickstart");
     place.run(&["step", &quick, "--init", "w.safetensors"]).ok();
     let export = ["export", &quick, "--weights", "w.safetensors", "--subnet", "small", "-o"];
     for name in ["a.onnx", "a.pth", "a.b.PT", "a.pb"] {
-        let words = ["would be a safetensors file", "only format", "name it `a.", "safetensors`"];
-        place.run(&[&export[..], &[name]].concat()).fails(2, &words);
+        let onnx = name == "a.onnx";
+        let words = ["would be a safetensors file", "name it `a.", "safetensors`"];
+        if !onnx {
+            let too = [&words[..], &["or `a.", ".onnx`, an ONNX model"]].concat();
+            place.run(&[&export[..], &[name]].concat()).fails(2, &too);
+        }
+        let only =
+            if onnx { "`ddnnc export` writes ONNX models" } else { "only format that this command writes" };
+        let words = [&words[..], &[only]].concat();
         place.run(&["step", &quick, "--init", name]).fails(2, &words);
         place.run(&["import", &quick, "--weights", "w.safetensors", "-o", name]).fails(2, &words);
         assert!(!place.path(name).exists());

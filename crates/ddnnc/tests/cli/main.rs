@@ -4,7 +4,11 @@ mod bad_input;
 mod commands;
 mod common;
 mod cuda;
+<<<<<<< HEAD
 mod outputs;
+=======
+mod onnx;
+>>>>>>> w3
 mod passes;
 mod pictures;
 mod profile;
