@@ -97,9 +97,10 @@ fn fused_steps_do_what_the_reference_does_on_steps_before_any_pass() {
     }
 }
 
-/// Behind a reshape a map has no channels that lie together: what is repeated over it cannot run by rows and channels.
+/// Behind a reshape a map has no channels that lie together: what is repeated over it cannot run by rows and channels, and
+/// what is no map any more is normalised all the same.
 #[test]
-fn what_is_pooled_behind_a_reshape_is_trained() {
+fn what_is_pooled_or_normalised_behind_a_reshape_is_trained() {
     let net = |head: &str| {
         format!(
             "model m\ninput image : f32[3, 6, 4]\ntarget label : class[4]\n{head}subnet full = net\nsubnet sub = net depth [1]\n\
@@ -111,7 +112,10 @@ fn what_is_pooled_behind_a_reshape_is_trained() {
     let scaled = "block b { let r = in |> reshape([4, 4, 6])\n let g = r |> global_avg_pool\n \
                   r |> mul(g) |> global_avg_pool }\n\
                   backbone net { stem = conv(4, 1)\n stage s1 = 2 * conv(4, 1)\n head = b |> linear(classes) }\n";
-    for head in [plain, scaled] {
+    let normalised = "backbone net { stem = conv(4, 1) |> reshape([4, 24]) |> bn |> relu |> reshape([4, 6, 4])\n \
+                      stage s1 = 2 * conv(4, 1)\n \
+                      head = reshape([2, 3, 4, 4]) |> bn |> flatten |> linear(classes) }\n";
+    for head in [plain, scaled, normalised] {
         let model = model(&net(head), Mode::Train, 2);
         let (weights, batch) = (random_weights(&model, 3), random_batch(&model, 3));
         let none: [&str; 0] = [];

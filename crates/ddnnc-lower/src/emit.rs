@@ -296,6 +296,15 @@ impl<'e> Emitter<'e> {
         entry: &mut ddnnc_ir::Net,
     ) -> Emit<Value> {
         let shape = Shape::from([net.trace.steps[i].shape.dims()[0]]);
+        let whole = self.graph().ty(x).shape.clone();
+        let x = match *whole.dims() {
+            [_, _] | [_, _, _, _] => x,
+            // Every other value is a map of one column, so that devices know where its channels lie.
+            ref dims => {
+                let map = Shape::from([dims[0], dims[1], dims[2..].iter().product(), 1]);
+                self.add(Op::Reshape { shape: map }, &[x])?
+            }
+        };
         let one = Init::Constant { value: 1.0 };
         let zero = Init::Constant { value: 0.0 };
         let gain = self.weight(net, names, "weight", shape.clone(), one, entry)?;
@@ -313,8 +322,9 @@ impl<'e> Emitter<'e> {
             states.push((name, value));
         }
         if self.model.mode == Mode::Eval || net.frozen {
-            return self
-                .add(Op::Normalize { eps, batch_stats: false }, &[x, states[0].1, states[1].1, gain, bias]);
+            let operands = [x, states[0].1, states[1].1, gain, bias];
+            let y = self.add(Op::Normalize { eps, batch_stats: false }, &operands)?;
+            return self.shaped(y, whole);
         }
         let per_channel = self.graph().ty(x).elements() / shape.elements().max(1);
         if per_channel < 2 {
@@ -334,7 +344,14 @@ impl<'e> Emitter<'e> {
         {
             self.update(name, initial, value, number, momentum, scale)?;
         }
-        self.add(Op::Normalize { eps, batch_stats: true }, &[x, batch_mean, batch_var, gain, bias])
+        let y =
+            self.add(Op::Normalize { eps, batch_stats: true }, &[x, batch_mean, batch_var, gain, bias])?;
+        self.shaped(y, whole)
+    }
+
+    /// The value in that shape.
+    fn shaped(&mut self, x: Value, shape: Shape) -> Emit<Value> {
+        if self.graph().ty(x).shape == shape { Ok(x) } else { self.add(Op::Reshape { shape }, &[x]) }
     }
 
     /// Takes a batch's statistic into the running one, unless a net that sees the same values has done so.
