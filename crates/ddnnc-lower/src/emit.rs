@@ -298,12 +298,9 @@ impl<'e> Emitter<'e> {
         let shape = Shape::from([net.trace.steps[i].shape.dims()[0]]);
         let whole = self.graph().ty(x).shape.clone();
         let x = match *whole.dims() {
-            [_, _] | [_, _, _, _] => x,
-            // Every other value is a map of one column, so that devices know where its channels lie.
-            ref dims => {
-                let map = Shape::from([dims[0], dims[1], dims[2..].iter().product(), 1]);
-                self.add(Op::Reshape { shape: map }, &[x])?
-            }
+            // A map of one column, so that devices know where its channels lie.
+            [n, c, l] => self.add(Op::Reshape { shape: Shape::from([n, c, l, 1]) }, &[x])?,
+            _ => x,
         };
         let one = Init::Constant { value: 1.0 };
         let zero = Init::Constant { value: 0.0 };

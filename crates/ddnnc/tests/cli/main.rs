@@ -4,11 +4,8 @@ mod bad_input;
 mod commands;
 mod common;
 mod cuda;
-<<<<<<< HEAD
-mod outputs;
-=======
 mod onnx;
->>>>>>> w3
+mod outputs;
 mod passes;
 mod pictures;
 mod profile;
