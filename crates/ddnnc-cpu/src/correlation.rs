@@ -369,15 +369,28 @@ pub fn each_line<T: Copy>(
     mut f: impl FnMut(Line),
 ) {
     for segment in plan.segments(lines, data) {
-        for p in row.positions_in(segment.lines.clone()) {
-            let line = (row.first + p * row.apart) * plan.result[1];
-            let to = line.wrapping_add_signed(segment.row) + column.first;
-            let mut at = 0;
-            if row.taps * column.taps > 0 {
-                at = segment.at
-                    + row.begin(p, segment.rows[0]) * data.pitch
-                    + column.begin(0, data.left) * data.channels;
-            }
+        let rows = row.positions_in(segment.lines.clone());
+        let first = |p: usize| {
+            let to = ((row.first + p * row.apart) * plan.result[1]).wrapping_add_signed(segment.row);
+            let at = match row.taps * column.taps {
+                0 => 0,
+                _ => {
+                    segment.at
+                        + row.begin(p, segment.rows[0]) * data.pitch
+                        + column.begin(0, data.left) * data.channels
+                }
+            };
+            (at, to + column.first)
+        };
+        if column.positions == 1 && !rows.is_empty() {
+            // Lines of one position, as those of a map that is one column, are a line themselves.
+            let (at, to) = first(rows.start);
+            let steps = [row.scale * data.pitch, row.apart * plan.result[1]];
+            f(Line { count: rows.len(), data: [at, steps[0]], row: [to, steps[1]] });
+            continue;
+        }
+        for p in rows {
+            let (at, to) = first(p);
             let data = [at, column.scale * data.channels];
             f(Line { count: column.positions, data, row: [to, column.apart] });
         }
