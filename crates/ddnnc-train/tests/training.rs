@@ -349,7 +349,7 @@ fn recalibrated_statistics_are_estimated_anew() {
 fn recalibration_is_a_mean_of_batches() {
     let mut setup = Setup::new();
     setup.recalibrate = true;
-    let mut means = |batches: u64| {
+    let means = |batches: u64| {
         let name = format!("run{batches}");
         setup.train(&name, 0, |o| o.calibration_batches = batches).unwrap();
         setup.last(&name).values["net.running_mean"].data.clone()
