@@ -342,13 +342,11 @@ impl Stream {
         let worked = work();
         // A capture is ended whatever has happened in it.
         // SAFETY: it was begun above.
-        let ended = unsafe { result::stream::end_capture(self.stream) };
+        let ended = unsafe { result::stream::end_capture(self.stream) }.map(Captured);
         worked?;
-        let graph = check("capturing a step", ended)?;
+        let captured = check("capturing a step", ended)?;
         // SAFETY: a graph that the driver has just given.
-        let ready = unsafe { result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)) };
-        // SAFETY: what was made from it does not need it.
-        let _ = unsafe { result::graph::destroy(graph) };
+        let ready = unsafe { result::graph::instantiate(captured.0, sys::CUgraphInstantiate_flags(0)) };
         Ok(Graph { graph: check("making a CUDA graph", ready)?, context: Arc::clone(&self.context) })
     }
 
@@ -395,6 +393,16 @@ impl Drop for Stream {
     }
 }
 
+/// What a capture gave, until a graph that runs is made from it, which does not need it any more.
+struct Captured(sys::CUgraph);
+
+impl Drop for Captured {
+    fn drop(&mut self) {
+        // SAFETY: given by the driver once, destroyed once, in the context that it was captured in.
+        let _ = unsafe { result::graph::destroy(self.0) };
+    }
+}
+
 /// A captured step, ready to run.
 #[derive(Debug)]
 pub struct Graph {
@@ -422,3 +430,51 @@ pub struct Function(pub(crate) sys::CUfunction);
 unsafe impl Send for Function {}
 // SAFETY: as above.
 unsafe impl Sync for Function {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ptr::null_mut;
+    use std::time::Duration;
+
+    /// Whether a number is the handle of a captured graph; the emulator numbers what it makes in ascending order.
+    fn is_graph(handle: usize) -> bool {
+        let mut nodes = 0;
+        // SAFETY: the emulator refuses what is no handle; no nodes are asked for, only how many there are.
+        let code = unsafe { sys::cuGraphGetNodes(handle as sys::CUgraph, null_mut(), &mut nodes) };
+        code == sys::CUresult::CUDA_SUCCESS
+    }
+
+    /// The handle of a graph that is made and destroyed again.
+    fn next_handle(stream: &Stream) -> usize {
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: a stream that is not capturing, and a graph that the driver has just given.
+        unsafe {
+            result::stream::begin_capture(stream.stream, mode).expect("a capture begins");
+            let graph = result::stream::end_capture(stream.stream).expect("a graph");
+            assert!(is_graph(graph as usize));
+            result::graph::destroy(graph).expect("its end");
+            graph as usize
+        }
+    }
+
+    #[test]
+    fn a_failed_capture_leaves_no_graph() {
+        ddnnc_emu::install().expect("the emulator's library");
+        result::init().expect("a driver");
+        let stream = Stream::new(&Context::new(0).expect("a device")).expect("a stream");
+        let before = next_handle(&stream);
+        let failed = stream.capture(|| Err(DeviceError::Failed("the work inside".to_owned())));
+        assert!(failed.expect_err("a failure").to_string().contains("the work inside"));
+        let after = next_handle(&stream);
+        // Another test may have a graph for a moment; one that is leaked stays.
+        let is_left = || (before..=after).any(is_graph);
+        for _ in 0..50 {
+            if !is_left() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert!(!is_left(), "a graph between {before} and {after}");
+    }
+}

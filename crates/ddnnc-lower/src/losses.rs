@@ -16,18 +16,51 @@ use indexmap::IndexMap;
 use rustc_hash::FxHashSet;
 
 /// Terms against the label.
-pub(crate) const SUPERVISED: &[Fixed] =
-    &[Fixed { name: "cross_entropy", params: &["weight", "label_smoothing"] }];
+pub(crate) const SUPERVISED: &[(Fixed, Label)] =
+    &[(Fixed { name: "cross_entropy", params: &["weight", "label_smoothing"] }, Label::CrossEntropy)];
+
+/// What the word of a term against the label means.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Label {
+    /// The cross-entropy.
+    CrossEntropy,
+}
 
 /// Terms against a teacher.
-pub(crate) const DISTILLED: &[Fixed] = &[
-    Fixed { name: "kl", params: &["temperature", "weight", "detach"] },
-    Fixed { name: "attention", params: &["at", "weight", "mode", "detach", "eps"] },
-    Fixed { name: "hint", params: &["at!", "weight", "detach", "adapter"] },
+pub(crate) const DISTILLED: &[(Fixed, Lesson)] = &[
+    (Fixed { name: "kl", params: &["temperature", "weight", "detach"] }, Lesson::Kl),
+    (
+        Fixed { name: "attention", params: &["at", "weight", "mode", "detach", "eps"] },
+        Lesson::Stages(Compared::Attention),
+    ),
+    (Fixed { name: "hint", params: &["at!", "weight", "detach", "adapter"] }, Lesson::Stages(Compared::Hint)),
 ];
 
+/// What the word of a term against a teacher means.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Lesson {
+    /// The divergence of softened probabilities.
+    Kl,
+    /// A comparison of what stages give.
+    Stages(Compared),
+}
+
+/// What is compared of stages.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Compared {
+    /// Attention maps.
+    Attention,
+    /// Features.
+    Hint,
+}
+
+/// All terms.
+fn terms() -> impl Iterator<Item = &'static Fixed> {
+    SUPERVISED.iter().map(|(term, _)| term).chain(DISTILLED.iter().map(|(term, _)| term))
+}
+
 /// Weights that are no number.
-pub(crate) const RAMP: &[Fixed] = &[Fixed { name: "ramp", params: &["from", "to", "epochs"] }];
+pub(crate) const RAMP: &[(Fixed, ())] = &[(Fixed { name: "ramp", params: &["from", "to", "epochs"] }, ())];
 
 /// Segments and stages of a backbone, in order.
 pub(crate) fn parts(backbone: &BackboneDecl) -> impl Iterator<Item = &Ident> {
@@ -196,7 +229,7 @@ impl<'a> Evaluator<'a> {
         }
         let calls: Vec<_> = decl.terms.iter().filter_map(|e| self.term_call(e, SUPERVISED)).collect();
         let mut read = Vec::new();
-        for call in &calls {
+        for (Label::CrossEntropy, call) in &calls {
             let args = self.term_args(call);
             let weight = self.weight(call, 1.0);
             let smoothing = args.number("label_smoothing", 0.0, Range::BelowOne, &mut self.diags);
@@ -241,8 +274,8 @@ impl<'a> Evaluator<'a> {
         }
     }
 
-    fn term_call(&mut self, expr: &'a Expr, choices: &[Fixed]) -> Option<TermCall<'a>> {
-        let names = || choices.iter().map(|c| c.name);
+    fn term_call<T: Copy>(&mut self, expr: &'a Expr, choices: &[(Fixed, T)]) -> Option<(T, TermCall<'a>)> {
+        let names = || choices.iter().map(|(c, _)| c.name);
         let Some((name, span, args)) = as_call(expr) else {
             self.fail(
                 Diagnostic::error(Code::WrongKind, "a loss term is wanted here")
@@ -256,8 +289,8 @@ impl<'a> Evaluator<'a> {
                 .push(Diagnostic::error(Code::Unsupported, "`relation` is not supported yet").at(span, ""));
             return None;
         }
-        let Some(choice) = choices.iter().find(|c| c.name == name) else {
-            let elsewhere = SUPERVISED.iter().chain(DISTILLED).any(|c| c.name == name);
+        let Some((choice, meaning)) = choices.iter().find(|(c, _)| c.name == name) else {
+            let elsewhere = terms().any(|term| term.name == name);
             let error = Diagnostic::error(
                 Code::UnknownName,
                 if elsewhere {
@@ -282,7 +315,7 @@ impl<'a> Evaluator<'a> {
         match signature.bind(args, expr.span) {
             Ok(bound) => {
                 let params = signature.params.iter().map(|p| p.0).collect();
-                Some(TermCall { name: choice.name, span: expr.span, bound, params })
+                Some((*meaning, TermCall { name: choice.name, span: expr.span, bound, params }))
             }
             Err(errors) => {
                 errors.into_iter().for_each(|e| self.diags.push(e));
@@ -307,7 +340,7 @@ impl<'a> Evaluator<'a> {
     fn weight(&mut self, call: &TermCall<'a>, default: f64) -> Option<Weight> {
         let Some(expr) = call.expr("weight") else { return Some(Weight::Constant(default)) };
         if matches!(as_call(expr), Some(("ramp", ..))) {
-            let (_, args) = self.choice(expr, "weight", RAMP)?;
+            let ((), args) = self.choice(expr, "weight", RAMP)?;
             let from = args.number("from", 0.0, Range::NotNegative, &mut self.diags);
             let to = args.number("to", 1.0, Range::NotNegative, &mut self.diags);
             let epochs = args.number("epochs", 10.0, Range::Positive, &mut self.diags);
@@ -363,9 +396,13 @@ impl<'a> Evaluator<'a> {
             }
         }
         for expr in &decl.terms {
-            let Some(call) = self.term_call(expr, DISTILLED) else { continue };
+            let Some((lesson, call)) = self.term_call(expr, DISTILLED) else { continue };
             let args = self.term_args(&call);
-            let weight = self.weight(&call, if call.name == "attention" { 0.5 } else { 1.0 });
+            let usual = match lesson {
+                Lesson::Stages(Compared::Attention) => 0.5,
+                Lesson::Kl | Lesson::Stages(Compared::Hint) => 1.0,
+            };
+            let weight = self.weight(&call, usual);
             let detach = args.flag("detach", true, &mut self.diags);
             let temperature = args.number("temperature", 3.0, Range::Positive, &mut self.diags);
             let map = match call.expr("mode") {
@@ -395,17 +432,16 @@ impl<'a> Evaluator<'a> {
                     return;
                 }
                 let pair = Pair { teacher, student, detach };
-                if call.name == "kl" {
-                    let Some(temperature) = temperature else { continue };
-                    let kind = TermKind::Kl { pair, temperature };
-                    terms.push(TermPlan {
-                        name: format!("kl.{teacher}.{student}"),
-                        weight,
-                        span: call.span,
-                        kind,
-                    });
-                    continue;
-                }
+                let compared = match lesson {
+                    Lesson::Kl => {
+                        let Some(temperature) = temperature else { continue };
+                        let kind = TermKind::Kl { pair, temperature };
+                        let name = format!("kl.{teacher}.{student}");
+                        terms.push(TermPlan { name, weight, span: call.span, kind });
+                        continue;
+                    }
+                    Lesson::Stages(compared) => compared,
+                };
                 for (from, to) in self.stages_of(&call, pair) {
                     let label = if from.name == to.name {
                         to.name.clone()
@@ -414,18 +450,23 @@ impl<'a> Evaluator<'a> {
                     };
                     let name = format!("{}.{teacher}.{student}.{label}", call.name);
                     let Some(features) = self.features(nets, pair, &from, &to) else { continue };
-                    let kind = if call.name == "attention" {
-                        let (Some(map), Some(eps)) = (map, eps) else { continue };
-                        if !self.check_maps(nets, pair, &features, call.span) {
-                            continue;
+                    let kind = match compared {
+                        Compared::Attention => {
+                            let (Some(map), Some(eps)) = (map, eps) else { continue };
+                            if !self.check_maps(nets, pair, &features, call.span) {
+                                continue;
+                            }
+                            TermKind::Attention { pair, features, map, eps }
                         }
-                        TermKind::Attention { pair, features, map, eps }
-                    } else {
-                        let Some(adapter) = adapter else { continue };
-                        let Some(adapted) = self.check_hint(nets, pair, &features, adapter, call.span) else {
-                            continue;
-                        };
-                        TermKind::Hint { pair, features, adapter: adapted.then(|| format!("{name}.conv1")) }
+                        Compared::Hint => {
+                            let Some(adapter) = adapter else { continue };
+                            let Some(adapted) = self.check_hint(nets, pair, &features, adapter, call.span)
+                            else {
+                                continue;
+                            };
+                            let adapter = adapted.then(|| format!("{name}.conv1"));
+                            TermKind::Hint { pair, features, adapter }
+                        }
                     };
                     terms.push(TermPlan { name, weight, span: call.span, kind });
                 }
@@ -712,7 +753,7 @@ mod tests {
 
     #[test]
     fn arguments_stand_in_the_documented_order() {
-        for term in SUPERVISED.iter().chain(DISTILLED) {
+        for term in terms() {
             let params: Vec<&str> = term.signature().params.iter().map(|param| param.0).collect();
             assert_eq!(documented(term.name), params, "`{}`", term.name);
         }

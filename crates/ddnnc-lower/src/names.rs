@@ -40,6 +40,13 @@ impl<'a> NetDecl<'a> {
     }
 }
 
+/// What the names of tensors begin with that belong to no backbone and no network, and which those are.
+const PREFIXES: [(&str, &str); 3] = [
+    ("hint", "the adapters of hints"),
+    ("momentum", "an optimizer's states"),
+    ("adamw", "an optimizer's states"),
+];
+
 /// Every declaration of a file.
 #[derive(Default)]
 pub(crate) struct Names<'a> {
@@ -171,6 +178,15 @@ impl<'a> Names<'a> {
             diags.push(
                 Diagnostic::error(Code::ReservedName, format!("the name `{}` is taken", name.name))
                     .at(name.span, "an input of every training step has this name"),
+            );
+        }
+        if matches!(what, "a backbone" | "a network")
+            && let Some((_, others)) = PREFIXES.iter().find(|(prefix, _)| *prefix == name.name)
+        {
+            diags.push(
+                Diagnostic::error(Code::ReservedName, format!("the name `{}` is taken", name.name))
+                    .at(name.span, format!("the names of {others} begin with it, as those of {what} would"))
+                    .hint("choose another name"),
             );
         }
         if let Some((_, first)) = self.all.get(name.name.as_str()) {

@@ -12,37 +12,70 @@ const KEYS: &[&str] =
     &["data", "batch", "epochs", "optimizer", "schedule", "precision", "seed", "validation"];
 
 /// Data sets.
-pub(crate) const DATASETS: &[Fixed] = &[
-    Fixed { name: "mnist", params: DATA },
-    Fixed { name: "cifar10", params: DATA },
-    Fixed { name: "cifar100", params: DATA },
-    Fixed { name: "image_folder", params: DATA },
+pub(crate) const DATASETS: &[(Fixed, Dataset)] = &[
+    (Fixed { name: "mnist", params: DATA }, Dataset::Mnist),
+    (Fixed { name: "cifar10", params: DATA }, Dataset::Cifar10),
+    (Fixed { name: "cifar100", params: DATA }, Dataset::Cifar100),
+    (Fixed { name: "image_folder", params: DATA }, Dataset::ImageFolder),
 ];
 const DATA: &[&str] = &["path", "augment", "normalize"];
 
 /// Random changes to training images.
-pub(crate) const AUGMENTS: &[Fixed] = &[
-    Fixed { name: "crop", params: &["pad!"] },
-    Fixed { name: "flip", params: &[] },
-    Fixed { name: "resized_crop", params: &["scale"] },
+pub(crate) const AUGMENTS: &[(Fixed, Change)] = &[
+    (Fixed { name: "crop", params: &["pad!"] }, Change::Crop),
+    (Fixed { name: "flip", params: &[] }, Change::Flip),
+    (Fixed { name: "resized_crop", params: &["scale"] }, Change::ResizedCrop),
 ];
+
+/// What an augmentation's word means.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Change {
+    /// Shifts.
+    Crop,
+    /// Mirrors.
+    Flip,
+    /// Cuts out a part and resizes it.
+    ResizedCrop,
+}
 
 /// Normalisations.
-pub(crate) const NORMALIZE: &[Fixed] = &[Fixed { name: "normalize", params: &["mean!", "std!"] }];
+pub(crate) const NORMALIZE: &[(Fixed, ())] = &[(Fixed { name: "normalize", params: &["mean!", "std!"] }, ())];
 
 /// Update rules.
-pub(crate) const OPTIMIZERS: &[Fixed] = &[
-    Fixed { name: "sgd", params: &["lr", "momentum", "nesterov", "weight_decay"] },
-    Fixed { name: "adamw", params: &["lr", "beta1", "beta2", "eps", "weight_decay"] },
+pub(crate) const OPTIMIZERS: &[(Fixed, Rule)] = &[
+    (Fixed { name: "sgd", params: &["lr", "momentum", "nesterov", "weight_decay"] }, Rule::Sgd),
+    (Fixed { name: "adamw", params: &["lr", "beta1", "beta2", "eps", "weight_decay"] }, Rule::Adamw),
 ];
 
+/// What an optimizer's word means.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Rule {
+    /// Stochastic gradient descent.
+    Sgd,
+    /// Adam with decoupled weight decay.
+    Adamw,
+}
+
 /// Learning rates over time.
-pub(crate) const SCHEDULES: &[Fixed] = &[
-    Fixed { name: "constant", params: &["warmup"] },
-    Fixed { name: "multistep", params: &["milestones!", "gamma", "warmup"] },
-    Fixed { name: "cosine", params: &["end", "warmup"] },
-    Fixed { name: "one_cycle", params: &["rise", "div", "final_div", "warmup"] },
+pub(crate) const SCHEDULES: &[(Fixed, Course)] = &[
+    (Fixed { name: "constant", params: &["warmup"] }, Course::Constant),
+    (Fixed { name: "multistep", params: &["milestones!", "gamma", "warmup"] }, Course::Multistep),
+    (Fixed { name: "cosine", params: &["end", "warmup"] }, Course::Cosine),
+    (Fixed { name: "one_cycle", params: &["rise", "div", "final_div", "warmup"] }, Course::OneCycle),
 ];
+
+/// What a schedule's word means.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Course {
+    /// One rate.
+    Constant,
+    /// Steps down at milestones.
+    Multistep,
+    /// Half a wave.
+    Cosine,
+    /// Up and down again.
+    OneCycle,
+}
 
 impl<'a> Evaluator<'a> {
     /// The recipe; `None` where there is none or something in it is wrong.
@@ -160,14 +193,14 @@ impl<'a> Evaluator<'a> {
 
     /// The arguments of a data set are names and calls of their own, and so are not evaluated as values.
     fn data(&mut self, expr: &'a Expr, input: Option<&Shape>) -> Option<Data> {
-        let (name, args) = match &expr.kind {
+        let (dataset, args) = match &expr.kind {
             ExprKind::Call { callee, args } => {
-                let Some(choice) = DATASETS.iter().find(|d| d.name == callee.name) else {
+                let Some((choice, dataset)) = DATASETS.iter().find(|(d, _)| d.name == callee.name) else {
                     self.choice(expr, "data set", DATASETS);
                     return None;
                 };
                 match choice.signature().bind(args, expr.span) {
-                    Ok(bound) => (choice.name, bound.args),
+                    Ok(bound) => (*dataset, bound.args),
                     Err(errors) => {
                         errors.into_iter().for_each(|e| self.diags.push(e));
                         return None;
@@ -176,16 +209,11 @@ impl<'a> Evaluator<'a> {
             }
             _ => (self.choice(expr, "data set", DATASETS)?.0, vec![None; DATA.len()]),
         };
-        let dataset = match name {
-            "mnist" => Dataset::Mnist,
-            "cifar10" => Dataset::Cifar10,
-            "cifar100" => Dataset::Cifar100,
-            _ => Dataset::ImageFolder,
-        };
         let [path, augment, normalize] = [0, 1, 2].map(|i| args.get(i).copied().flatten());
         let path = match path {
             None => Some(None),
             Some(e) => {
+                let name = DATASETS.iter().find(|(_, d)| *d == dataset).map_or("", |(d, _)| d.name);
                 let given =
                     Given { what: format!("`path` of `{name}`"), value: self.constant(e), span: e.span };
                 given.text(&mut self.diags).map(Some)
@@ -210,11 +238,13 @@ impl<'a> Evaluator<'a> {
         };
         let mut found = Some(Vec::new());
         for item in items {
-            let one = self.choice(item, "augmentation", AUGMENTS).and_then(|(name, args)| {
-                Some(match name {
-                    "crop" => Augment::Crop { pad: args.size("pad", 0, 0, limits::BATCH, &mut self.diags)? },
-                    "flip" => Augment::Flip,
-                    _ => Augment::ResizedCrop {
+            let one = self.choice(item, "augmentation", AUGMENTS).and_then(|(change, args)| {
+                Some(match change {
+                    Change::Crop => {
+                        Augment::Crop { pad: args.size("pad", 0, 0, limits::BATCH, &mut self.diags)? }
+                    }
+                    Change::Flip => Augment::Flip,
+                    Change::ResizedCrop => Augment::ResizedCrop {
                         scale: args.number("scale", 0.08, Range::Fraction, &mut self.diags)?,
                     },
                 })
@@ -239,7 +269,7 @@ impl<'a> Evaluator<'a> {
     }
 
     fn normalize(&mut self, expr: &'a Expr, input: Option<&Shape>) -> Option<(Vec<f64>, Vec<f64>)> {
-        let (_, args) = self.choice(expr, "normalisation", NORMALIZE)?;
+        let ((), args) = self.choice(expr, "normalisation", NORMALIZE)?;
         let mean = args.get("mean")?;
         let std = args.get("std")?;
         let means = mean.numbers(Range::Closed(-1e6, 1e6), &mut self.diags);
@@ -259,48 +289,57 @@ impl<'a> Evaluator<'a> {
     }
 
     fn optimizer(&mut self, expr: &'a Expr) -> Option<Optimizer> {
-        let (name, args) = self.choice(expr, "optimizer", OPTIMIZERS)?;
-        let mut number =
-            |param: &str, default: f64, range: Range| args.number(param, default, range, &mut self.diags);
-        if name == "adamw" {
-            let lr = number("lr", 1e-3, Range::Positive);
-            let beta1 = number("beta1", 0.9, Range::BelowOne);
-            let beta2 = number("beta2", 0.999, Range::BelowOne);
-            let eps = number("eps", 1e-8, Range::Positive);
-            let weight_decay = number("weight_decay", 0.01, Range::NotNegative);
-            return Some(Optimizer::Adamw {
-                lr: lr?,
-                beta1: beta1?,
-                beta2: beta2?,
-                eps: eps?,
-                weight_decay: weight_decay?,
-            });
+        let (rule, args) = self.choice(expr, "optimizer", OPTIMIZERS)?;
+        match rule {
+            Rule::Sgd => self.sgd(&args, expr.span),
+            Rule::Adamw => self.adamw(&args),
         }
-        let lr = number("lr", 0.1, Range::Positive);
-        let momentum = number("momentum", 0.9, Range::BelowOne);
-        let weight_decay = number("weight_decay", 0.0, Range::NotNegative);
+    }
+
+    fn sgd(&mut self, args: &Args, span: Span) -> Option<Optimizer> {
+        let lr = args.number("lr", 0.1, Range::Positive, &mut self.diags);
+        let momentum = args.number("momentum", 0.9, Range::BelowOne, &mut self.diags);
+        let weight_decay = args.number("weight_decay", 0.0, Range::NotNegative, &mut self.diags);
         let nesterov = args.flag("nesterov", false, &mut self.diags);
         let (momentum, nesterov) = (momentum?, nesterov?);
         if nesterov && momentum == 0.0 {
             self.fail(
                 Diagnostic::error(Code::Conflict, "`nesterov` without momentum")
-                    .at(args.get("nesterov").map_or(expr.span, |g| g.span), "")
+                    .at(args.get("nesterov").map_or(span, |g| g.span), "")
                     .hint("set `momentum` above 0, or leave `nesterov` out"),
             );
         }
         Some(Optimizer::Sgd { lr: lr?, momentum, nesterov, weight_decay: weight_decay? })
     }
 
+    fn adamw(&mut self, args: &Args) -> Option<Optimizer> {
+        let mut number =
+            |param: &str, default: f64, range: Range| args.number(param, default, range, &mut self.diags);
+        let lr = number("lr", 1e-3, Range::Positive);
+        let beta1 = number("beta1", 0.9, Range::BelowOne);
+        let beta2 = number("beta2", 0.999, Range::BelowOne);
+        let eps = number("eps", 1e-8, Range::Positive);
+        let weight_decay = number("weight_decay", 0.01, Range::NotNegative);
+        Some(Optimizer::Adamw {
+            lr: lr?,
+            beta1: beta1?,
+            beta2: beta2?,
+            eps: eps?,
+            weight_decay: weight_decay?,
+        })
+    }
+
     fn schedule(&mut self, expr: &'a Expr) -> Option<Schedule> {
-        let (name, args) = self.choice(expr, "schedule", SCHEDULES)?;
+        let (course, args) = self.choice(expr, "schedule", SCHEDULES)?;
         let warmup = args.number("warmup", 0.0, Range::NotNegative, &mut self.diags);
-        let kind = match name {
-            "multistep" => self.multistep(&args),
-            "cosine" => {
+        let kind = match course {
+            Course::Constant => Some(ScheduleKind::Constant),
+            Course::Multistep => self.multistep(&args),
+            Course::Cosine => {
                 let end = args.number("end", 0.0, Range::Closed(0.0, 1.0), &mut self.diags);
                 end.map(|end| ScheduleKind::Cosine { end })
             }
-            "one_cycle" => {
+            Course::OneCycle => {
                 let rise = args.number("rise", 0.3, Range::Between, &mut self.diags);
                 let div = args.number("div", 25.0, Range::Positive, &mut self.diags);
                 let final_div = args.number("final_div", 1e4, Range::Positive, &mut self.diags);
@@ -315,7 +354,6 @@ impl<'a> Evaluator<'a> {
                 }
                 Some(ScheduleKind::OneCycle { rise: rise?, div: div?, final_div: final_div? })
             }
-            _ => Some(ScheduleKind::Constant),
         };
         Some(Schedule { warmup: warmup?, kind: kind? })
     }
@@ -333,5 +371,53 @@ impl<'a> Evaluator<'a> {
             return None;
         }
         Some(ScheduleKind::Multistep { milestones, gamma: gamma? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ddnnc_ir::Mode;
+
+    /// What `train` with these settings comes to.
+    fn recipe(settings: &str) -> Recipe {
+        let text = format!(
+            "model m
+            input image : f32[3, 32, 32]
+            target label : class[10]
+            backbone net {{ head = global_avg_pool |> linear(classes) }}
+            subnet full = net
+            train {{ {settings} }}"
+        );
+        let file = ddnnc_syntax::parse(&text, ddnnc_diag::SourceId(0)).expect("the text parses");
+        let options = crate::Options { mode: Mode::Train, batch: None };
+        crate::lower(&file, &options).unwrap_or_else(|errors| panic!("{settings}: {errors:?}")).model.recipe
+    }
+
+    /// The word, with what it must be given.
+    fn call(word: &Fixed) -> String {
+        let needs = word.signature().params.into_iter().filter(|(_, required)| *required);
+        let given: Vec<String> = needs
+            .map(|(param, _)| format!("{param} = {}", if param == "milestones" { "[1]" } else { "1" }))
+            .collect();
+        if given.is_empty() { word.name.to_string() } else { format!("{}({})", word.name, given.join(", ")) }
+    }
+
+    /// The words of a table in `before` … `after` lead to recipes that all differ.
+    fn differ<T>(table: &[(Fixed, T)], before: &str, after: &str) {
+        let mut found: Vec<String> = Vec::new();
+        for (word, _) in table {
+            let recipe = format!("{:?}", recipe(&format!("{before}{}{after}", call(word))));
+            assert!(!found.contains(&recipe), "`{}` means what another word does", word.name);
+            found.push(recipe);
+        }
+    }
+
+    #[test]
+    fn every_word_has_a_meaning_of_its_own() {
+        differ(DATASETS, "data = ", "");
+        differ(AUGMENTS, "data = image_folder(augment = [", "])");
+        differ(OPTIMIZERS, "data = cifar10, optimizer = ", "");
+        differ(SCHEDULES, "data = cifar10, epochs = 2, schedule = ", "");
     }
 }

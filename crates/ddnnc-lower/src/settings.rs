@@ -44,14 +44,14 @@ impl<'a> Evaluator<'a> {
         found
     }
 
-    /// A call or bare name out of a list of callables, with its arguments evaluated.
-    pub(crate) fn choice(
+    /// A call or bare name out of a list of callables: what it stands for, and its arguments evaluated.
+    pub(crate) fn choice<T: Copy>(
         &mut self,
         expr: &'a Expr,
         what: &str,
-        choices: &[Fixed],
-    ) -> Option<(&'static str, Args)> {
-        let names = || choices.iter().map(|c| c.name);
+        choices: &[(Fixed, T)],
+    ) -> Option<(T, Args)> {
+        let names = || choices.iter().map(|(c, _)| c.name);
         let Some((name, span, args)) = as_call(expr) else {
             self.fail(
                 Diagnostic::error(Code::WrongKind, format!("the {what} is {}", listed(names(), "or")))
@@ -59,7 +59,7 @@ impl<'a> Evaluator<'a> {
             );
             return None;
         };
-        let Some(choice) = choices.iter().find(|c| c.name == name) else {
+        let Some((choice, meaning)) = choices.iter().find(|(c, _)| c.name == name) else {
             let error = Diagnostic::error(Code::UnknownName, format!("no {what} `{name}`")).at(span, "");
             let hint = match did_you_mean(name, names()) {
                 Some(meant) => format!("did you mean `{meant}`?"),
@@ -74,7 +74,7 @@ impl<'a> Evaluator<'a> {
         match signature.bind(args, expr.span) {
             Ok(bound) => {
                 let args = self.args(&signature, &bound, &mut Env::default());
-                Some((choice.name, args))
+                Some((*meaning, args))
             }
             Err(errors) => {
                 errors.into_iter().for_each(|e| self.diags.push(e));
@@ -90,9 +90,9 @@ impl<'a> Evaluator<'a> {
         what: &str,
         words: &[(&'static str, T)],
     ) -> Option<T> {
-        let choices: Vec<Fixed> = words.iter().map(|(name, _)| Fixed { name, params: &[] }).collect();
-        let (chosen, _) = self.choice(expr, what, &choices)?;
-        words.iter().find(|(name, _)| *name == chosen).map(|(_, meaning)| *meaning)
+        let choices: Vec<(Fixed, T)> =
+            words.iter().map(|(name, meaning)| (Fixed { name, params: &[] }, *meaning)).collect();
+        Some(self.choice(expr, what, &choices)?.0)
     }
 
     /// What every backbone's sub-nets share.

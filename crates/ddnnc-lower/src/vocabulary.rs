@@ -3,6 +3,7 @@
 use crate::losses::{DISTILLED, RAMP, SUPERVISED};
 use crate::operators::OPERATORS;
 use crate::recipe::{AUGMENTS, DATASETS, NORMALIZE, OPTIMIZERS, SCHEDULES};
+use crate::signature::Fixed;
 
 /// A word of the language that takes arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,11 +17,15 @@ pub struct Callable {
 /// Every operator, loss term, data set, augmentation, optimizer and schedule of the language.
 pub fn vocabulary() -> Vec<Callable> {
     let operators = OPERATORS.iter().map(|entry| &entry.fixed);
-    let lists = [SUPERVISED, DISTILLED, RAMP, DATASETS, AUGMENTS, NORMALIZE, OPTIMIZERS, SCHEDULES]
-        .into_iter()
-        .flatten();
     operators
-        .chain(lists)
+        .chain(words(SUPERVISED))
+        .chain(words(DISTILLED))
+        .chain(words(RAMP))
+        .chain(words(DATASETS))
+        .chain(words(AUGMENTS))
+        .chain(words(NORMALIZE))
+        .chain(words(OPTIMIZERS))
+        .chain(words(SCHEDULES))
         .map(|fixed| {
             let signature = fixed.signature();
             Callable {
@@ -29,4 +34,9 @@ pub fn vocabulary() -> Vec<Callable> {
             }
         })
         .collect()
+}
+
+/// The words of a list, without what they mean.
+fn words<T>(list: &'static [(Fixed, T)]) -> impl Iterator<Item = &'static Fixed> {
+    list.iter().map(|(fixed, _)| fixed)
 }

@@ -21,7 +21,7 @@ pub enum Goal {
     /// parameter (zeros where the loss does not reach it), and `state.<name>` for every running statistic as the step
     /// would leave it.
     Gradients,
-    /// The forward pass for its running statistics alone: no outputs.
+    /// The forward pass for the statistics of its batch alone: no outputs, and what is stored has nothing of what was.
     Statistics,
     /// The forward pass: outputs logits and losses, stores nothing.
     Evaluate,
@@ -145,6 +145,9 @@ pub fn compile_with(
     let before = operators_each_alone(model, goal)?;
 
     drop_unwanted_sinks(&mut graph, goal);
+    if goal == Goal::Statistics {
+        forget_the_past(&mut graph);
+    }
     run(&mut graph, &options.of(&[DEAD_CODE, SHARE_PREFIXES, CANONICAL, SHARE_PREFIXES, DEAD_CODE]))?;
     observe("shared", &graph);
 
@@ -228,6 +231,15 @@ fn drop_unwanted_sinks(graph: &mut Graph, goal: Goal) {
         .collect();
     for id in unwanted {
         graph.remove(id);
+    }
+}
+
+/// Gives the batch the whole weight in the running statistics.
+fn forget_the_past(graph: &mut Graph) {
+    for id in graph.nodes().collect::<Vec<_>>() {
+        if let Op::Ema { momentum, .. } = &mut graph.node_mut(id).op {
+            *momentum = 1.0;
+        }
     }
 }
 

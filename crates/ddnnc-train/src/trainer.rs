@@ -25,8 +25,8 @@ pub struct Job<'a> {
     pub eval_model: &'a Model,
     /// Its forward pass; its batch may differ from the training one.
     pub eval: &'a Program,
-    /// Forward in train mode with nothing but the running statistics kept; needed where the model has statistics to be
-    /// recalibrated.
+    /// Forward in train mode with nothing kept but the batch's own statistics; needed where the model has statistics to
+    /// be recalibrated.
     pub calibrate: Option<&'a Program>,
     /// What runs the programs.
     pub device: &'a dyn Device,
@@ -121,9 +121,8 @@ pub struct Summary {
 /// A new run that fails otherwise before its first checkpoint (an image that cannot be read, a full disk) leaves no run
 /// folder behind.
 ///
-/// Where statistics are recalibrated (`norm = recalibrated`), they are reset and estimated on training batches before
-/// each validation (on a copy) and at the end. The programs average exponentially with a fixed momentum, so at the
-/// default momentum of 0.1 a hundred batches leave 0.9¹⁰⁰ ≈ 3·10⁻⁵ of the initial value.
+/// Where statistics are recalibrated (`norm = recalibrated`), they are estimated anew before each validation (on a copy)
+/// and at the end: as the mean of what training batches have, each counting alike, whatever the norms' momentum.
 pub fn train(job: Job<'_>, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Summary, TrainError> {
     let (folder, resumed) = (job.options.run.clone(), job.options.resume);
     let result = Trainer::new(job, observer)?.run(observer, stop);
@@ -449,28 +448,31 @@ impl<'a> Trainer<'a> {
             return Ok(None);
         }
         let mut values = self.values.clone();
-        for (name, state) in model.states.iter().filter(|(_, s)| s.recalibrate) {
-            if let Some(tensor) = values.get_mut(name) {
-                tensor.data.fill(state.initial as f32);
-            }
-        }
         let feed = Feed::new(model, program)?;
         let mut exec = self.job.device.load(program)?;
         feed::upload(exec.as_mut(), &values)?;
+        let anew = model.states.iter().filter(|(name, s)| s.recalibrate && values.contains_key(*name));
+        let mut sums: Vec<(&str, Vec<f64>)> =
+            anew.map(|(name, s)| (name.as_str(), vec![0.0; s.shape.elements()])).collect();
         let (batch, batches) = (feed::batch_of(model, program), self.job.options.calibration_batches);
         let mut loader = self.job.data.training(batch, 0, batches, self.job.options.loader_threads)?;
+        let mut seen = 0.0;
         while let Some(batch) = loader.next_batch() {
             let batch = batch?;
             let epochs = self.step as f64 / self.steps_per_epoch as f64;
             feed.write(exec.as_mut(), &batch, Clock { step: batch.number, lr: 0.0, epochs })?;
             exec.run()?;
             loader.recycle(batch);
+            seen += 1.0;
+            for (name, sum) in &mut sums {
+                let Some(tensor) = values.get_mut(*name) else { continue };
+                exec.read_f32(name, &mut tensor.data)?;
+                sum.iter_mut().zip(&tensor.data).for_each(|(sum, &x)| *sum += f64::from(x));
+            }
         }
-        let mut after = values.clone();
-        feed::download(exec.as_ref(), &mut after)?;
-        for (name, _) in model.states.iter().filter(|(_, s)| s.recalibrate) {
-            if let (Some(to), Some(from)) = (values.get_mut(name), after.get(name)) {
-                to.data.copy_from_slice(&from.data);
+        for (name, sum) in &sums {
+            if let Some(tensor) = values.get_mut(*name).filter(|_| seen > 0.0) {
+                tensor.data.iter_mut().zip(sum).for_each(|(x, sum)| *x = (sum / seen) as f32);
             }
         }
         Ok(Some(values))

@@ -346,13 +346,21 @@ fn recalibrated_statistics_are_estimated_anew() {
 }
 
 #[test]
-fn recalibration_begins_at_the_initial_value() {
+fn recalibration_is_a_mean_of_batches() {
     let mut setup = Setup::new();
     setup.recalibrate = true;
-    setup.train("run", 0, |o| o.calibration_batches = 1).unwrap();
-    let mean = 124.5 / 255.0 / 5.0;
-    for &a in &setup.last("run").values["net.running_mean"].data {
-        assert!((f64::from(a) - (0.9 * 0.25 + 0.1 * mean)).abs() < 1e-3, "{a}");
+    let means = |batches: u64| {
+        let name = format!("run{batches}");
+        setup.train(&name, 0, |o| o.calibration_batches = batches).unwrap();
+        setup.last(&name).values["net.running_mean"].data.clone()
+    };
+    let (one, two, three) = (means(1), means(2), means(3));
+    for ((one, two), three) in one.into_iter().zip(two).zip(three) {
+        let (second, third) = (2.0 * two - one, 3.0 * three - 2.0 * two);
+        for batch in [one, second, third] {
+            assert!((f64::from(batch) - 124.5 / 255.0 / 5.0).abs() < 5e-3, "{batch} has something of 0.25");
+        }
+        assert!(one != second && second != third, "the batches differ");
     }
 }
 

@@ -47,6 +47,19 @@ pub fn open_watched(args: &DeviceArgs, ui: Ui, notes: Arc<LoadNotes>) -> Result<
                 .hint("`cargo build -p ddnnc-emu` makes the library; DDNNC_EMU_LIBRARY says where it is")
         })?;
     }
+    let device = opened(name, args, ui, notes)?;
+    if args.threads.is_some() && device.name() != DeviceName::Cpu.as_str() {
+        ui.note(&format!("running on {}, where --threads has no effect", device.name()));
+    }
+    Ok(device)
+}
+
+fn opened(
+    name: DeviceName,
+    args: &DeviceArgs,
+    ui: Ui,
+    notes: Arc<LoadNotes>,
+) -> Result<Box<dyn Device>, Failure> {
     match name {
         DeviceName::Auto if CudaDevice::has_driver() => match cuda(args, notes) {
             Ok(device) => Ok(device),

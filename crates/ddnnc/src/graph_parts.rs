@@ -26,7 +26,7 @@ pub struct Part {
     pub parameters: usize,
     /// Shapes of a sample that come in.
     pub inputs: Vec<String>,
-    /// Shape of a sample that goes out.
+    /// Shape of a sample that goes out; of nothing but statistics, how many channels they are of.
     pub output: String,
 }
 
@@ -132,7 +132,10 @@ impl Parts {
                 }
                 (_, Some(from)) if from != part => {
                     self.edges.insert((from, part));
-                    self.comes_in(part, sample(ty.dims()));
+                    // Statistics have no sample: they come with the map that they are of.
+                    if ty.dims().len() > 1 {
+                        self.comes_in(part, sample(ty.dims()));
+                    }
                 }
                 _ => {}
             }
@@ -143,6 +146,9 @@ impl Parts {
             part.operators.push((node.op.mnemonic(), ty.to_string()));
             if ty.dims().len() > 1 {
                 part.output = sample(ty.dims());
+            } else if part.output.is_empty() {
+                // A part that gives nothing but statistics: two norms, private to their nets, of one map.
+                part.output = ty.shape.elements().to_string();
             }
         }
     }

@@ -285,8 +285,10 @@ impl Executable for FakeExecutable {
             }
         }
         if self.program.name != "eval" {
+            // A program for statistics keeps those of its batch alone.
+            let keep = if self.program.name == "calibrate" { 0.0 } else { 0.9 };
             for (s, g) in self.floats["net.running_mean"].iter_mut().zip(gradient) {
-                *s = 0.9 * *s + 0.1 * g;
+                *s = keep * *s + (1.0 - keep) * g;
             }
         }
         if self.program.name != "calibrate" {

@@ -97,6 +97,24 @@ fn options_of_kernels_need_the_cuda_device() {
 }
 
 #[test]
+fn threads_of_another_device_than_the_cpu_are_said_to_have_no_effect() {
+    let place = small();
+    let bench = |options: &[&str]| {
+        run(
+            &place,
+            &[],
+            &[&["bench", "small.ddnn", "--steps", "1", "--json", "--threads", "1"], options].concat(),
+        )
+    };
+    let ran = bench(&["--device", "reference"]);
+    assert_eq!(ran.stderr.trim_end(), "running on reference, where --threads has no effect");
+    assert_eq!(ran.json()["device"], "reference");
+    for quiet in [&["--device", "reference", "-q"][..], &["--device", "cpu"]] {
+        assert_eq!(bench(quiet).stderr, "", "{quiet:?}");
+    }
+}
+
+#[test]
 fn kernels_as_text() {
     let place = small();
     let emit = |options: &[&str]| run(&place, &[], &[&["compile", "small.ddnn", "--emit"], options].concat());
