@@ -65,18 +65,27 @@ fn copied(weights: &Tensors, alone: &ddnnc_ir::Model, joint: &ddnnc_ir::Model, n
 
 #[test]
 fn a_subnet_equals_the_stand_alone_network_to_the_bit() {
-    let joint = model(&family([3, 3], THREE, ""), Mode::Eval, BATCH);
-    let weights = random_weights(&joint, 1);
-    let batch = random_batch(&joint, 2);
-    let device = cpu(2);
-    let ours = run_once(&device, &program(&joint, Goal::Evaluate), &joint, &weights, &batch);
-    for (net, blocks) in [("full", [3, 3]), ("mid", [2, 2]), ("small", [1, 1])] {
-        let alone = model(&family(blocks, "subnet only = net", ""), Mode::Eval, BATCH);
-        let weights = copied(&weights, &alone, &joint, net);
-        let theirs = run_once(&device, &program(&alone, Goal::Evaluate), &alone, &weights, &batch);
-        let (a, b) = (&ours[&format!("logits.{net}")], &theirs["logits.only"]);
-        assert!(a.iter().all(|x| x.is_finite()) && a.iter().any(|x| *x != 0.0));
-        assert_eq!(bits(a), bits(b), "{net}");
+    // The wider nets' convolutions go by Winograd's algorithm where there are images enough: as many beside others as alone.
+    for widths in [[4, 8], [16, 32]] {
+        let wide = |text: String| {
+            let [a, b] = widths;
+            text.replace("conv(4,", &format!("conv({a},"))
+                .replace("basic(4,", &format!("basic({a},"))
+                .replace("basic(8,", &format!("basic({b},"))
+        };
+        let joint = model(&wide(family([3, 3], THREE, "")), Mode::Eval, BATCH);
+        let weights = random_weights(&joint, 1);
+        let batch = random_batch(&joint, 2);
+        let device = cpu(2);
+        let ours = run_once(&device, &program(&joint, Goal::Evaluate), &joint, &weights, &batch);
+        for (net, blocks) in [("full", [3, 3]), ("mid", [2, 2]), ("small", [1, 1])] {
+            let alone = model(&wide(family(blocks, "subnet only = net", "")), Mode::Eval, BATCH);
+            let weights = copied(&weights, &alone, &joint, net);
+            let theirs = run_once(&device, &program(&alone, Goal::Evaluate), &alone, &weights, &batch);
+            let (a, b) = (&ours[&format!("logits.{net}")], &theirs["logits.only"]);
+            assert!(a.iter().all(|x| x.is_finite()) && a.iter().any(|x| *x != 0.0));
+            assert_eq!(bits(a), bits(b), "{net} of {widths:?}");
+        }
     }
 }
 

@@ -64,8 +64,7 @@ impl Method {
     /// Whether its tasks ask for their memory ahead of use, so that tile programs on the way in and out need not.
     pub fn asks_ahead(self, direction: Direction) -> bool {
         match self {
-            Method::Depthwise => false,
-            Method::Winograd => true,
+            Method::Depthwise | Method::Winograd => true,
             Method::Direct | Method::Bf16 => direction != Direction::WeightGradient,
         }
     }

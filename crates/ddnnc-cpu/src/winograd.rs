@@ -51,7 +51,8 @@ pub fn fits(g: &Geometry) -> bool {
 /// 36 a patch. The transforms take time for each channel of a patch, those of weights for each pair of channels.
 pub fn pays(g: &Geometry, direction: Direction, images: &[usize], bf16: bool) -> bool {
     let [height, width] = if direction == Direction::InputGradient { g.input } else { g.output };
-    let images: usize = images.iter().sum();
+    // Those of one part, so that a sub-net beside others is computed as it is alone.
+    let images = images.iter().copied().max().unwrap_or(0);
     let (inputs, outputs) = (g.inputs as f64, g.outputs as f64);
     let positions = (images * height * width) as f64;
     let patches = (images * height.div_ceil(SIDE) * width.div_ceil(SIDE)) as f64;
