@@ -83,10 +83,9 @@ impl Cut {
         let blocks = inner.div_ceil(channels);
         let positions = match g.is_depthwise() {
             // Windows and rows of all channels are in the second cache together.
-            true => (1 << 16) / g.outputs,
-            false => 8192 / (g.outputs / g.conv.groups).clamp(1, 64),
+            true => ((1 << 16) / g.outputs).clamp(1, 512),
+            false => (8192 / (g.outputs / g.conv.groups).clamp(1, 64)).clamp(96, 512),
         };
-        let positions = positions.clamp(if g.is_depthwise() { 1 } else { 96 }, 512);
         Cut { images, pieces, blocks, channels, positions }
     }
 

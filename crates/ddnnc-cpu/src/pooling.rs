@@ -13,8 +13,6 @@ const PIECE: usize = 1 << 13;
 
 /// An element of a map.
 pub trait Number: Element + Send + Sync {
-    /// Whether computed numbers are rounded to it.
-    const ROUNDS: bool;
     /// Writes a vector, rounded, or `some` elements unless FULL.
     ///
     /// # Safety
@@ -24,7 +22,6 @@ pub trait Number: Element + Send + Sync {
 }
 
 impl Number for f32 {
-    const ROUNDS: bool = false;
     #[inline(always)]
     unsafe fn store<S: Halves, const FULL: bool>(x: S, to: *mut f32, some: usize) {
         // SAFETY: promised.
@@ -33,7 +30,6 @@ impl Number for f32 {
 }
 
 impl Number for u16 {
-    const ROUNDS: bool = true;
     #[inline(always)]
     unsafe fn store<S: Halves, const FULL: bool>(x: S, to: *mut u16, some: usize) {
         // SAFETY: promised.
@@ -114,7 +110,7 @@ fn share(pool: &Pool) -> f32 {
 
 /// What is f32 rounds nothing, and is compiled for fewer levels.
 fn run<T: Number>(level: Level, code: impl HalvesVectored) {
-    if T::ROUNDS { with_halves(level, code) } else { with_floats(level, code) }
+    if T::RAW { with_floats(level, code) } else { with_halves(level, code) }
 }
 
 /// Some rows of outputs.
