@@ -51,7 +51,7 @@ pub use program::{
 };
 pub use recompute::recompute;
 pub use reference_device::{ReferenceDevice, ReferenceExecutable};
-pub use report::{LARGEST, LargeValue, Report};
+pub use report::{LARGEST, LargeValue, Report, macs_until};
 pub use schedule::schedule;
 pub use share_prefixes::share_prefixes;
 pub use traffic::Traffic;

@@ -1,6 +1,6 @@
 //! Accuracy and loss of every net over a split, from the logits.
 
-use crate::data::{DataSource, Loader};
+use crate::data::Loader;
 use crate::error::TrainError;
 use crate::feed::{self, Clock, Feed};
 use crate::weights::Tensors;
@@ -21,15 +21,6 @@ pub struct NetResult {
     pub loss: f64,
     /// Images.
     pub images: u64,
-}
-
-/// Which images to evaluate on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// Those held out of the training set.
-    Validation,
-    /// The test set.
-    Test,
 }
 
 /// How many logits stand before the label's: larger ones, and equal ones of a smaller class. What cannot be compared
@@ -89,8 +80,24 @@ impl Evaluator {
         feed::upload(self.exec.as_mut(), values)
     }
 
+    /// Where a net stands among those whose logits the program gives.
+    pub(crate) fn place(&self, name: &str) -> Result<usize, TrainError> {
+        let found = self.nets.iter().position(|(net, ..)| net == name);
+        found.ok_or_else(|| feed::misfit(self.exec.program(), format!("it gives no logits of `{name}`")))
+    }
+
     /// Evaluates every net on what `loader` gives; its batches must be of [`Evaluator::batch`] images.
-    pub fn run(&mut self, mut loader: Loader) -> Result<Vec<NetResult>, TrainError> {
+    pub fn run(&mut self, loader: Loader) -> Result<Vec<NetResult>, TrainError> {
+        self.run_seeing(loader, |_, _, _| {})
+    }
+
+    /// The same, and shows the logits: `see(net, logits, label)`, image by image for each net in turn. Padding at the end of
+    /// the last batch is not shown.
+    pub(crate) fn run_seeing(
+        &mut self,
+        mut loader: Loader,
+        mut see: impl FnMut(usize, &[f32], usize),
+    ) -> Result<Vec<NetResult>, TrainError> {
         let zero = |(name, _, _): &(String, String, usize)| NetResult {
             name: name.clone(),
             accuracy: 0.0,
@@ -102,27 +109,21 @@ impl Evaluator {
         let mut counts = vec![(0u64, 0u64); self.nets.len()];
         while let Some(batch) = loader.next_batch() {
             let batch = batch?;
-            self.feed.write(
-                self.exec.as_mut(),
-                &batch,
-                Clock { step: batch.number, lr: 0.0, epochs: 0.0 },
-            )?;
+            let clock = Clock { step: batch.number, lr: 0.0, epochs: 0.0 };
+            self.feed.write(self.exec.as_mut(), &batch, clock)?;
             self.exec.run()?;
-            for (((_, output, classes), result), (first, five)) in
-                self.nets.iter().zip(&mut results).zip(&mut counts)
-            {
+            for (net, (_, output, classes)) in self.nets.iter().enumerate() {
                 self.logits.resize(self.batch * classes, 0.0);
                 self.exec.read_f32(output, &mut self.logits)?;
-                // Padding at the end of the last batch is not counted.
-                for (row, &label) in
-                    self.logits.chunks_exact((*classes).max(1)).zip(&batch.labels[..batch.real])
-                {
+                let rows = self.logits.chunks_exact((*classes).max(1)).zip(&batch.labels[..batch.real]);
+                for (row, &label) in rows {
                     let label = label as usize;
                     let before = rank(row, label);
-                    *first += u64::from(before == 0);
-                    *five += u64::from(before < 5);
-                    result.loss += cross_entropy(row, label);
-                    result.images += 1;
+                    counts[net].0 += u64::from(before == 0);
+                    counts[net].1 += u64::from(before < 5);
+                    results[net].loss += cross_entropy(row, label);
+                    results[net].images += 1;
+                    see(net, row, label);
                 }
             }
             loader.recycle(batch);
@@ -135,25 +136,6 @@ impl Evaluator {
         }
         Ok(results)
     }
-}
-
-/// Evaluates every net of `model` (eval mode) with the given weights; images are prepared by `threads` threads.
-pub fn evaluate(
-    model: &Model,
-    program: &Program,
-    device: &dyn Device,
-    values: &Tensors,
-    data: &DataSource,
-    part: Part,
-    threads: usize,
-) -> Result<Vec<NetResult>, TrainError> {
-    let mut evaluator = Evaluator::new(model, program, device)?;
-    evaluator.set(values)?;
-    let loader = match part {
-        Part::Validation => data.validation(evaluator.batch(), threads),
-        Part::Test => data.test(evaluator.batch(), threads),
-    };
-    evaluator.run(loader)
 }
 
 #[cfg(test)]

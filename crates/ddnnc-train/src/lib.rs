@@ -7,6 +7,7 @@
 //!
 //! This crate knows neither the language nor any kernel: a device is a `&dyn Device`, a program a table of names.
 
+mod cascade;
 pub mod data;
 mod error;
 mod evaluate;
@@ -22,9 +23,10 @@ mod run_folder;
 mod trainer;
 mod weights;
 
+pub use cascade::{Answer, Answers, CascadeResult, Sure, cascade, shares, thresholds};
 pub use data::{Batch, DataError, DataSource, Fit, Loader, Preparation, Split, preparation, read_image};
 pub use error::{TrainError, wrongly_named};
-pub use evaluate::{Evaluator, NetResult, Part, evaluate};
+pub use evaluate::{Evaluator, NetResult};
 pub use init::{initial_values, unmarked};
 pub use metrics::{EpochRecord, Record, StepRecord, TestRecord};
 pub use observer::{Observer, Plan, Silent};

@@ -4,8 +4,8 @@ mod common;
 
 use common::{FakeDevice, Goal, mnist, model, program};
 use ddnnc_train::{
-    Checkpoint, DataSource, Ending, EpochRecord, Job, Observer, Part, RunFolder, StepRecord, Summary,
-    TrainError, TrainOptions, evaluate, initial_values, read_records, train,
+    Checkpoint, DataSource, Ending, EpochRecord, Evaluator, Job, Observer, RunFolder, StepRecord, Summary,
+    TrainError, TrainOptions, initial_values, read_records, train,
 };
 use serde_json::Value;
 use std::fs;
@@ -369,11 +369,18 @@ fn evaluation_counts_real_images_only() {
     let setup = Setup::new();
     let model = model(8, 1, false);
     let values = initial_values(&model, 1, Path::new("")).unwrap();
-    for (part, images) in [(Part::Test, 25), (Part::Validation, 10)] {
+    for (test, images) in [(true, 25), (false, 10)] {
         for batch in [1, 7, 64] {
             let program = program(Goal::Eval, batch);
             let device = FakeDevice::default();
-            let results = evaluate(&model, &program, &device, &values, &setup.data, part, 2).unwrap();
+            let mut evaluator = Evaluator::new(&model, &program, &device).unwrap();
+            evaluator.set(&values).unwrap();
+            let loader = if test { setup.data.test(batch, 2) } else { setup.data.validation(batch, 2) };
+            let names: Vec<&str> = model.nets.iter().map(|net| net.name.as_str()).rev().collect();
+            let (results, answers) = evaluator.run_with_answers(&names, loader).unwrap();
+            // Padding is answered by nobody.
+            assert!(answers.iter().all(|of_net| of_net.len() as u64 == images));
+            assert!(answers[0].iter().all(|a| !a.correct) && answers[1].iter().all(|a| a.correct));
             assert_eq!((results[0].images, results[0].accuracy), (images, 1.0));
             assert_eq!((results[1].images, results[1].accuracy), (images, 0.0));
         }

@@ -52,7 +52,7 @@ pub enum Command {
     Train(TrainArgs),
     /// Measure the accuracy of every sub-net
     #[command(
-        after_help = "Examples:\n  ddnnc eval runs/quickstart\n  ddnnc eval specs/quickstart.ddnn --weights w.safetensors --split validation\n  ddnnc eval runs/quickstart --at-least 0.975\n  ddnnc eval runs/quickstart --device cuda"
+        after_help = "Examples:\n  ddnnc eval runs/quickstart\n  ddnnc eval specs/quickstart.ddnn --weights w.safetensors --split validation\n  ddnnc eval runs/quickstart --at-least 0.975\n  ddnnc eval runs/quickstart --cascade small,full\n  ddnnc eval runs/quickstart --device cuda"
     )]
     Eval(EvalArgs),
     /// Classify image files
@@ -274,12 +274,30 @@ pub struct EvalArgs {
     /// Images in a step [default: the spec's]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = batch_parser())]
     pub batch: Option<usize>,
+    /// Ask these nets one after the other, the first that is sure enough answers; thresholds are chosen on the validation
+    /// images, for several shares
+    #[arg(long, value_name = "NETS", value_delimiter = ',')]
+    pub cascade: Vec<String>,
+    /// In a cascade, a net answers where its largest probability is at least this
+    #[arg(long, value_name = "P", requires = "cascade", allow_negative_numbers = true, value_parser = fraction)]
+    pub confidence: Option<f64>,
+    /// In a cascade, a net answers where the entropy of its probabilities, in nats, is at most this
+    #[arg(long, value_name = "H", requires = "cascade", conflicts_with = "confidence", allow_negative_numbers = true, value_parser = not_negative)]
+    pub entropy: Option<f64>,
     /// Where it runs
     #[command(flatten)]
     pub device: DeviceArgs,
     /// The passes
     #[command(flatten)]
     pub passes: PassArgs,
+}
+
+/// A number from 0 on.
+fn not_negative(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(x) if x >= 0.0 && x.is_finite() => Ok(x),
+        Ok(_) | Err(_) => Err("a number from 0 on is needed".to_string()),
+    }
 }
 
 /// A number from 0 to 1.

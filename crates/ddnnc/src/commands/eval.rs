@@ -1,53 +1,198 @@
-//! `ddnnc eval`: accuracy of every sub-net.
+//! `ddnnc eval`: accuracy of every sub-net, and of cascades of them.
 
 use crate::cli::{EvalArgs, SplitName};
-use crate::output::{print, print_json};
-use crate::training::{bad_data, data_folder, failed, fit, loader_threads, results_table, spec_and_weights};
+use crate::output::{percent, print, print_json, si, table};
+use crate::training::{
+    bad_data, data_folder, failed, fit, loader_threads, net, results_table, spec_and_weights,
+};
 use crate::{Failure, Ui, device};
-use ddnnc_ir::Mode;
-use ddnnc_passes::Goal;
-use ddnnc_train::{DataSource, NetResult, Part, evaluate};
-use serde_json::json;
+use ddnnc_ir::{Mode, Model};
+use ddnnc_passes::{Goal, macs_until};
+use ddnnc_train::{
+    Answers, CascadeResult, DataSource, Evaluator, NetResult, Sure, cascade, shares, thresholds,
+};
+use serde_json::{Value, json};
 
 /// Evaluates on the test images, or on those held out of the training set.
 pub fn run(args: &EvalArgs, ui: Ui) -> Result<(), Failure> {
     let options = device::options_on(&args.device, &args.passes)?;
+    // Thresholds are chosen on validation images where none is given.
+    let chosen = !args.cascade.is_empty() && args.confidence.is_none() && args.entropy.is_none();
+    if chosen && args.split == SplitName::Validation {
+        return Err(Failure::usage(
+            "the thresholds of a cascade are chosen on the validation images, and say nothing there",
+        )
+        .hint("evaluate on `--split test`, or give a threshold: `--confidence 0.9`"));
+    }
     let (spec, source) = spec_and_weights(&args.spec, &args.weights, ui)?;
     let mut model = spec.lower(Mode::Eval, args.batch)?;
     let trained = source.read_for(&mut model, ui)?;
+    let nets = cascaded(&model, &args.cascade)?;
     let folder = data_folder(&spec, &model, args.data.as_deref())?;
-    let (part, split, data) = match args.split {
-        SplitName::Test => {
-            (Part::Test, "test", DataSource::open_test(&model.recipe.data, &folder, fit(&model)))
-        }
-        SplitName::Validation => {
-            (Part::Validation, "validation", DataSource::open(&model.recipe.data, &folder, fit(&model)))
-        }
+    let split = match args.split {
+        SplitName::Test => "test",
+        SplitName::Validation => "validation",
+    };
+    let data = match args.split == SplitName::Test && !chosen {
+        true => DataSource::open_test(&model.recipe.data, &folder, fit(&model)),
+        false => DataSource::open(&model.recipe.data, &folder, fit(&model)),
     };
     let data = data.map_err(bad_data)?;
     data.check_classes(&trained.classes).map_err(bad_data)?;
-    if args.split == SplitName::Validation && data.validation_len() == 0 {
-        return Err(
-            Failure::input("the spec holds no images out for validation").hint("evaluate on `--split test`")
-        );
+    if (chosen || args.split == SplitName::Validation) && data.validation_len() == 0 {
+        let failure = Failure::input("the spec holds no images out for validation");
+        return Err(failure.hint(match chosen {
+            true => "give the cascade a threshold: `--confidence 0.9`",
+            false => "evaluate on `--split test`",
+        }));
     }
     let device = device::open(&args.device, ui)?;
     let compiled = device::compile(&model, Goal::Evaluate, &options)?;
-    let results =
-        evaluate(&model, &compiled.program, device.as_ref(), &trained.values, &data, part, loader_threads())
-            .map_err(failed)?;
+    let mut evaluator = Evaluator::new(&model, &compiled.program, device.as_ref()).map_err(failed)?;
+    evaluator.set(&trained.values).map_err(failed)?;
+    let (batch, threads) = (evaluator.batch(), loader_threads());
+    let loader = match args.split {
+        SplitName::Test => data.test(batch, threads),
+        SplitName::Validation => data.validation(batch, threads),
+    };
+    let (results, answers) = evaluator.run_with_answers(&nets, loader).map_err(failed)?;
+    let mut points = Vec::new();
+    if !nets.is_empty() {
+        let costs = costs(&model, &nets)?;
+        let sure = match (args.confidence, args.entropy) {
+            (Some(least), _) => vec![(None, vec![Sure::Probability(least); nets.len()])],
+            (None, Some(most)) => vec![(None, vec![Sure::Entropy(most); nets.len()])],
+            (None, None) => {
+                let held_out = data.validation(batch, threads);
+                let (_, held_out) = evaluator.run_with_answers(&nets, held_out).map_err(failed)?;
+                choices(&held_out)
+            }
+        };
+        points.extend(sure.into_iter().map(|(ratio, sure)| {
+            let result = cascade(&answers, &sure, &costs);
+            Point { ratio, sure, result }
+        }));
+    }
     if args.json {
         let subnets: Vec<_> = results
             .iter()
             .map(|r| json!({"name": r.name, "accuracy": r.accuracy, "top5": r.top5, "loss": r.loss, "images": r.images}))
             .collect();
-        print_json(&json!({"model": model.name, "split": split, "subnets": subnets}))?;
+        let mut all = json!({"model": model.name, "split": split, "subnets": subnets});
+        if !nets.is_empty() {
+            let points: Vec<Value> = points.iter().map(|p| p.json(&nets)).collect();
+            all["cascade"] = json!({"nets": nets, "points": points});
+        }
+        print_json(&all)?;
     } else {
         let images = results.first().map_or(0, |r| r.images);
         let head = format!("{} on {images} {split} images from {}\n\n", model.name, folder.display());
-        print(&(head + &results_table(&model, &[("accuracy", &results)])))?;
+        let mut text = head + &results_table(&model, &[("accuracy", &results)]);
+        if !nets.is_empty() {
+            text.push_str(&format!("\n{}\n\n", title(&nets, args, data.validation_len())));
+            text.push_str(&points_table(&nets, &points));
+        }
+        print(&text)?;
     }
     args.at_least.map_or(Ok(()), |least| demand(&results, least))
+}
+
+/// The nets of a cascade: two or more, each once.
+fn cascaded<'a>(model: &'a Model, names: &[String]) -> Result<Vec<&'a str>, Failure> {
+    let mut nets: Vec<&str> = Vec::with_capacity(names.len());
+    for name in names {
+        let name = net(model, Some(name))?.name.as_str();
+        if nets.contains(&name) {
+            return Err(Failure::input(format!("the cascade asks `{name}` twice")));
+        }
+        nets.push(name);
+    }
+    match nets.as_slice() {
+        [one] => Err(Failure::input(format!("a cascade of `{one}` alone"))
+            .hint("name two nets or more, the cheapest first: `--cascade small,full`")),
+        _ => Ok(nets),
+    }
+}
+
+/// Multiply-accumulates of an image that each net of a cascade answers.
+fn costs(model: &Model, nets: &[&str]) -> Result<Vec<u64>, Failure> {
+    let outputs: Vec<String> = nets.iter().map(|net| format!("logits.{net}")).collect();
+    macs_until(&model.graph, &outputs).map_err(|e| device::not_compiled(&e.into()))
+}
+
+/// Ratios of the shares that neighbouring nets are to answer.
+const RATIOS: [f64; 9] = [0.05, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 20.0];
+
+/// Thresholds for each ratio, chosen on held-out images.
+fn choices(held_out: &Answers) -> Vec<(Option<f64>, Vec<Sure>)> {
+    let of = |&ratio: &f64| (Some(ratio), thresholds(held_out, &shares(held_out.len(), ratio)));
+    RATIOS.iter().map(of).collect()
+}
+
+/// A choice of thresholds, and what comes of it.
+struct Point {
+    /// Of the shares of neighbouring nets, where the thresholds were chosen.
+    ratio: Option<f64>,
+    sure: Vec<Sure>,
+    result: CascadeResult,
+}
+
+impl Point {
+    fn json(&self, nets: &[&str]) -> Value {
+        let last = nets.len() - 1;
+        let threshold = |sure: &Sure| match *sure {
+            Sure::Probability(least) => json!(least),
+            Sure::Entropy(most) => json!(most),
+            Sure::Never => Value::Null,
+        };
+        json!({
+            "ratio": self.ratio,
+            "thresholds": self.sure[..last].iter().map(threshold).collect::<Vec<_>>(),
+            "shares": self.result.shares,
+            "accuracy": self.result.accuracy,
+            "macs": self.result.macs,
+            "images": self.result.images,
+        })
+    }
+}
+
+/// What the table of a cascade shows.
+fn title(nets: &[&str], args: &EvalArgs, held_out: usize) -> String {
+    let rule = match (args.confidence, args.entropy) {
+        (Some(least), _) => format!("a net answers with a probability of at least {least}"),
+        (None, Some(most)) => format!("a net answers with an entropy of at most {most}"),
+        (None, None) => format!("least probabilities chosen on {held_out} validation images"),
+    };
+    format!("cascade {}: {rule}", nets.join(" -> "))
+}
+
+/// A row for each choice of thresholds.
+fn points_table(nets: &[&str], points: &[Point]) -> String {
+    let chosen = points.iter().any(|p| p.ratio.is_some());
+    let (_, but_last) = nets.split_last().unwrap_or((&"", &[]));
+    let mut header: Vec<String> = Vec::new();
+    if chosen {
+        header.extend(but_last.iter().map(|net| format!("{net} from")));
+    }
+    header.extend(nets.iter().map(|net| format!("{net} answers")));
+    header.extend(["MACs".to_string(), "accuracy".to_string()]);
+    let rows: Vec<Vec<String>> = points
+        .iter()
+        .map(|point| {
+            let mut row: Vec<String> = Vec::new();
+            if chosen {
+                row.extend(point.sure[..but_last.len()].iter().map(|sure| match sure {
+                    Sure::Probability(x) | Sure::Entropy(x) => format!("{x:.6}"),
+                    Sure::Never => "never".to_string(),
+                }));
+            }
+            row.extend(point.result.shares.iter().map(|&share| percent(share)));
+            row.extend([si(point.result.macs.round() as u64), percent(point.result.accuracy)]);
+            row
+        })
+        .collect();
+    let header: Vec<&str> = header.iter().map(String::as_str).collect();
+    table(0, &header, &rows)
 }
 
 /// Fails where a net is less accurate than asked for. An accuracy that is no number is below every demand.
