@@ -58,6 +58,8 @@ class Check:
         self.nets = 0
         self.numbers = 0
         self.worst = (0.0, "none")
+        # Values that one model of a cascade has for another.
+        self.handed_on = 0
         self.operators = set()
         # Nets whose logits are all smaller than LEAST, which say little.
         self.silent = []
@@ -114,6 +116,28 @@ class Check:
                     self.same_as_safetensors(f"{name}, {net}", spec, net)
             except Exception as error:
                 self.fails(f"{name}, {net}: {error}")
+        if len(nets) > 1:
+            for order in (nets[::-1], nets):
+                what = f"{name}, {' -> '.join(order)}"
+                try:
+                    self.cascade(what, spec, order, wanted)
+                except Exception as error:
+                    self.fails(f"{what}: {error}")
+
+    def cascade(self, name, spec, nets, wanted):
+        """The models of a cascade, one after the other: each gives the logits that its net alone gives."""
+        self.run("export", spec, "--weights", "w", "--cascade", ",".join(nets), "-o", "stage.onnx")
+        sessions = [self.session(self.folder / f"stage.{net}.onnx") for net in nets]
+        for image, results in wanted:
+            values = {"image": image}
+            for net, session in zip(nets, sessions):
+                names = [output.name for output in session.get_outputs()]
+                given = session.run(names, {i.name: values[i.name] for i in session.get_inputs()})
+                if set(names) & set(values):
+                    self.fails(f"{name}: {net} hands on what is there")
+                values |= dict(zip(names, given))
+                self.compare(f"{name}, {net}, {len(image)} images", values.pop("logits"), results[f"logits.{net}"])
+        self.handed_on += len(values) - 1
 
     def net(self, name, spec, net, wanted):
         path = self.folder / "net.onnx"
@@ -243,12 +267,13 @@ def main():
             check.example()
     print(f"operators {', '.join(sorted(check.operators))}")
     print(f"{check.nets} nets, {check.numbers} logits ({len(check.silent)} times all below {LEAST})")
+    print(f"{check.handed_on} values handed on in cascades")
     print(f"largest difference {check.worst[0]:.1e} of the largest logit ({check.worst[1]})")
     for name in check.silent:
         if not name.startswith("seed"):
             check.fails(f"{name}: no logit is as large as {LEAST}")
     print(f"{len(check.wrong)} wrong, in {time.monotonic() - begin:.0f} s")
-    sys.exit(1 if check.wrong or not check.nets else 0)
+    sys.exit(1 if check.wrong or not check.nets or not (given or check.handed_on) else 0)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ mod reference_device;
 mod report;
 mod schedule;
 mod share_prefixes;
+mod stages;
 mod traffic;
 mod work;
 
@@ -51,8 +52,9 @@ pub use program::{
 };
 pub use recompute::recompute;
 pub use reference_device::{ReferenceDevice, ReferenceExecutable};
-pub use report::{LARGEST, LargeValue, Report, macs_until};
+pub use report::{LARGEST, LargeValue, Report};
 pub use schedule::schedule;
 pub use share_prefixes::share_prefixes;
+pub use stages::{HANDED_ON, macs_until, stages};
 pub use traffic::Traffic;
 pub use work::{Work, WorkKind};

@@ -1,8 +1,8 @@
 //! Figures about a compiled program, for summaries.
 
 use crate::work::macs;
-use crate::{Place, Program, share_prefixes};
-use ddnnc_ir::{Graph, IrError, NodeId, Op, ValueType, infer, is_update};
+use crate::{Place, Program};
+use ddnnc_ir::{Graph, NodeId, Op, ValueType, is_update};
 use rustc_hash::FxHashSet;
 
 /// A value of the arena and its size.
@@ -98,33 +98,4 @@ pub(crate) fn value_bytes(graph: &Graph) -> usize {
         !elsewhere
     };
     graph.nodes().filter(made).flat_map(|id| &graph.node(id).results).map(ValueType::bytes).sum()
-}
-
-/// Multiply-accumulates of one sample of the batch up to each of these outputs of a graph: of what it and the outputs before
-/// it need, with what they have in common computed once.
-///
-/// # Errors
-///
-/// A graph with a cycle.
-pub fn macs_until(graph: &Graph, outputs: &[String]) -> Result<Vec<u64>, IrError> {
-    let mut graph = graph.clone();
-    share_prefixes(&mut graph)?;
-    let mut computed: FxHashSet<NodeId> = FxHashSet::default();
-    let (mut macs, mut until) = (0u64, Vec::with_capacity(outputs.len()));
-    for name in outputs {
-        let mut ahead: Vec<NodeId> = graph.output(name).map(|v| v.node).into_iter().collect();
-        while let Some(id) = ahead.pop() {
-            if !computed.insert(id) {
-                continue;
-            }
-            let operands = graph.operands(id);
-            let types: Vec<&ValueType> = operands.iter().map(|&v| graph.ty(v)).collect();
-            let node = graph.node(id);
-            let samples = node.results.first().and_then(|ty| ty.dims().first()).copied().unwrap_or(1).max(1);
-            macs = macs.saturating_add(infer::macs(&node.op, &types, &node.results) / samples as u64);
-            ahead.extend(operands.iter().map(|v| v.node));
-        }
-        until.push(macs);
-    }
-    Ok(until)
 }

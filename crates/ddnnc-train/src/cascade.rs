@@ -10,18 +10,16 @@ use crate::evaluate::{Evaluator, NetResult, rank};
 
 /// How sure a net is of an image.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Answer {
-    /// Whether the class of the largest logit is the label.
-    pub correct: bool,
+pub struct Confidence {
     /// The largest probability; NaN where a logit is no number.
     pub probability: f64,
     /// Entropy of the probabilities, in nats; NaN likewise.
     pub entropy: f64,
 }
 
-impl Answer {
+impl Confidence {
     /// Of the logits of one image, computed in f64.
-    pub fn of(logits: &[f32], label: usize) -> Answer {
+    pub fn of(logits: &[f32]) -> Confidence {
         let most = logits.iter().fold(f64::NEG_INFINITY, |m, &x| m.max(f64::from(x)));
         let sum: f64 = logits.iter().map(|&x| (f64::from(x) - most).exp()).sum();
         let log_sum = sum.ln();
@@ -31,8 +29,17 @@ impl Answer {
             let p = log.exp();
             if p == 0.0 { 0.0 } else { -p * log }
         });
-        Answer { correct: rank(logits, label) == 0, probability: 1.0 / sum, entropy: entropy.sum() }
+        Confidence { probability: 1.0 / sum, entropy: entropy.sum() }
     }
+}
+
+/// What a net says of an image whose label is known.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Answer {
+    /// Whether the class of the largest logit is the label.
+    pub correct: bool,
+    /// How sure it is.
+    pub confidence: Confidence,
 }
 
 /// What nets say of the same images: a list for each net, in the order in which they are asked.
@@ -51,10 +58,10 @@ pub enum Sure {
 
 impl Sure {
     /// Whether a net answers. What is no number is not sure.
-    fn of(self, answer: &Answer) -> bool {
+    pub fn holds(self, confidence: Confidence) -> bool {
         match self {
-            Sure::Probability(least) => answer.probability >= least,
-            Sure::Entropy(most) => answer.entropy <= most,
+            Sure::Probability(least) => confidence.probability >= least,
+            Sure::Entropy(most) => confidence.entropy <= most,
             Sure::Never => false,
         }
     }
@@ -89,7 +96,10 @@ impl Evaluator {
         let results = self.run_seeing(loader, |net, logits, label| {
             for (place, answers) in places.iter().zip(&mut answers) {
                 if *place == net {
-                    answers.push(Answer::of(logits, label));
+                    answers.push(Answer {
+                        correct: rank(logits, label) == 0,
+                        confidence: Confidence::of(logits),
+                    });
                 }
             }
         })?;
@@ -118,13 +128,13 @@ pub fn thresholds(answers: &[Vec<Answer>], shares: &[f64]) -> Vec<Sure> {
         let wanted = ((share * images as f64).round() as usize).min(left.len());
         // What is no number is never sure.
         let mut sure: Vec<f64> =
-            left.iter().map(|&i| of_net[i].probability).filter(|p| !p.is_nan()).collect();
+            left.iter().map(|&i| of_net[i].confidence.probability).filter(|p| !p.is_nan()).collect();
         sure.sort_by(|a, b| b.total_cmp(a));
         let threshold = match wanted.min(sure.len()) {
             0 => Sure::Never,
             n => Sure::Probability(sure[n - 1]),
         };
-        left.retain(|&i| !threshold.of(&of_net[i]));
+        left.retain(|&i| !threshold.holds(of_net[i].confidence));
         all.push(threshold);
     }
     all
@@ -137,7 +147,7 @@ pub fn cascade(answers: &[Vec<Answer>], sure: &[Sure], macs: &[u64]) -> CascadeR
     let last = answers.len().saturating_sub(1);
     let answering = |image: usize| {
         let mut nets = answers[..last].iter().zip(sure);
-        nets.position(|(of_net, sure)| sure.of(&of_net[image])).unwrap_or(last)
+        nets.position(|(of_net, sure)| sure.holds(of_net[image].confidence)).unwrap_or(last)
     };
     let mut counts = vec![0u64; answers.len()];
     let mut correct = 0u64;
@@ -159,22 +169,19 @@ mod tests {
     use super::*;
 
     fn answer(correct: bool, probability: f64) -> Answer {
-        Answer { correct, probability, entropy: 1.0 - probability }
+        Answer { correct, confidence: Confidence { probability, entropy: 1.0 - probability } }
     }
 
     #[test]
-    fn an_answer_is_the_softmax_in_f64() {
+    fn confidence_is_of_the_softmax_in_f64() {
         // Probabilities 1/5 and 4/5.
-        let a = Answer::of(&[0.0, 4f32.ln()], 1);
+        let a = Confidence::of(&[0.0, 4f32.ln()]);
         let entropy = -(0.2 * 0.2f64.ln() + 0.8 * 0.8f64.ln());
-        assert!(
-            a.correct && (a.probability - 0.8).abs() < 1e-7 && (a.entropy - entropy).abs() < 1e-7,
-            "{a:?}"
-        );
-        let a = Answer::of(&[1e4, -1e4, 0.0], 1);
-        assert_eq!((a.correct, a.probability, a.entropy), (false, 1.0, 0.0));
-        let a = Answer::of(&[f32::NAN, 0.0], 1);
-        assert!(!a.correct && !Sure::Probability(0.0).of(&a) && !Sure::Entropy(100.0).of(&a), "{a:?}");
+        assert!((a.probability - 0.8).abs() < 1e-7 && (a.entropy - entropy).abs() < 1e-7, "{a:?}");
+        let a = Confidence::of(&[1e4, -1e4, 0.0]);
+        assert_eq!((a.probability, a.entropy), (1.0, 0.0));
+        let a = Confidence::of(&[f32::NAN, 0.0]);
+        assert!(!Sure::Probability(0.0).holds(a) && !Sure::Entropy(100.0).holds(a), "{a:?}");
     }
 
     #[test]

@@ -23,14 +23,14 @@ mod run_folder;
 mod trainer;
 mod weights;
 
-pub use cascade::{Answer, Answers, CascadeResult, Sure, cascade, shares, thresholds};
+pub use cascade::{Answer, Answers, CascadeResult, Confidence, Sure, cascade, shares, thresholds};
 pub use data::{Batch, DataError, DataSource, Fit, Loader, Preparation, Split, preparation, read_image};
 pub use error::{TrainError, wrongly_named};
 pub use evaluate::{Evaluator, NetResult};
 pub use init::{initial_values, unmarked};
 pub use metrics::{EpochRecord, Record, StepRecord, TestRecord};
 pub use observer::{Observer, Plan, Silent};
-pub use onnx::{OnnxError, begins_as_onnx, onnx_bytes, onnx_model};
+pub use onnx::{OnnxError, begins_as_onnx, onnx_bytes, onnx_model, onnx_stage};
 pub use progress::Progress;
 pub use report::{read_records, report_html, write_report};
 pub use run_folder::{Checkpoint, FORMAT_VERSION, RunFolder, class_names, named_classes, spec_digest};

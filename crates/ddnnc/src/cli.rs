@@ -57,12 +57,12 @@ pub enum Command {
     Eval(EvalArgs),
     /// Classify image files
     #[command(
-        after_help = "Examples:\n  ddnnc predict runs/quickstart --subnet small digit.png\n  ddnnc predict small.safetensors digit.png\n  ddnnc predict runs/quickstart --device cuda digit.png"
+        after_help = "Examples:\n  ddnnc predict runs/quickstart --subnet small digit.png\n  ddnnc predict small.safetensors digit.png\n  ddnnc predict runs/quickstart --cascade small,full --confidence 0.95 digit.png\n  ddnnc predict runs/quickstart --device cuda digit.png"
     )]
     Predict(PredictArgs),
     /// Write one sub-net as a model of its own
     #[command(
-        after_help = "Examples:\n  ddnnc export runs/quickstart --subnet small -o small.safetensors\n  ddnnc export runs/quickstart --subnet small -o small.onnx"
+        after_help = "Examples:\n  ddnnc export runs/quickstart --subnet small -o small.safetensors\n  ddnnc export runs/quickstart --subnet small -o small.onnx\n  ddnnc export runs/quickstart --cascade small,full -o digits.onnx"
     )]
     Export(ExportArgs),
     /// Take over weights that bear other names
@@ -274,22 +274,29 @@ pub struct EvalArgs {
     /// Images in a step [default: the spec's]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = batch_parser())]
     pub batch: Option<usize>,
-    /// Ask these nets one after the other, the first that is sure enough answers; thresholds are chosen on the validation
-    /// images, for several shares
-    #[arg(long, value_name = "NETS", value_delimiter = ',')]
-    pub cascade: Vec<String>,
-    /// In a cascade, a net answers where its largest probability is at least this
-    #[arg(long, value_name = "P", requires = "cascade", allow_negative_numbers = true, value_parser = fraction)]
-    pub confidence: Option<f64>,
-    /// In a cascade, a net answers where the entropy of its probabilities, in nats, is at most this
-    #[arg(long, value_name = "H", requires = "cascade", conflicts_with = "confidence", allow_negative_numbers = true, value_parser = not_negative)]
-    pub entropy: Option<f64>,
+    /// Nets that are asked one after the other
+    #[command(flatten)]
+    pub cascade: CascadeArgs,
     /// Where it runs
     #[command(flatten)]
     pub device: DeviceArgs,
     /// The passes
     #[command(flatten)]
     pub passes: PassArgs,
+}
+
+/// Inference that stops early.
+#[derive(Debug, Args)]
+pub struct CascadeArgs {
+    /// Ask these nets one after the other; the first that is sure enough answers
+    #[arg(id = "cascade", long = "cascade", value_name = "NETS", value_delimiter = ',')]
+    pub nets: Vec<String>,
+    /// In a cascade, a net answers where its largest probability is at least this
+    #[arg(long, value_name = "P", requires = "cascade", allow_negative_numbers = true, value_parser = fraction)]
+    pub confidence: Option<f64>,
+    /// In a cascade, a net answers where the entropy of its probabilities, in nats, is at most this
+    #[arg(long, value_name = "H", requires = "cascade", conflicts_with = "confidence", allow_negative_numbers = true, value_parser = not_negative)]
+    pub entropy: Option<f64>,
 }
 
 /// A number from 0 on.
@@ -330,8 +337,11 @@ pub struct PredictArgs {
     #[command(flatten)]
     pub weights: WeightArgs,
     /// The sub-net that answers [default: the first]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", conflicts_with = "cascade")]
     pub subnet: Option<String>,
+    /// Nets that are asked one after the other
+    #[command(flatten)]
+    pub cascade: CascadeArgs,
     /// How many classes to name
     #[arg(long, value_name = "K", default_value_t = 5, allow_negative_numbers = true, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     pub top: usize,
@@ -356,8 +366,11 @@ pub struct ExportArgs {
     #[command(flatten)]
     pub weights: WeightArgs,
     /// The sub-net, exit or network
-    #[arg(long, value_name = "NAME")]
-    pub subnet: String,
+    #[arg(long, value_name = "NAME", required_unless_present = "cascade", conflicts_with = "cascade")]
+    pub subnet: Option<String>,
+    /// Nets that are asked one after the other: an ONNX model of each, NAME.NET.onnx, of what those before it have not computed
+    #[arg(long, value_name = "NETS", value_delimiter = ',')]
+    pub cascade: Vec<String>,
     /// The file to write: as NAME.onnx an ONNX model, else safetensors; either says how images are prepared, and has the spec
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,

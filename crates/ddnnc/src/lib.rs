@@ -7,6 +7,7 @@
 //! A command ends with `Ok` or with a [`Failure`], which holds what the user is told and the exit status: 0 done, 1 the
 //! input is wrong, 2 the command line is wrong (which is nearly always clap's to say), 3 the environment failed.
 
+mod cascade;
 mod cli;
 mod commands;
 mod device;

@@ -7,7 +7,6 @@ mod build;
 mod canonical;
 mod dead_code;
 mod fuse;
-mod macs;
 mod pipeline;
 mod plan_groups;
 mod plan_memory;

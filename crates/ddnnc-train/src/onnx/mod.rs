@@ -14,8 +14,8 @@ use message::{
     TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
 };
 use prost::Message;
-use std::collections::BTreeMap;
-use translate::{INPUT, translate};
+use std::collections::{BTreeMap, HashMap};
+use translate::{INPUT, Shown, translate};
 
 /// The version of ONNX's operators that models are made of. Everything here has a form in it, and runtimes and converters take
 /// versions older than they are: an old one reaches most of them.
@@ -66,22 +66,64 @@ pub enum OnnxError {
 pub fn onnx_model(
     model: &Model,
     net: &str,
-    mut tensors: Tensors,
+    tensors: Tensors,
     metadata: &BTreeMap<String, String>,
 ) -> Result<ModelProto, OnnxError> {
     let mut alone = model.clone();
     alone.keep_only(net)?;
-    let mut done = translate(&alone.graph, &alone.graph.topological()?, &model.input.0);
+    onnx_stage(&alone, net, tensors, metadata)
+}
+
+/// The same of a model of one net that is a stage of a cascade ([`ddnnc_passes::stages`]): what is handed on to it and from it
+/// are further inputs and outputs under their names.
+///
+/// # Errors
+///
+/// As [`onnx_model`].
+pub fn onnx_stage(
+    stage: &Model,
+    net: &str,
+    mut tensors: Tensors,
+    metadata: &BTreeMap<String, String>,
+) -> Result<ModelProto, OnnxError> {
+    let model = stage;
+    let mut done = translate(&model.graph, &model.graph.topological()?, &model.input.0);
     if !done.without_form.is_empty() {
         return Err(OnnxError::NoForm { operators: done.without_form });
     }
-    let Some((_, mut logits)) = done.outputs.pop() else {
-        return Err(OnnxError::Missing { name: format!("logits.{net}") });
-    };
-    if !done.writer.computes(&logits) {
-        logits = done.writer.node(OUTPUT, "Identity", &[&logits], Vec::new());
+    let logits = format!("logits.{net}");
+    if !done.outputs.iter().any(|output| output.name == logits) {
+        return Err(OnnxError::Missing { name: logits });
     }
-    done.writer.rename(&logits, OUTPUT);
+    let prepared = if metadata.contains_key("mean") { ", prepared as the metadata says" } else { "" };
+    let images = format!("images{prepared}");
+    let handed_on = "handed on from an earlier stage";
+    let input = done.inputs.iter().map(|input| {
+        let doc = if input.name == INPUT { &*images } else { handed_on };
+        value(&input.name, &input.sample, doc)
+    });
+    let input = input.collect();
+    let mut output = Vec::with_capacity(done.outputs.len());
+    let mut renamed: HashMap<String, String> = HashMap::new();
+    for Shown { name, of, sample } in std::mem::take(&mut done.outputs) {
+        let (name, doc) = match name == logits {
+            true => (OUTPUT.to_string(), "a number for each class"),
+            false => (name, "handed on to a later stage"),
+        };
+        // A value has one name: one that is an input, or is shown already, is shown by a node of its own.
+        match renamed.get(&of) {
+            None if done.writer.computes(&of) => {
+                done.writer.rename(&of, &name);
+                renamed.insert(of, name.clone());
+            }
+            shown => {
+                let of = shown.unwrap_or(&of);
+                let copy = done.writer.node(&name, "Identity", &[of], Vec::new());
+                done.writer.rename(&copy, &name);
+            }
+        }
+        output.push(value(&name, &sample, doc));
+    }
     let mut initializer = done
         .weights
         .into_iter()
@@ -93,14 +135,7 @@ pub fn onnx_model(
         .collect::<Result<Vec<TensorProto>, OnnxError>>()?;
     let (node, constants) = done.writer.finish();
     initializer.extend(constants);
-    let prepared = if metadata.contains_key("mean") { ", prepared as the metadata says" } else { "" };
-    let graph = GraphProto {
-        node,
-        name: format!("{}.{net}", model.name),
-        initializer,
-        input: vec![value(INPUT, model.input.1.dims(), &format!("images{prepared}"))],
-        output: vec![value(OUTPUT, &[model.target.1], "a number for each class")],
-    };
+    let graph = GraphProto { node, name: format!("{}.{net}", model.name), initializer, input, output };
     Ok(ModelProto {
         ir_version: Some(IR_VERSION),
         producer_name: "ddnnc".to_string(),

@@ -6,6 +6,7 @@
 use super::message::AttributeProto;
 use super::writer::{Writer, float, int, ints};
 use ddnnc_ir::{BinaryKind, Conv, DType, Graph, NodeId, Op, Pool, ReduceKind, Shape, UnaryKind, Value};
+use ddnnc_passes::HANDED_ON;
 use std::collections::HashMap;
 
 /// The name of the input.
@@ -17,10 +18,30 @@ pub(super) struct Translated {
     pub(super) writer: Writer,
     /// The parameters and running statistics that nodes take, in the order of first use.
     pub(super) weights: Vec<String>,
-    /// The graph's outputs by name, each with the name of its value.
-    pub(super) outputs: Vec<(String, String)>,
+    /// The inputs that the graph has.
+    pub(super) inputs: Vec<Shown>,
+    /// The graph's outputs.
+    pub(super) outputs: Vec<Shown>,
     /// Operators that have no form, each with its place.
     pub(super) without_form: Vec<String>,
+}
+
+/// A value that is an input or an output.
+#[derive(Debug)]
+pub(super) struct Shown {
+    /// Under what name.
+    pub(super) name: String,
+    /// The name that it has among the nodes.
+    pub(super) of: String,
+    /// Its shape, without the batch.
+    pub(super) sample: Vec<usize>,
+}
+
+impl Shown {
+    fn new(name: &str, of: &str, dims: &[usize]) -> Shown {
+        let sample = dims.get(1..).unwrap_or_default().to_vec();
+        Shown { name: name.to_string(), of: of.to_string(), sample }
+    }
 }
 
 /// Translates a graph whose images are its input `input`.
@@ -95,13 +116,17 @@ impl Translator<'_> {
         let like = |name: String| Named { name, batched, narrow: false };
         let dims = |i: usize| graph.shape(operands[i]).dims();
         let named = match (&node.op, known) {
-            (Op::Input { name }, _) if name == self.input => Named::batched(INPUT.to_string()),
+            (Op::Input { name }, _) if name == self.input || name.starts_with(HANDED_ON) => {
+                let name = if name == self.input { INPUT } else { name };
+                self.done.inputs.push(Shown::new(name, name, node.results[0].dims()));
+                Named::batched(name.to_string())
+            }
             (Op::Parameter { name, .. } | Op::State { name }, _) => {
                 self.done.weights.push(name.clone());
                 Named::fixed(name.clone())
             }
             (Op::Output { name }, [x]) => {
-                self.done.outputs.push((name.clone(), x.name.clone()));
+                self.done.outputs.push(Shown::new(name, &x.name, dims(0)));
                 return Ok(None);
             }
             // What a value is depends neither on its layout nor on where its gradient goes; of f32 there is nothing to convert.

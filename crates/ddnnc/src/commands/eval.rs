@@ -1,12 +1,11 @@
 //! `ddnnc eval`: accuracy of every sub-net, and of cascades of them.
 
+use crate::cascade::{cascaded, sure};
 use crate::cli::{EvalArgs, SplitName};
 use crate::output::{percent, print, print_json, si, table};
-use crate::training::{
-    bad_data, data_folder, failed, fit, loader_threads, net, results_table, spec_and_weights,
-};
+use crate::training::{bad_data, data_folder, failed, fit, loader_threads, results_table, spec_and_weights};
 use crate::{Failure, Ui, device};
-use ddnnc_ir::{Mode, Model};
+use ddnnc_ir::Mode;
 use ddnnc_passes::{Goal, macs_until};
 use ddnnc_train::{
     Answers, CascadeResult, DataSource, Evaluator, NetResult, Sure, cascade, shares, thresholds,
@@ -17,7 +16,8 @@ use serde_json::{Value, json};
 pub fn run(args: &EvalArgs, ui: Ui) -> Result<(), Failure> {
     let options = device::options_on(&args.device, &args.passes)?;
     // Thresholds are chosen on validation images where none is given.
-    let chosen = !args.cascade.is_empty() && args.confidence.is_none() && args.entropy.is_none();
+    let given = sure(&args.cascade);
+    let chosen = !args.cascade.nets.is_empty() && given.is_none();
     if chosen && args.split == SplitName::Validation {
         return Err(Failure::usage(
             "the thresholds of a cascade are chosen on the validation images, and say nothing there",
@@ -27,7 +27,7 @@ pub fn run(args: &EvalArgs, ui: Ui) -> Result<(), Failure> {
     let (spec, source) = spec_and_weights(&args.spec, &args.weights, ui)?;
     let mut model = spec.lower(Mode::Eval, args.batch)?;
     let trained = source.read_for(&mut model, ui)?;
-    let nets = cascaded(&model, &args.cascade)?;
+    let nets = cascaded(&model, &args.cascade.nets)?;
     let folder = data_folder(&spec, &model, args.data.as_deref())?;
     let split = match args.split {
         SplitName::Test => "test",
@@ -58,11 +58,10 @@ pub fn run(args: &EvalArgs, ui: Ui) -> Result<(), Failure> {
     let (results, answers) = evaluator.run_with_answers(&nets, loader).map_err(failed)?;
     let mut points = Vec::new();
     if !nets.is_empty() {
-        let costs = costs(&model, &nets)?;
-        let sure = match (args.confidence, args.entropy) {
-            (Some(least), _) => vec![(None, vec![Sure::Probability(least); nets.len()])],
-            (None, Some(most)) => vec![(None, vec![Sure::Entropy(most); nets.len()])],
-            (None, None) => {
+        let costs = macs_until(&model, &nets).map_err(|e| device::not_compiled(&e.into()))?;
+        let sure = match given {
+            Some(sure) => vec![(None, vec![sure; nets.len()])],
+            None => {
                 let held_out = data.validation(batch, threads);
                 let (_, held_out) = evaluator.run_with_answers(&nets, held_out).map_err(failed)?;
                 choices(&held_out)
@@ -89,35 +88,12 @@ pub fn run(args: &EvalArgs, ui: Ui) -> Result<(), Failure> {
         let head = format!("{} on {images} {split} images from {}\n\n", model.name, folder.display());
         let mut text = head + &results_table(&model, &[("accuracy", &results)]);
         if !nets.is_empty() {
-            text.push_str(&format!("\n{}\n\n", title(&nets, args, data.validation_len())));
+            text.push_str(&format!("\n{}\n\n", title(&nets, given, data.validation_len())));
             text.push_str(&points_table(&nets, &points));
         }
         print(&text)?;
     }
     args.at_least.map_or(Ok(()), |least| demand(&results, least))
-}
-
-/// The nets of a cascade: two or more, each once.
-fn cascaded<'a>(model: &'a Model, names: &[String]) -> Result<Vec<&'a str>, Failure> {
-    let mut nets: Vec<&str> = Vec::with_capacity(names.len());
-    for name in names {
-        let name = net(model, Some(name))?.name.as_str();
-        if nets.contains(&name) {
-            return Err(Failure::input(format!("the cascade asks `{name}` twice")));
-        }
-        nets.push(name);
-    }
-    match nets.as_slice() {
-        [one] => Err(Failure::input(format!("a cascade of `{one}` alone"))
-            .hint("name two nets or more, the cheapest first: `--cascade small,full`")),
-        _ => Ok(nets),
-    }
-}
-
-/// Multiply-accumulates of an image that each net of a cascade answers.
-fn costs(model: &Model, nets: &[&str]) -> Result<Vec<u64>, Failure> {
-    let outputs: Vec<String> = nets.iter().map(|net| format!("logits.{net}")).collect();
-    macs_until(&model.graph, &outputs).map_err(|e| device::not_compiled(&e.into()))
 }
 
 /// Ratios of the shares that neighbouring nets are to answer.
@@ -157,11 +133,11 @@ impl Point {
 }
 
 /// What the table of a cascade shows.
-fn title(nets: &[&str], args: &EvalArgs, held_out: usize) -> String {
-    let rule = match (args.confidence, args.entropy) {
-        (Some(least), _) => format!("a net answers with a probability of at least {least}"),
-        (None, Some(most)) => format!("a net answers with an entropy of at most {most}"),
-        (None, None) => format!("least probabilities chosen on {held_out} validation images"),
+fn title(nets: &[&str], given: Option<Sure>, held_out: usize) -> String {
+    let rule = match given {
+        Some(Sure::Probability(least)) => format!("a net answers with a probability of at least {least}"),
+        Some(Sure::Entropy(most)) => format!("a net answers with an entropy of at most {most}"),
+        Some(Sure::Never) | None => format!("least probabilities chosen on {held_out} validation images"),
     };
     format!("cascade {}: {rule}", nets.join(" -> "))
 }

@@ -43,7 +43,9 @@ fn every_key_of_json_is_documented() {
     for args in [
         &["compile", "run/spec.ddnn", "--json"][..],
         &["eval", "run", "--data", "mnist", "--json"],
+        &["eval", "run", "--data", "mnist", "--json", "--cascade", "small,full"],
         &["predict", "run", "1.png", "--json"],
+        &["predict", "run", "1.png", "--json", "--cascade", "small,full", "--confidence", "0.5"],
         &["inspect", &spec("kd_two_networks"), "--json"],
         &["data", "mnist", "--dataset", "mnist", "--json"],
     ] {
@@ -287,54 +289,6 @@ fn a_step_obeys_its_contract() {
     assert_eq!(step("one.safetensors", &["--threads", "1"]), train);
 }
 
-/// Cascades of the run `whole`, of whose nets alone an evaluation says `alone`.
-fn cascades(place: &Place, alone: &Value) {
-    let eval = |more: &[&str]| place.run(&[&["eval", "whole", "--json"], more].concat());
-    let compiled = place.run(&["compile", "specs/quickstart.ddnn", "--json"]).json();
-    let of = |json: &Value, net: &str, key: &str| {
-        let nets = json["subnets"].as_array().expect("a list").clone();
-        nets.iter().find(|n| n["name"] == net).expect("the net")[key].as_f64().expect("a number")
-    };
-    // A net that is always sure is the cascade.
-    for (nets, first) in [("small,full", "small"), ("full,medium,small", "full")] {
-        let json = eval(&["--cascade", nets, "--confidence", "0"]).json();
-        assert_eq!(json["subnets"], alone["subnets"]);
-        let point = &json["cascade"]["points"][0];
-        assert_eq!(point["shares"][0], 1.0);
-        assert_eq!(point["accuracy"].as_f64(), Some(of(alone, first, "accuracy")));
-        assert_eq!(point["macs"].as_f64(), Some(of(&compiled, first, "macs")));
-    }
-    // One that never is costs what it computes; the stem and the first block are there already.
-    let json = eval(&["--cascade", "small,full", "--entropy", "0"]).json();
-    let point = &json["cascade"]["points"][0];
-    let (small, full) = (of(&compiled, "small", "macs"), of(&compiled, "full", "macs"));
-    assert_eq!(point["accuracy"].as_f64(), Some(of(alone, "full", "accuracy")));
-    assert!(point["macs"].as_f64().is_some_and(|macs| full < macs && macs < full + small), "{point}");
-
-    let json = eval(&["--cascade", "small,medium,full"]).json();
-    assert_eq!(json["cascade"]["nets"], serde_json::json!(["small", "medium", "full"]));
-    let points = json["cascade"]["points"].as_array().expect("a list");
-    let last: Vec<f64> = points.iter().map(|p| p["shares"][2].as_f64().expect("a number")).collect();
-    assert!(points.len() > 5 && last.is_sorted(), "the last net answers more and more: {last:?}");
-    for point in points {
-        has(point, &["ratio", "thresholds", "shares", "accuracy", "macs", "images"]);
-        let shares = point["shares"].as_array().expect("a list").iter().filter_map(Value::as_f64);
-        assert!((shares.sum::<f64>() - 1.0).abs() < 1e-12, "{point}");
-        assert_eq!(point["thresholds"].as_array().map(Vec::len), Some(2));
-    }
-    let text = place.run(&["eval", "whole", "--cascade", "small,full"]).ok();
-    assert!(text.contains("cascade small -> full") && text.contains("validation images"), "{text}");
-
-    eval(&["--cascade", "small"]).fails(1, &["`small` alone", "two nets or more"]);
-    eval(&["--cascade", "small,small"]).fails(1, &["`small` twice"]);
-    eval(&["--cascade", "small,foll"]).fails(1, &["no net `foll`", "did you mean `full`"]);
-    eval(&["--cascade", "small,full", "--split", "validation"]).fails(2, &["--split test", "--confidence"]);
-    eval(&["--cascade", "small,full", "--set", "train.validation=0"])
-        .fails(1, &["no images", "--confidence"]);
-    eval(&["--cascade", "small,full", "--entropy", "-1"]).fails(2, &["a number from 0 on"]);
-    eval(&["--confidence", "0.5"]).fails(2, &["--cascade"]);
-}
-
 #[test]
 fn train_then_everything_after_it() {
     let place = Place::new();
@@ -394,7 +348,6 @@ fn train_then_everything_after_it() {
     }
     let held = place.run(&["eval", "whole", "--split", "validation"]).ok();
     assert!(held.contains("validation images"), "{held}");
-    cascades(&place, &by_run);
 
     place.run(&["export", "whole", "--subnet", "small", "-o", "small.safetensors"]).ok();
     let (small, all) = (tensors(&place.path("small.safetensors")), tensors(&newest("whole")));

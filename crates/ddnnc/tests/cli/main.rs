@@ -1,6 +1,7 @@
 //! The command line as a user sees it: the built binary, its output, its files and its exit status.
 
 mod bad_input;
+mod cascade;
 mod commands;
 mod common;
 mod cuda;
