@@ -225,6 +225,34 @@ pub fn losses() -> Case {
     b.finish(&[logits, hard, total, grad, total, square])
 }
 
+/// The gates of two recurrent layers, as one column follows another: parts of values, and elementwise steps between them. Some of
+/// what stays inside is a result too, one value twice.
+pub fn gates() -> Case {
+    let mut b = Builder::new(GroupKind::Sequence);
+    let (wide, narrow) = (ValueType::f32([5, 28]), ValueType::f32([5, 7]));
+    let unary = |kind| Op::Unary { kind };
+    let mut results = Vec::new();
+    for _ in 0..2 {
+        let (column, state, cell) =
+            (b.operand(wide.clone()), b.operand(wide.clone()), b.operand(narrow.clone()));
+        let all = b.step(ADD, &[column, state]);
+        let kinds = [UnaryKind::Sigmoid, UnaryKind::Sigmoid, UnaryKind::Tanh, UnaryKind::Sigmoid];
+        let mut parts = Vec::new();
+        for (i, kind) in kinds.into_iter().enumerate() {
+            let part = b.step(Op::Slice { axis: 1, start: 7 * i, len: 7 }, &[all]);
+            parts.push(b.step(unary(kind), &[part]));
+        }
+        let new = b.step(MUL, &[parts[0], parts[2]]);
+        let kept = b.step(MUL, &[parts[1], cell]);
+        let cell = b.step(ADD, &[kept, new]);
+        let shown = b.step(unary(UnaryKind::Tanh), &[cell]);
+        let state = b.step(MUL, &[parts[3], shown]);
+        let flat = b.step(Op::Reshape { shape: Shape::from([5, 7, 1, 1]) }, &[state]);
+        results.extend([state, parts[1], cell, flat, state]);
+    }
+    b.finish(&results)
+}
+
 /// An operand that a result may lie on is read in another order by the rest of the chain.
 pub fn overwritten() -> Case {
     let mut b = Builder::new(GroupKind::Pointwise);

@@ -1,8 +1,9 @@
 //! Groups, built step by step.
 
 use super::Case;
-use ddnnc_ir::reference::{Tensor, evaluate_op};
+use ddnnc_ir::reference::{Tensor, evaluate_op, to_bf16};
 use ddnnc_ir::{DType, Group, GroupKind, Local, Op, Step, ValueType, infer};
+use ddnnc_passes::{Device, DeviceError};
 use std::sync::Arc;
 
 /// A group in the making.
@@ -77,10 +78,44 @@ pub fn group_of(case: &Case) -> &Group {
     }
 }
 
-/// The same steps, one after the other.
+/// The same steps as a sequence.
 pub fn unfused(case: &Case) -> Case {
     let group = Group { kind: GroupKind::Sequence, ..group_of(case).clone() };
     Case { op: Op::Fused(Arc::new(group)), operands: case.operands.clone() }
+}
+
+/// The results of a group whose steps are launches of their own, each on what those before it gave.
+pub fn step_by_step(
+    case: &Case,
+    device: &dyn Device,
+    operands: &[Tensor],
+) -> Result<Vec<Vec<f32>>, DeviceError> {
+    let group = group_of(case);
+    let mut made: Vec<Vec<Tensor>> = Vec::new();
+    let value = |made: &[Vec<Tensor>], local: Local| match local {
+        Local::Operand(i) => operands[i as usize].clone(),
+        Local::Step { step, result } => made[step as usize][result as usize].clone(),
+    };
+    for step in &group.steps {
+        let taken: Vec<Tensor> = step.operands.iter().map(|&l| value(&made, l)).collect();
+        let results = match &step.op {
+            Op::Constant { value } => {
+                let ty = &step.results[0];
+                let number = if ty.dtype == DType::Bf16 { to_bf16(*value) } else { *value };
+                vec![vec![number; ty.elements()]]
+            }
+            op if op.is_alias() => vec![taken[0].data.clone()],
+            op => {
+                let one = Case { op: op.clone(), operands: taken.iter().map(|t| t.ty.clone()).collect() };
+                let results = one.run(device, &taken, &[])?;
+                results.iter().map(|r| r.iter().map(|&x| f64::from(x)).collect()).collect()
+            }
+        };
+        let typed = step.results.iter().zip(results);
+        made.push(typed.map(|(ty, data)| Tensor { ty: ty.clone(), data }).collect());
+    }
+    let given = group.results.iter().map(|&local| value(&made, local));
+    Ok(given.map(|t| t.data.iter().map(|&x| x as f32).collect()).collect())
 }
 
 /// The operands that must be positive (variances, second moments), and those that count steps.

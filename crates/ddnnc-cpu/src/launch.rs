@@ -7,6 +7,7 @@ use crate::kernel::Plain;
 use crate::memory::{Base, Memory, Plan, Slot};
 use crate::method::{Direction, Method, Settings};
 use crate::pointwise::Pointwise;
+use crate::sequence::sequence;
 use ddnnc_ir::{
     Group, GroupKind, Local, Op, Step, ValueType, is_convolution, is_pointwise, is_reduction, is_update,
 };
@@ -150,7 +151,12 @@ fn fail(op: &Op, path: &str, message: &str) -> DeviceError {
     DeviceError::Failed(format!("{name} `{path}`: {message}"))
 }
 
-fn prepare_op(
+/// Makes one operator ready.
+///
+/// # Errors
+///
+/// As [`prepare`].
+pub fn prepare_op(
     op: &Op,
     path: &str,
     operands: &[Placed],
@@ -203,8 +209,10 @@ fn prepare_op(
 }
 
 /// Why a group cannot run.
-enum GroupError {
+pub enum GroupError {
+    /// It is no group that this device runs, in words.
     Group(String),
+    /// One of its steps.
     Step(DeviceError),
 }
 
@@ -237,56 +245,4 @@ fn prepare_group(
         }
         GroupKind::Sequence => sequence(group, path, operands, results, settings, plan),
     }
-}
-
-/// The steps of a group one after the other, with memory of the launch for what stays inside.
-fn sequence(
-    group: &Group,
-    path: &str,
-    operands: &[Placed],
-    results: &[Placed],
-    settings: &Settings,
-    plan: &mut Plan,
-) -> Result<Kernel, GroupError> {
-    if operands.iter().any(|o| results.iter().any(|r| r.slot.overlaps(&o.slot))) {
-        return Err(GroupError::Group("a result of a sequence lies on an operand".to_owned()));
-    }
-    let missing = || GroupError::Group("a value is not there".to_owned());
-    let mut made: Vec<Vec<Placed>> = Vec::with_capacity(group.steps.len());
-    let mut kernels = Vec::new();
-    for (i, step) in group.steps.iter().enumerate() {
-        let take = |local: &Local| match *local {
-            Local::Operand(o) => operands.get(o as usize),
-            Local::Step { step, result } => made.get(step as usize).and_then(|r| r.get(result as usize)),
-        };
-        let taken: Vec<Placed> =
-            step.operands.iter().map(|l| take(l).cloned()).collect::<Option<_>>().ok_or_else(missing)?;
-        let mut mine = Vec::with_capacity(step.results.len());
-        for (r, ty) in step.results.iter().enumerate() {
-            let local = Local::Step { step: i as u32, result: r as u32 };
-            let at = group.results.iter().position(|&l| l == local);
-            let slot = match at {
-                Some(at) => results[at].slot,
-                // Another name for the same memory.
-                None if step.op.is_alias() => taken[0].slot,
-                None => plan.value(ty),
-            };
-            mine.push(Placed { ty: ty.clone(), slot });
-        }
-        let alias = step.op.is_alias() && mine[0].slot == taken[0].slot;
-        if !alias {
-            let at = if step.path.is_empty() { path } else { &step.path };
-            kernels.push(prepare_op(&step.op, at, &taken, &mine, settings, plan).map_err(GroupError::Step)?);
-        }
-        made.push(mine);
-    }
-    // A value that is two results is copied to the second.
-    for (r, &local) in group.results.iter().enumerate() {
-        if let Some(first) = group.results[..r].iter().position(|&l| l == local) {
-            let (from, to) = (&results[first..=first], &results[r..=r]);
-            let op = Op::Store { name: String::new() };
-            kernels.push(prepare_op(&op, path, from, to, settings, plan).map_err(GroupError::Step)?);
-        }
-    }
-    Ok(Kernel::Sequence(kernels))
 }

@@ -44,6 +44,7 @@ mod convolution_weight;
 mod correlation;
 mod depthwise_rows;
 mod device;
+mod functions;
 mod gemm;
 mod half_vector;
 #[cfg(target_arch = "x86_64")]
@@ -81,6 +82,7 @@ mod pointwise_tables;
 mod pool;
 mod pooling;
 mod sample;
+mod sequence;
 mod shape;
 mod simd;
 mod tile;

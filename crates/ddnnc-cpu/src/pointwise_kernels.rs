@@ -2,6 +2,7 @@
 //! level of the processor on its own. The innermost loops are
 //! functions of slices, which tells the compiler that the slices are apart; what a closure captures does not.
 
+use crate::functions::{exp, phi, sigmoid, tanh};
 use crate::simd::{Level, at_every_level};
 use ddnnc_ir::UnaryKind;
 
@@ -106,15 +107,6 @@ pub fn shifts<A: Copy>(level: Level, out: &mut [f64], x: &[A], f: impl Fn(A) -> 
     });
 }
 
-fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + (-x).exp())
-}
-
-/// The distribution function of the standard normal distribution.
-fn phi(x: f32) -> f32 {
-    0.5 * (1.0 + libm::erff(x * std::f32::consts::FRAC_1_SQRT_2))
-}
-
 /// min(max(x, 0), top), where not a number stays so.
 #[inline(always)]
 fn clamp(x: f32, top: f32) -> f32 {
@@ -128,7 +120,7 @@ pub fn unary(level: Level, kind: UnaryKind, out: &mut [f32], x: &[f32]) {
         UnaryKind::Relu => map(level, out, x, |x| if x < 0.0 { 0.0 } else { x }),
         UnaryKind::Relu6 => map(level, out, x, |x| clamp(x, 6.0)),
         UnaryKind::Sigmoid => map(level, out, x, sigmoid),
-        UnaryKind::Tanh => map(level, out, x, f32::tanh),
+        UnaryKind::Tanh => map(level, out, x, tanh),
         UnaryKind::HardSwish => map(level, out, x, |x| x * clamp(x + 3.0, 6.0) * (1.0 / 6.0)),
         UnaryKind::Silu => map(level, out, x, |x| x * sigmoid(x)),
         UnaryKind::Gelu => map(level, out, x, |x| x * phi(x)),
@@ -153,7 +145,7 @@ pub fn unary_grad(level: Level, kind: UnaryKind, out: &mut [f32], saved: &[f32],
         }),
         UnaryKind::Gelu => map2(level, out, saved, dy, |s, dy| {
             // 1/√(2π)
-            let density = (-0.5 * s * s).exp() * 0.398_942_3;
+            let density = exp(-0.5 * s * s) * 0.398_942_3;
             dy * (phi(s) + s * density)
         }),
         UnaryKind::Square => map2(level, out, saved, dy, |s, dy| dy * (2.0 * s)),

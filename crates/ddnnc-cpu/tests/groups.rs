@@ -3,9 +3,9 @@
 
 use ddnnc_cases::Case;
 use ddnnc_cases::fixed_groups::{
-    EPS, convolution_groups, large, losses, overwritten, residual, rows, updates, vector,
+    EPS, convolution_groups, gates, large, losses, overwritten, residual, rows, updates, vector,
 };
-use ddnnc_cases::group::{Builder, tolerances, unfused};
+use ddnnc_cases::group::{Builder, step_by_step, tolerances, unfused};
 use ddnnc_cases::random_group::random_group;
 use ddnnc_cpu::CpuDevice;
 use ddnnc_ir::{DType, GroupKind, Layout, Op, ValueType};
@@ -61,7 +61,7 @@ fn check_within(levels: &[Vec<CpuDevice>], case: &Case, seed: u64, same: Option<
             assert!(bits(&one) == bits(&other), "{how}: {device:?} gives other bits\n{case:#?}");
         }
         if let Some(same) = same {
-            let steps = unfused(case).run(&devices[1], &operands, &[]).expect("runs step by step");
+            let steps = step_by_step(case, &devices[1], &operands).expect("runs step by step");
             for (r, ty) in
                 case.results().iter().enumerate().filter(|r| same || r.1.layout == Layout::ChannelsLast)
             {
@@ -135,6 +135,23 @@ fn twenty_updates_at_once() {
 #[test]
 fn losses_one_after_the_other() {
     check(&devices(true), &losses(), 4, false);
+}
+
+#[test]
+fn sequences_give_what_their_steps_give() {
+    let levels = devices(true);
+    check(&levels, &gates(), 3, true);
+    let device = &levels[0][1];
+    for seed in 0..60 {
+        let case = unfused(&random_group(seed));
+        let operands = case.draw(seed);
+        let steps = step_by_step(&case, device, &operands).expect("runs step by step");
+        let found = case.run(device, &operands, &[]).expect("runs");
+        for (r, ty) in case.results().iter().enumerate() {
+            let equal = bits(&found[r..=r]) == bits(&steps[r..=r]);
+            assert!(equal, "seed {seed}, result {r}: {ty} has other bits than step by step\n{case:#?}");
+        }
+    }
 }
 
 #[test]

@@ -28,7 +28,7 @@ fn one_of_each() -> Vec<Case> {
         let dtype = case.operands.first().map(|ty| ty.dtype);
         sequence && !matches!(case.op, Op::MatMul { .. }) && seen.insert((number(&case.op), dtype))
     });
-    all.push(fixed_groups::losses());
+    all.extend([fixed_groups::losses(), fixed_groups::gates()]);
     all.push(heads(32, 10, 64));
     all.push(heads(256, 1000, 2048));
     all
@@ -96,10 +96,12 @@ fn steps_side_by_side_agree_with_the_reference() {
 
 /// Little work in several levels is one block.
 #[test]
-fn losses_agree_with_the_reference() {
-    let case = fixed_groups::losses();
-    assert_eq!(emitted(&case).kernels.len(), 1);
-    check(&[case]);
+fn losses_and_gates_agree_with_the_reference() {
+    let cases = [fixed_groups::losses(), fixed_groups::gates()];
+    for case in &cases {
+        assert_eq!(emitted(case).kernels.len(), 1);
+    }
+    check(&cases);
 }
 
 /// Heads of three sub-nets as the compiler groups them: biases, losses of labels, of the last sub-net's logits and of
