@@ -4,7 +4,7 @@ use crate::args::{Args, Range};
 use crate::eval::{Env, Evaluator, Scope};
 use crate::limits;
 use crate::operators::{Entry, Operator};
-use crate::trace::{Kind, Step};
+use crate::trace::{Kind, Lstm, Step};
 use crate::value::{Tensor, Value};
 use ddnnc_diag::{Code, Diagnostic, Span};
 use ddnnc_ir::{Conv, Pool, Shape};
@@ -168,6 +168,21 @@ impl<'a> Evaluator<'a> {
                     return self.bad_shape(call, "a vector [C]", Some(hint));
                 }
                 alone(Kind::Linear { bias }, Shape::from([out]))
+            }
+            Operator::Lstm => {
+                let [_, _, w] = self.map(call)?;
+                if w == 1 {
+                    let hint = "one column is no sequence: `flatten |> linear(…)` reads it";
+                    return self.bad_shape(call, "a map of two columns or more", Some(hint));
+                }
+                let hidden = call.args.size("hidden", 1, 1, limits::EXTENT / 4, &mut self.diags)?;
+                let sequence = call.args.flag("sequence", false, &mut self.diags)?;
+                let bidirectional = call.args.flag("bidirectional", false, &mut self.diags)?;
+                // Its columns are written out one by one.
+                self.operators += 16 * w * (1 + usize::from(bidirectional));
+                let out = hidden * (1 + usize::from(bidirectional));
+                let shape = if sequence { Shape::from([out, 1, w]) } else { Shape::from([out]) };
+                alone(Kind::Lstm(Lstm { hidden, sequence, bidirectional }), shape)
             }
             Operator::Norm => {
                 let eps = call.args.number("eps", 1e-5, Range::Positive, &mut self.diags)?;

@@ -33,7 +33,7 @@ pub(crate) struct Emitter<'e> {
     origin: Origin,
 }
 
-type Emit<T> = Result<T, IrError>;
+pub(crate) type Emit<T> = Result<T, IrError>;
 
 impl<'e> Emitter<'e> {
     /// An emitter for an empty model.
@@ -72,7 +72,7 @@ impl<'e> Emitter<'e> {
         self.losses(nets, terms)
     }
 
-    fn add(&mut self, op: Op, operands: &[Value]) -> Emit<Value> {
+    pub(crate) fn add(&mut self, op: Op, operands: &[Value]) -> Emit<Value> {
         self.model.graph.add1(op, operands, self.origin.clone())
     }
 
@@ -93,12 +93,12 @@ impl<'e> Emitter<'e> {
         self.source(Op::Input { name: name.to_string() }, name, ty)
     }
 
-    fn graph(&self) -> &Graph {
+    pub(crate) fn graph(&self) -> &Graph {
         &self.model.graph
     }
 
     /// The shape of a value of one sample in the batch.
-    fn batched(&self, sample: &Shape) -> Shape {
+    pub(crate) fn batched(&self, sample: &Shape) -> Shape {
         let mut dims = vec![self.model.batch];
         dims.extend_from_slice(sample.dims());
         Shape::from(dims.as_slice())
@@ -180,6 +180,7 @@ impl<'e> Emitter<'e> {
                 let y = self.add(Op::MatMul { transpose_a: false, transpose_b: true }, &[x, w])?;
                 self.bias(net, names, *bias, step.shape.dims()[0], fan_in, y, entry)?
             }
+            (Kind::Lstm(lstm), &[x]) => self.lstm(net, i, names, *lstm, x, entry)?,
             (Kind::Norm { eps, momentum }, &[x]) => {
                 let number = step.operands.first().and_then(|&o| named.numbers.get(o)).copied().unwrap_or(0);
                 self.norm(net, i, names, (*eps, *momentum), (x, number), entry)?
@@ -210,7 +211,14 @@ impl<'e> Emitter<'e> {
                 self.add(Op::Binary { kind }, &stretched)?
             }
             // Every other kind has one operand; the trace says so.
-            (Kind::Conv { .. } | Kind::Linear { .. } | Kind::Norm { .. } | Kind::Dropout { .. }, _) => {
+            (
+                Kind::Conv { .. }
+                | Kind::Linear { .. }
+                | Kind::Lstm(_)
+                | Kind::Norm { .. }
+                | Kind::Dropout { .. },
+                _,
+            ) => {
                 return Err(IrError::Type {
                     op: "operator",
                     message: "an operand is missing".into(),
@@ -238,7 +246,7 @@ impl<'e> Emitter<'e> {
         )
     }
 
-    fn weight(
+    pub(crate) fn weight(
         &mut self,
         net: &Net<'_>,
         names: Option<&WeightNames>,

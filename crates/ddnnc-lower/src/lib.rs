@@ -31,6 +31,7 @@ mod nets;
 mod operators;
 mod plan;
 mod recipe;
+mod recurrent;
 mod settings;
 mod sharing;
 mod signature;

@@ -12,6 +12,8 @@ pub(crate) enum Operator {
     Depthwise,
     /// Matrix product.
     Linear,
+    /// LSTM over the columns of a map.
+    Lstm,
     /// Batch norm.
     Norm,
     /// An elementwise function.
@@ -77,6 +79,7 @@ pub(crate) const OPERATORS: &[Entry] = &[
     ),
     entry(Operator::Depthwise, "depthwise", "conv", &["kernel!", "stride", "pad", "dilation", "bias"]),
     entry(Operator::Linear, "linear", "linear", &["out!", "bias"]),
+    entry(Operator::Lstm, "lstm", "lstm", &["hidden!", "sequence", "bidirectional"]),
     entry(Operator::Norm, "bn", "bn", &["eps", "momentum"]),
     entry(Operator::Norm, "batch_norm", "bn", &["eps", "momentum"]),
     unary(UnaryKind::Relu, "relu"),

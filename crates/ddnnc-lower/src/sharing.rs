@@ -32,7 +32,8 @@ pub(crate) fn check_shared_shapes<'a>(
         let mut told: FxHashSet<&str> = FxHashSet::default();
         for (i, step_names) in of_net.names.iter().enumerate() {
             let Some(step_names) = step_names else { continue };
-            for (base, field) in [(&step_names.weights, "weight"), (&step_names.statistics, "running_mean")] {
+            let weight = net.trace.steps[i].kind.weight_field().unwrap_or("weight");
+            for (base, field) in [(&step_names.weights, weight), (&step_names.statistics, "running_mean")] {
                 if field == "running_mean" && !matches!(net.trace.steps[i].kind, Kind::Norm { .. }) {
                     continue;
                 }

@@ -23,6 +23,8 @@ pub(crate) enum Kind {
         /// Whether a bias follows.
         bias: bool,
     },
+    /// Weights [4·hidden, C·H] and [4·hidden, hidden] and two biases [4·hidden] for each direction.
+    Lstm(Lstm),
     /// Gain, bias and running statistics per channel.
     Norm {
         /// Added to the variance.
@@ -65,8 +67,40 @@ pub(crate) enum Kind {
 impl Kind {
     /// Whether the step has weights.
     pub(crate) fn has_weights(&self) -> bool {
-        matches!(self, Kind::Conv { .. } | Kind::Linear { .. } | Kind::Norm { .. })
+        self.weight_field().is_some()
     }
+
+    /// The field of the weight that [`Trace::weight_shape`] is the shape of.
+    pub(crate) fn weight_field(&self) -> Option<&'static str> {
+        match self {
+            Kind::Conv { .. } | Kind::Linear { .. } | Kind::Norm { .. } => Some("weight"),
+            Kind::Lstm(_) => Some("weight_ih"),
+            Kind::Image
+            | Kind::Unary(_)
+            | Kind::MaxPool(_)
+            | Kind::AvgPool(_)
+            | Kind::GlobalAvgPool
+            | Kind::Reshape
+            | Kind::Dropout { .. }
+            | Kind::Softmax
+            | Kind::LogSoftmax
+            | Kind::L2Normalize { .. }
+            | Kind::Add
+            | Kind::Mul
+            | Kind::Concat => None,
+        }
+    }
+}
+
+/// An LSTM over the columns of a map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lstm {
+    /// Numbers in the state of a direction.
+    pub(crate) hidden: usize,
+    /// Whether it gives the states behind all columns.
+    pub(crate) sequence: bool,
+    /// Whether columns are read from the last to the first as well.
+    pub(crate) bidirectional: bool,
 }
 
 /// One operator of a net.
@@ -124,12 +158,13 @@ impl Trace {
         needed[0]
     }
 
-    /// Convolutions and linear operators on the longest path to `result`.
+    /// Convolutions, linear operators and LSTMs on the longest path to `result`.
     pub(crate) fn depth(&self, result: usize) -> usize {
         let mut depth = vec![0usize; self.steps.len()];
         for (i, step) in self.steps.iter().enumerate() {
             let before = step.operands.iter().map(|&o| depth[o]).max().unwrap_or(0);
-            depth[i] = before + usize::from(matches!(step.kind, Kind::Conv { .. } | Kind::Linear { .. }));
+            let counts = matches!(step.kind, Kind::Conv { .. } | Kind::Linear { .. } | Kind::Lstm(_));
+            depth[i] = before + usize::from(counts);
         }
         depth[result]
     }
@@ -140,7 +175,7 @@ impl Trace {
         &self.steps[first].shape
     }
 
-    /// The shape of a step's weight, where it has one.
+    /// The shape of a step's (first) weight, where it has one.
     pub(crate) fn weight_shape(&self, step: usize) -> Option<Shape> {
         let (input, output) = (self.input_shape(step).dims(), self.steps[step].shape.dims());
         match &self.steps[step].kind {
@@ -148,6 +183,7 @@ impl Trace {
                 Some(Shape::from([output[0], input[0] / conv.groups, kernel[0], kernel[1]]))
             }
             Kind::Linear { .. } => Some(Shape::from([output[0], input[0]])),
+            Kind::Lstm(lstm) => Some(Shape::from([4 * lstm.hidden, input.iter().take(2).product()])),
             Kind::Norm { .. } => Some(Shape::from([output[0]])),
             _ => None,
         }

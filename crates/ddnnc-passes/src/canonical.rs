@@ -151,7 +151,7 @@ fn simplify(graph: &Graph, op: &Op, operands: &[Value], results: &[ValueType]) -
                     (Some(a), Some(b)) => Some(Rewrite::Constant(a + b)),
                     (None, Some(0.0)) => Some(Rewrite::Value(x)),
                     (Some(0.0), None) => Some(Rewrite::Value(y)),
-                    _ => None,
+                    _ => side_by_side(graph, [x, y]),
                 },
                 // const(a) − const(b) = const(a−b); x − 0 = x; 0 − x = −1 · x
                 BinaryKind::Sub => match (fixed, other) {
@@ -218,4 +218,33 @@ fn simplify(graph: &Graph, op: &Op, operands: &[Value], results: &[ValueType]) -
         // An operator without a rule stays as it is.
         _ => None,
     }
+}
+
+/// Σ pad(xᵢ) = concat(x₁, …, xₙ) where the parts of one axis that the xᵢ lie at make up the whole of it: what the gradients of
+/// slices of one value come to.
+fn side_by_side(graph: &Graph, sum: [Value; 2]) -> Option<Rewrite> {
+    let mut parts: Vec<(usize, Value)> = Vec::new();
+    let mut along = None;
+    let mut left: Vec<Value> = sum.to_vec();
+    while let Some(v) = left.pop() {
+        match *graph.op(v) {
+            Op::Binary { kind: BinaryKind::Add } => left.extend(graph.operands(v.node)),
+            Op::Pad { axis, start, total } if along.is_none_or(|known| known == (axis, total)) => {
+                along = Some((axis, total));
+                parts.push((start, *graph.operands(v.node).first()?));
+            }
+            _ => return None,
+        }
+    }
+    let (axis, total) = along?;
+    parts.sort_unstable_by_key(|(start, _)| *start);
+    let mut end = 0;
+    for &(start, part) in &parts {
+        if start != end {
+            return None;
+        }
+        end += graph.shape(part).dims().get(axis)?;
+    }
+    let whole = || Rewrite::Op(Op::Concat { axis }, parts.iter().map(|(_, part)| *part).collect());
+    (end == total).then(whole)
 }

@@ -20,6 +20,7 @@ enum OnMap {
     Identity,
     If,
     Reshape,
+    Lstm,
     Block,
 }
 
@@ -71,6 +72,7 @@ impl Drawing {
             (1, OnMap::Identity),
             (6, OnMap::If),
             (2, OnMap::Reshape),
+            (3, OnMap::Lstm),
             (self.manner.nesting, OnMap::Block),
         ]);
         match step {
@@ -99,6 +101,7 @@ impl Drawing {
             OnMap::Identity => Some((vec!["identity".to_owned()], same)),
             OnMap::If => self.choice(map),
             OnMap::Reshape => Some(self.reshape(map, size)),
+            OnMap::Lstm => self.lstm(map, size),
             OnMap::Block => {
                 let block = self.nested(map)?;
                 Some((vec![block.call], Shape::Map(block.gives)))
@@ -281,11 +284,32 @@ impl Drawing {
     /// Gives some steps that count parameters or blocks a name of their own.
     pub(super) fn name_some(&mut self, steps: &mut [String]) {
         for step in steps {
-            let counted = ["conv(", "depthwise(", "linear(", "bn", "batch_norm"];
+            let counted = ["conv(", "depthwise(", "linear(", "lstm(", "bn", "batch_norm"];
             if counted.iter().any(|word| step.starts_with(word)) && self.dice.percent(12) {
                 *step = format!("{step} as {}", self.name("own"));
             }
         }
+    }
+
+    /// An LSTM over the columns of a map: a map of one row, or a vector where the shape may change.
+    fn lstm(&mut self, [_, h, w]: [usize; 3], size: Size) -> Option<Steps> {
+        let hidden = self.dice.between(1, 8);
+        let both = self.dice.percent(40);
+        let sequence = size == Size::Same || self.dice.percent(60);
+        if !(2..=12).contains(&w) || (size == Size::Same && h > 1) {
+            return None;
+        }
+        let mut args =
+            vec![if self.dice.percent(20) { format!("hidden = {hidden}") } else { self.number(hidden) }];
+        if sequence || self.dice.percent(20) {
+            args.push(format!("sequence = {sequence}"));
+        }
+        if both || self.dice.percent(20) {
+            args.push(format!("bidirectional = {both}"));
+        }
+        let out = if both { 2 * hidden } else { hidden };
+        let gives = if sequence { Shape::Map([out, 1, w]) } else { Shape::Vector(out) };
+        Some((vec![format!("lstm({})", args.join(", "))], gives))
     }
 
     /// From a map to logits.

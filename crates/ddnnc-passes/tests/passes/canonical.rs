@@ -106,6 +106,27 @@ fn each_rule() {
         ("v9 = slice(v0) axis=1 start=1 len=2 : f32[2,2]", "v2 = slice(v0)"),
         ("v9 = pad(v0) axis=1 start=1 total=4 : f32[2,4]", "v2 = pad(v0)"),
         ("v9 = concat(v0, v1) axis=1 : f32[2,6]", "v2 = concat(v0, v1)"),
+        // Parts that make up a whole, in any order; with a gap, or where two lie at one place, they stay as they are.
+        (
+            "v2 = slice(v0) axis=1 start=0 len=1 : f32[2,1]\nv3 = slice(v1) axis=1 start=1 len=2 : f32[2,2]\nv4 = pad(v2) axis=1 start=2 total=3 : f32[2,3]\nv5 = pad(v3) axis=1 start=0 total=3 : f32[2,3]\nv9 = add(v4, v5) : f32[2,3]",
+            "v2 = slice(v0)\nv3 = slice(v1)\nv4 = concat(v3, v2) axis=1",
+        ),
+        (
+            "v2 = slice(v0) axis=1 start=0 len=1 : f32[2,1]\nv3 = pad(v2) axis=1 start=1 total=3 : f32[2,3]\nv4 = pad(v2) axis=1 start=0 total=3 : f32[2,3]\nv5 = pad(v2) axis=1 start=2 total=3 : f32[2,3]\nv6 = add(v3, v5) : f32[2,3]\nv9 = add(v6, v4) : f32[2,3]",
+            "v2 = slice(v0)\nv3 = concat(v2, v2, v2) axis=1",
+        ),
+        (
+            "v2 = slice(v0) axis=1 start=0 len=1 : f32[2,1]\nv3 = pad(v2) axis=1 start=0 total=3 : f32[2,3]\nv4 = pad(v2) axis=1 start=2 total=3 : f32[2,3]\nv9 = add(v3, v4) : f32[2,3]",
+            "v2 = slice(v0)\nv3 = pad(v2)\nv4 = pad(v2)\nv5 = add(v3, v4)",
+        ),
+        (
+            "v2 = slice(v0) axis=1 start=0 len=2 : f32[2,2]\nv3 = pad(v2) axis=1 start=0 total=3 : f32[2,3]\nv4 = pad(v2) axis=1 start=1 total=3 : f32[2,3]\nv9 = add(v3, v4) : f32[2,3]",
+            "v2 = slice(v0)\nv3 = pad(v2)\nv4 = pad(v2)\nv5 = add(v3, v4)",
+        ),
+        (
+            "v2 = slice(v0) axis=0 start=0 len=1 : f32[1,3]\nv3 = pad(v2) axis=0 start=0 total=2 : f32[2,3]\nv4 = slice(v0) axis=1 start=1 len=2 : f32[2,2]\nv5 = pad(v4) axis=1 start=1 total=3 : f32[2,3]\nv9 = add(v3, v5) : f32[2,3]",
+            "v2 = slice(v0)\nv3 = pad(v2)\nv4 = slice(v0)\nv5 = pad(v4)\nv6 = add(v3, v5)",
+        ),
         ("v9 = scale(v0) factor=-1.0 : f32[2,3]", "v2 = scale(v0) factor=-1.0"),
         ("v9 = scale(v0) factor=0.0 : f32[2,3]", "v2 = scale(v0) factor=0.0"),
         ("v9 = stop_gradient(v0) : f32[2,3]", "v2 = stop_gradient(v0)"),
