@@ -133,6 +133,9 @@ pub fn unary(level: Level, kind: UnaryKind, out: &mut [f32], x: &[f32]) {
         UnaryKind::Silu => map(level, out, x, |x| x * sigmoid(x)),
         UnaryKind::Gelu => map(level, out, x, |x| x * phi(x)),
         UnaryKind::Square => map(level, out, x, |x| x * x),
+        UnaryKind::Log => {
+            map(level, out, x, |x| if x < f32::MIN_POSITIVE { f32::MIN_POSITIVE.ln() } else { x.ln() });
+        }
     }
 }
 
@@ -157,6 +160,9 @@ pub fn unary_grad(level: Level, kind: UnaryKind, out: &mut [f32], saved: &[f32],
             dy * (phi(s) + s * density)
         }),
         UnaryKind::Square => map2(level, out, saved, dy, |s, dy| dy * (2.0 * s)),
+        UnaryKind::Log => {
+            map2(level, out, saved, dy, |s, dy| dy * if s > f32::MIN_POSITIVE { 1.0 / s } else { 0.0 });
+        }
     }
 }
 
