@@ -156,6 +156,18 @@ impl Cutter<'_> {
                 Item::Supervise(decl) => among(&decl.targets, &mut edit),
                 Item::Distill(decl) => match &decl.teacher.kind {
                     ExprKind::Name(teacher) if teacher == net => whole(&mut edit),
+                    ExprKind::Call { args, .. } => {
+                        let nets = args.iter().filter(|arg| arg.name.is_none()).count();
+                        let is_net = |arg: &&Arg| matches!(&arg.value.kind, ExprKind::Name(n) if n == net);
+                        match args.iter().find(is_net) {
+                            Some(_) if nets < 3 => whole(&mut edit),
+                            teacher => {
+                                let cut = teacher.map(|arg| self.with_separator(range(arg.value.span), ","));
+                                edit.extend(cut.map(|cut| (cut, String::new())));
+                                among(&decl.students, &mut edit);
+                            }
+                        }
+                    }
                     _ => among(&decl.students, &mut edit),
                 },
                 _ => {}
@@ -208,7 +220,12 @@ impl Cutter<'_> {
             Item::Exit(exit) => self.expr(&exit.head),
             Item::Share(share) => self.settings(&share.settings),
             Item::Supervise(supervise) => self.terms(&supervise.terms),
-            Item::Distill(distill) => self.terms(&distill.terms),
+            Item::Distill(distill) => {
+                if let ExprKind::Call { args, .. } = &distill.teacher.kind {
+                    self.args(args);
+                }
+                self.terms(&distill.terms);
+            }
             Item::Train(train) => self.settings(&train.settings),
             Item::Phase(_) | Item::Order(_) | Item::Task(_) => {}
         }

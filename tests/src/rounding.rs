@@ -160,7 +160,13 @@ pub fn kinks(kind: UnaryKind) -> &'static [f64] {
         UnaryKind::Relu => &[0.0],
         UnaryKind::Relu6 => &[0.0, 6.0],
         UnaryKind::HardSwish => &[-3.0, 3.0],
-        UnaryKind::Sigmoid | UnaryKind::Tanh | UnaryKind::Silu | UnaryKind::Gelu | UnaryKind::Square => &[],
+        // The least normal number, below which a logarithm is constant, is where f32 ends.
+        UnaryKind::Sigmoid
+        | UnaryKind::Tanh
+        | UnaryKind::Silu
+        | UnaryKind::Gelu
+        | UnaryKind::Square
+        | UnaryKind::Log => &[],
     }
 }
 

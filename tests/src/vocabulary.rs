@@ -157,6 +157,9 @@ impl Reader {
             }
             Item::Distill(distill) => {
                 self.count("distill");
+                if let ExprKind::Call { callee, args } = &distill.teacher.kind {
+                    self.set(&callee.name, args);
+                }
                 if distill.students.len() > 1 {
                     self.count("several students");
                 }
@@ -239,15 +242,26 @@ impl Reader {
         }
     }
 
+    /// A set of teachers: its arguments without names are nets.
+    fn set(&mut self, name: &str, args: &[Arg]) {
+        self.count(name);
+        for arg in args {
+            if let Some(parameter) = &arg.name {
+                self.count(format!("{name}.{}", parameter.name));
+                self.count("named argument");
+                self.expr(&arg.value);
+            }
+        }
+    }
+
     fn call(&mut self, name: &str, args: &[Arg]) {
         if let Some(callable) = self.callables.get(name).cloned() {
             self.count(name);
             for (i, arg) in args.iter().enumerate() {
-                let parameter = match &arg.name {
-                    Some(name) => name.name.as_str(),
-                    // What follows the last parameter is more of the same.
-                    None => callable.parameters[i.min(callable.parameters.len() - 1)],
-                };
+                // What follows the last parameter is more of the same.
+                let in_order = callable.parameters.get(i).or(callable.parameters.last());
+                let named = arg.name.as_ref().map(|name| name.name.as_str());
+                let Some(parameter) = named.or(in_order.copied()) else { continue };
                 let key = format!("{name}.{parameter}");
                 self.word(&key, &arg.value);
                 self.count(key);

@@ -106,8 +106,9 @@ fn every_net_of_random_specs_has_a_form() {
 }
 
 /// What is called in a spec and is no operator.
-const OF_TRAINING: [&str; 20] = [
+const OF_TRAINING: [&str; 23] = [
     "adamw",
+    "adaptive",
     "attention",
     "cifar10",
     "cifar100",
@@ -116,9 +117,11 @@ const OF_TRAINING: [&str; 20] = [
     "crop",
     "cross_entropy",
     "flip",
+    "gated",
     "hint",
     "image_folder",
     "kl",
+    "mean",
     "mnist",
     "multistep",
     "normalize",

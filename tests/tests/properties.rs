@@ -178,7 +178,8 @@ fn private_norms_do_not_mix() {
 
 #[test]
 fn the_same_seed_gives_the_same_bits_with_any_number_of_threads() {
-    let rest = "distill full -> [mid, small] { kl, attention(at = [s2]), hint(at = [s1]) }";
+    let rest = "distill full -> [mid, small] { kl, attention(at = [s2]), hint(at = [s1]) }
+        distill adaptive(full, mid) -> small { kl } distill gated(full, mid) -> [full, small] { kl }";
     let joint = model(&family([3, 3], THREE, rest), Mode::Train, BATCH);
     let program = program(&joint, Goal::Train);
     let weights = random_weights(&joint, 9);
@@ -205,7 +206,8 @@ fn the_same_seed_gives_the_same_bits_with_any_number_of_threads() {
 
 #[test]
 fn the_cpu_follows_the_reference_step_for_step() {
-    let rest = "distill full -> [mid, small] { kl, attention(at = [s2]), hint(at = [s1]) }";
+    let rest = "distill full -> [mid, small] { kl, attention(at = [s2]), hint(at = [s1]) }
+        distill adaptive(full, mid) -> small { kl } distill gated(full, mid) -> [full, small] { kl }";
     let joint = model(&family([3, 3], THREE, rest), Mode::Train, BATCH);
     let program = program(&joint, Goal::Train);
     let weights = random_weights(&joint, 10);

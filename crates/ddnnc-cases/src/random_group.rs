@@ -64,8 +64,9 @@ impl Chain<'_> {
 
     fn grow(&mut self) {
         let ty = self.ty.clone();
-        // Squares of squares grow beyond any number.
-        let kinds: Vec<UnaryKind> = UnaryKind::ALL.into_iter().filter(|&k| k != UnaryKind::Square).collect();
+        // Squares of squares grow beyond any number, and so does the slope of a logarithm near 0.
+        let steep = [UnaryKind::Square, UnaryKind::Log];
+        let kinds: Vec<UnaryKind> = UnaryKind::ALL.into_iter().filter(|k| !steep.contains(k)).collect();
         let kind = kinds[self.rng.random_range(0..kinds.len())];
         let made = match self.rng.random_range(0..16) {
             0 | 1 => {

@@ -35,6 +35,30 @@ pub fn exp(x: f32) -> f32 {
     y * power(half) * power(n.wrapping_sub(half))
 }
 
+/// ln max(x, 2⁻¹²⁶), within 2 units in the last place.
+#[inline(always)]
+pub fn ln(x: f32) -> f32 {
+    let x = if x < f32::MIN_POSITIVE { f32::MIN_POSITIVE } else { x };
+    // x = 2^e · (1 + z), where 1 + z lies between √½ and √2.
+    let bits = x.to_bits() as i32;
+    let e = bits.wrapping_sub(0x3f35_04f3) >> 23;
+    let z = f32::from_bits(bits.wrapping_sub(e << 23) as u32) - 1.0;
+    // Cephes.
+    let p = 7.037_683_6e-2 * z - 0.115_146_1;
+    let p = p * z + 0.116_769_99;
+    let p = p * z - 0.124_201_41;
+    let p = p * z + 0.142_493_23;
+    let p = p * z - 0.166_680_58;
+    let p = p * z + 0.200_007_14;
+    let p = p * z - 0.249_999_94;
+    let p = p * z + 0.333_333_3;
+    let (e, square) = (e as f32, z * z);
+    let y = p * square * z + e * LN_2[1] - 0.5 * square;
+    let y = (z + y) + e * LN_2[0];
+    // What is infinite, or no number, stays so.
+    if x < f32::INFINITY { y } else { x }
+}
+
 /// 1 / (1 + e^−x)
 #[inline(always)]
 pub fn sigmoid(x: f32) -> f32 {
@@ -112,6 +136,7 @@ mod tests {
             ("sigmoid", 80.0, sigmoid, |x: f64| 1.0 / (1.0 + (-x).exp()), 3.0),
             ("tanh", 50.0, tanh, f64::tanh, 3.0),
             ("phi", 5.0, phi, phi64, 12.0),
+            ("ln", f32::MAX, ln, |x: f64| x.max(f64::from(f32::MIN_POSITIVE)).ln(), 2.0),
         ] {
             let (off, at) = farthest(bound, f, exact);
             assert!(off <= units, "{name}({at}) is off by {off} units");
@@ -128,7 +153,8 @@ mod tests {
         assert_eq!([phi(inf), phi(-inf), phi(-40.0), phi(40.0)], [1.0, 0.0, 0.0, 1.0]);
         // The smallest numbers of all are reached.
         assert!((exp(-100.0) - 3.8e-44).abs() < 2e-45 && exp(-103.0) > 0.0);
-        for f in [exp, sigmoid, tanh, phi] {
+        assert_eq!([ln(1.0), ln(0.0), ln(-inf), ln(inf)], [0.0, f32::MIN_POSITIVE.ln(), ln(1e-45), inf]);
+        for f in [exp, ln, sigmoid, tanh, phi] {
             assert!(f(nan).is_nan());
         }
     }
@@ -136,7 +162,7 @@ mod tests {
     #[test]
     fn every_level_gives_the_same_bits() {
         let x: Vec<f32> = numbers(100.0).step_by(101).collect();
-        let kinds = [UnaryKind::Sigmoid, UnaryKind::Tanh, UnaryKind::Silu, UnaryKind::Gelu];
+        let kinds = [UnaryKind::Sigmoid, UnaryKind::Tanh, UnaryKind::Silu, UnaryKind::Gelu, UnaryKind::Log];
         for kind in kinds {
             let bits = |level: Level| {
                 let mut out = [vec![0.0; x.len()], vec![0.0; x.len()]];

@@ -2,7 +2,7 @@
 //! level of the processor on its own. The innermost loops are
 //! functions of slices, which tells the compiler that the slices are apart; what a closure captures does not.
 
-use crate::functions::{exp, phi, sigmoid, tanh};
+use crate::functions::{exp, ln, phi, sigmoid, tanh};
 use crate::simd::{Level, at_every_level};
 use ddnnc_ir::UnaryKind;
 
@@ -125,6 +125,7 @@ pub fn unary(level: Level, kind: UnaryKind, out: &mut [f32], x: &[f32]) {
         UnaryKind::Silu => map(level, out, x, |x| x * sigmoid(x)),
         UnaryKind::Gelu => map(level, out, x, |x| x * phi(x)),
         UnaryKind::Square => map(level, out, x, |x| x * x),
+        UnaryKind::Log => map(level, out, x, ln),
     }
 }
 
@@ -149,6 +150,9 @@ pub fn unary_grad(level: Level, kind: UnaryKind, out: &mut [f32], saved: &[f32],
             dy * (phi(s) + s * density)
         }),
         UnaryKind::Square => map2(level, out, saved, dy, |s, dy| dy * (2.0 * s)),
+        UnaryKind::Log => {
+            map2(level, out, saved, dy, |s, dy| dy * if s > f32::MIN_POSITIVE { 1.0 / s } else { 0.0 });
+        }
     }
 }
 

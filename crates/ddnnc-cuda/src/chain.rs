@@ -353,6 +353,7 @@ impl Maker<'_> {
                 (40, "fmaf(0.5f, erff(s * 0.707106781f), 0.5f + s * (0.398942280f * expf(-0.5f * s * s)))")
             }
             UnaryKind::Square => (2, "(2.f * s)"),
+            UnaryKind::Log => (10, "(s > 1.17549435e-38f ? 1.f / s : 0.f)"),
         };
         self.apply([saved, dy], flops, |[s, dy]| format!("{dy} * {}", replace_word(slope, 's', s)))
     }

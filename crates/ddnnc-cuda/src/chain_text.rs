@@ -86,5 +86,6 @@ pub(crate) fn unary(kind: UnaryKind) -> (usize, &'static str) {
         UnaryKind::Silu => (12, "x * (1.f / (1.f + expf(-x)))"),
         UnaryKind::Gelu => (25, "x * fmaf(0.5f, erff(x * 0.707106781f), 0.5f)"),
         UnaryKind::Square => (1, "x * x"),
+        UnaryKind::Log => (21, "logf(x < 1.17549435e-38f ? 1.17549435e-38f : x)"),
     }
 }

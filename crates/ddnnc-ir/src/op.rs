@@ -50,11 +50,13 @@ pub enum UnaryKind {
     Gelu,
     /// x²
     Square,
+    /// ln max(x, 2⁻¹²⁶): the least normal number takes the place of what is smaller, so that nothing is infinite
+    Log,
 }
 
 impl UnaryKind {
     /// Every kind.
-    pub const ALL: [UnaryKind; 8] = [
+    pub const ALL: [UnaryKind; 9] = [
         UnaryKind::Relu,
         UnaryKind::Relu6,
         UnaryKind::Sigmoid,
@@ -63,13 +65,16 @@ impl UnaryKind {
         UnaryKind::Silu,
         UnaryKind::Gelu,
         UnaryKind::Square,
+        UnaryKind::Log,
     ];
 
     /// Whether the derivative is a function of the result (else of the operand).
     pub fn differentiates_from_result(self) -> bool {
         match self {
             UnaryKind::Relu | UnaryKind::Relu6 | UnaryKind::Sigmoid | UnaryKind::Tanh => true,
-            UnaryKind::HardSwish | UnaryKind::Silu | UnaryKind::Gelu | UnaryKind::Square => false,
+            UnaryKind::HardSwish | UnaryKind::Silu | UnaryKind::Gelu | UnaryKind::Square | UnaryKind::Log => {
+                false
+            }
         }
     }
 }
@@ -408,6 +413,7 @@ impl Op {
                 UnaryKind::Silu => "silu",
                 UnaryKind::Gelu => "gelu",
                 UnaryKind::Square => "square",
+                UnaryKind::Log => "log",
             },
             Op::UnaryGrad { kind } => match kind {
                 UnaryKind::Relu => "relu_grad",
@@ -418,6 +424,7 @@ impl Op {
                 UnaryKind::Silu => "silu_grad",
                 UnaryKind::Gelu => "gelu_grad",
                 UnaryKind::Square => "square_grad",
+                UnaryKind::Log => "log_grad",
             },
             Op::Binary { kind } => match kind {
                 BinaryKind::Add => "add",

@@ -76,6 +76,15 @@ impl<'e> Emitter<'e> {
         self.model.graph.add1(op, operands, self.origin.clone())
     }
 
+    /// Adds operators of a term that work on one net's value alone, and may be the same as that net's own.
+    pub(crate) fn on_net(&mut self, net: &str, add: impl FnOnce(&mut Self) -> Emit<Value>) -> Emit<Value> {
+        let own = Origin::new(&self.origin.path, &[Arc::from(net)]);
+        let of_term = std::mem::replace(&mut self.origin, own);
+        let made = add(self);
+        self.origin = of_term;
+        made
+    }
+
     fn add_sink(&mut self, op: Op, value: Value) -> Emit<()> {
         self.model.graph.add(op, &[value], self.origin.clone()).map(|_| ())
     }
@@ -89,8 +98,18 @@ impl<'e> Emitter<'e> {
         Ok(value)
     }
 
+    /// A source that is there already.
+    pub(crate) fn known(&self, name: &str) -> Option<Value> {
+        self.sources.get(name).copied()
+    }
+
     fn input(&mut self, name: &str, ty: ValueType) -> Emit<Value> {
         self.source(Op::Input { name: name.to_string() }, name, ty)
+    }
+
+    fn label(&mut self) -> Emit<Value> {
+        let name = self.model.target.0.clone();
+        self.input(&name, ValueType::i64([self.model.batch]))
     }
 
     pub(crate) fn graph(&self) -> &Graph {
@@ -261,7 +280,7 @@ impl<'e> Emitter<'e> {
         self.parameter(name, shape, init, net.frozen, net.load.clone())
     }
 
-    fn parameter(
+    pub(crate) fn parameter(
         &mut self,
         name: String,
         shape: Shape,
@@ -393,6 +412,12 @@ impl<'e> Emitter<'e> {
                 | TermKind::Hint { pair, .. } => {
                     vec![Arc::from(pair.teacher), Arc::from(pair.student)]
                 }
+                TermKind::Ensemble { ensemble, student, .. } => {
+                    let others = ensemble.teachers.iter().filter(|teacher| *teacher != student);
+                    others.chain([student]).map(|net| Arc::from(*net)).collect()
+                }
+                TermKind::Gate { ensemble } => ensemble.teachers.iter().map(|net| Arc::from(*net)).collect(),
+                TermKind::Penalty { student, .. } => vec![Arc::from(*student)],
             };
             self.origin = Origin::new(&format!("loss.{}", term.name), &of);
             let Some(value) = self.term(nets, term)? else { continue };
@@ -421,11 +446,11 @@ impl<'e> Emitter<'e> {
         Ok(())
     }
 
-    fn value(&self, net: &str, step: usize) -> Option<Value> {
+    pub(crate) fn value(&self, net: &str, step: usize) -> Option<Value> {
         self.values.get(net)?.get(step).copied().flatten()
     }
 
-    fn logits(&self, nets: &Nets<'_>, net: &str) -> Option<Value> {
+    pub(crate) fn logits(&self, nets: &Nets<'_>, net: &str) -> Option<Value> {
         self.value(net, nets.nets.get(net)?.logits)
     }
 
@@ -438,8 +463,7 @@ impl<'e> Emitter<'e> {
         match &term.kind {
             TermKind::CrossEntropy { net, smoothing } => {
                 let Some(logits) = self.logits(nets, net) else { return Ok(None) };
-                let target = self.model.target.0.clone();
-                let label = self.input(&target, ValueType::i64([self.model.batch]))?;
+                let label = self.label()?;
                 self.add(Op::CrossEntropy { smoothing: *smoothing }, &[logits, label]).map(Some)
             }
             TermKind::Kl { pair, temperature } => {
@@ -452,6 +476,21 @@ impl<'e> Emitter<'e> {
                 self.pairing(term, pair, None);
                 self.add(Op::KlDivergence { temperature: *temperature }, &[teacher, student]).map(Some)
             }
+            TermKind::Ensemble { ensemble, student, temperature } => {
+                let Some(value) = self.kl_of_ensemble(nets, ensemble, student, *temperature)? else {
+                    return Ok(None);
+                };
+                for teacher in ensemble.teachers.iter().filter(|teacher| *teacher != student) {
+                    self.pairing(term, &Pair { teacher, student, detach: ensemble.detach }, None);
+                }
+                Ok(Some(value))
+            }
+            TermKind::Gate { ensemble } => {
+                let Some(logits) = self.gated_logits(nets, ensemble)? else { return Ok(None) };
+                let label = self.label()?;
+                self.add(Op::CrossEntropy { smoothing: 0.0 }, &[logits, label]).map(Some)
+            }
+            TermKind::Penalty { path, .. } => self.penalty(path),
             TermKind::Attention { pair, features, map, eps } => {
                 let Some((teacher, student)) = self.features(pair, features) else { return Ok(None) };
                 let teacher = self.detached(pair, teacher)?;

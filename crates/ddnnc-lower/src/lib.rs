@@ -8,7 +8,7 @@
 //!    (`eval`, `apply`, `operators`, `trace`, `nets`).
 //! 3. *public names*: which sub-nets see the same value at a norm, and so share it (`naming`); what is shared has one shape
 //!    (`sharing`).
-//! 4. *the graph*: every net is emitted on its own, then the losses (`losses`, `terms`, `emit`); merging what the nets
+//! 4. *the graph*: every net is emitted on its own, then the losses (`losses`, `teachers`, `terms`, `emit`, `ensembles`); merging what the nets
 //!    have in common is a pass's work.
 //!
 //! An error never stops the search for further ones: what could not be computed is *poison*, and poison is silent. Work
@@ -21,6 +21,7 @@ mod args;
 mod check;
 mod diags;
 mod emit;
+mod ensembles;
 mod eval;
 mod limits;
 mod losses;
@@ -35,6 +36,7 @@ mod recurrent;
 mod settings;
 mod sharing;
 mod signature;
+mod teachers;
 mod terms;
 mod trace;
 mod value;

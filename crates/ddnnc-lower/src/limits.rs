@@ -18,6 +18,8 @@ pub(crate) const LOCALS: usize = 256;
 pub(crate) const PARTS: usize = 1_000;
 /// Terms of the loss.
 pub(crate) const TERMS: usize = 10_000;
+/// Teachers of one set.
+pub(crate) const TEACHERS: usize = 100;
 /// Errors beyond which names that may have been meant are no longer searched for.
 pub(crate) const SUGGESTIONS: usize = 200;
 /// Errors shown, and warnings.

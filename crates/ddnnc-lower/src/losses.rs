@@ -7,6 +7,7 @@ use crate::names::{Names, NetDecl};
 use crate::nets::{Net, Nets};
 use crate::settings::quoted;
 use crate::signature::{Bound, Fixed, as_call};
+use crate::teachers::{SetLesson, Teacher};
 use crate::terms::{Features, Map, Pair, TermKind, TermPlan};
 use crate::value::Tensor;
 use ddnnc_diag::{Code, Diagnostic, Span, did_you_mean};
@@ -140,7 +141,10 @@ impl<'a> Evaluator<'a> {
                     Diagnostic::error(Code::Conflict, format!("a second term `{}`", term.name))
                         .at(term.span, "again here")
                         .with(span, "first here")
-                        .hint("state each pairing once, with the weight that it shall have"),
+                        .hint(match term.kind {
+                            TermKind::Gate { .. } => "name all students of a gated set in one `distill`",
+                            _ => "state each pairing once, with the weight that it shall have",
+                        }),
                 );
             }
         }
@@ -157,6 +161,18 @@ impl<'a> Evaluator<'a> {
                 TermKind::CrossEntropy { net, .. } => {
                     trained.insert(net);
                 }
+                TermKind::Ensemble { ensemble, student, .. } => {
+                    trained.insert(student);
+                    if !ensemble.detach {
+                        trained.extend(&ensemble.teachers);
+                    }
+                }
+                TermKind::Gate { ensemble } => {
+                    if !ensemble.detach {
+                        trained.extend(&ensemble.teachers);
+                    }
+                }
+                TermKind::Penalty { .. } => {}
                 TermKind::Kl { pair, .. }
                 | TermKind::Attention { pair, .. }
                 | TermKind::Hint { pair, .. } => {
@@ -372,14 +388,10 @@ impl<'a> Evaluator<'a> {
         let mut students = Vec::new();
         for student in &decl.students {
             let Some(name) = self.net_name(student) else { continue };
-            if let Some((teacher, span)) = teacher
-                && teacher == name
+            if let Some((teacher, span)) = &teacher
+                && self.teaches_itself(teacher, *span, student)
             {
-                self.diags.push(
-                    Diagnostic::error(Code::Pairing, format!("`{name}` cannot teach itself"))
-                        .at(student.span, "")
-                        .with(span, "the teacher"),
-                );
+                continue;
             } else if frozen.get(name) == Some(&true) {
                 self.diags.push(
                     Diagnostic::error(Code::Pairing, format!("the student `{name}` is frozen"))
@@ -420,8 +432,22 @@ impl<'a> Evaluator<'a> {
                     self.word(e, "adapter", &words)
                 }
             };
-            let (Some(weight), Some(detach), Some((teacher, _))) = (weight, detach, teacher) else {
+            let (Some(weight), Some(detach), Some((teacher, _))) = (weight, detach, &teacher) else {
                 continue;
+            };
+            let teacher = match teacher {
+                Teacher::One(teacher) => *teacher,
+                Teacher::Set(set) => {
+                    match (lesson, temperature) {
+                        (Lesson::Kl, Some(temperature)) => {
+                            let lesson = SetLesson { weight, temperature, detach, span: call.span };
+                            self.set_terms(nets, set, &students, &lesson, terms);
+                        }
+                        (Lesson::Kl, None) => {}
+                        (Lesson::Stages(_), _) => self.not_of_a_set(call.name, call.span),
+                    }
+                    continue;
+                }
             };
             for student in &students {
                 if self.exhausted {
@@ -472,43 +498,6 @@ impl<'a> Evaluator<'a> {
                 }
             }
         }
-    }
-
-    fn teacher(&mut self, expr: &'a Expr) -> Option<(&'a str, Span)> {
-        const SETS: [&str; 3] = ["mean", "gated", "adaptive"];
-        match &expr.kind {
-            ExprKind::Name(name) => {
-                let names: &'a Names<'a> = self.names;
-                if let Some((known, _)) = names.nets.get_key_value(name.as_str()) {
-                    return Some((known, expr.span));
-                }
-                let ident = Ident { name: name.clone(), span: expr.span };
-                let candidates = self.diags.candidates(names.nets.keys().copied());
-                let error = names.unknown("a sub-net, an exit or a network", &ident, candidates);
-                self.diags.push(error);
-            }
-            ExprKind::Call { callee, .. } if SETS.contains(&callee.name.as_str()) => {
-                let message = format!("a teacher `{}(…)` is not supported yet", callee.name);
-                self.diags.push(Diagnostic::error(Code::Unsupported, message).at(callee.span, ""));
-            }
-            ExprKind::Call { callee, .. } => {
-                let error =
-                    Diagnostic::error(Code::UnknownName, format!("no set of teachers `{}`", callee.name))
-                        .at(callee.span, "");
-                self.diags.push(match did_you_mean(&callee.name, SETS) {
-                    Some(meant) => error.hint(format!("did you mean `{meant}`?")),
-                    None => error.hint("a teacher is the name of a sub-net, an exit or a network"),
-                });
-            }
-            _ => self.diags.push(
-                Diagnostic::error(
-                    Code::WrongKind,
-                    "a teacher is the name of a sub-net, an exit or a network",
-                )
-                .at(expr.span, ""),
-            ),
-        }
-        None
     }
 
     /// The pairs of stages that a term names, as (teacher's, student's); the last of each where it names none.

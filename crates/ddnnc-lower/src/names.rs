@@ -41,8 +41,10 @@ impl<'a> NetDecl<'a> {
 }
 
 /// What the names of tensors begin with that belong to no backbone and no network, and which those are.
-const PREFIXES: [(&str, &str); 3] = [
+const PREFIXES: [(&str, &str); 5] = [
     ("hint", "the adapters of hints"),
+    ("kl", "the weights of adaptive sets of teachers"),
+    ("ce", "the gates of sets of teachers"),
     ("momentum", "an optimizer's states"),
     ("adamw", "an optimizer's states"),
 ];

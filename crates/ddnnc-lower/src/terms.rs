@@ -4,6 +4,7 @@
 use crate::value::Tensor;
 use ddnnc_diag::Span;
 use ddnnc_ir::Weight;
+use std::rc::Rc;
 
 /// One term of the loss.
 #[derive(Clone, Debug)]
@@ -38,6 +39,38 @@ pub(crate) struct Features<'a> {
     pub(crate) student: (&'a str, Tensor),
 }
 
+/// Nets that teach as one.
+#[derive(Clone, Debug)]
+pub(crate) struct Ensemble<'a> {
+    /// The teachers, in the order of declaration.
+    pub(crate) teachers: Vec<&'a str>,
+    /// Whether the gradient stops before the teachers.
+    pub(crate) detach: bool,
+    /// How much each of them counts.
+    pub(crate) weights: Weights,
+}
+
+/// How much each teacher of a set counts; `path` begins the names of the parameters that say so.
+#[derive(Clone, Debug)]
+pub(crate) enum Weights {
+    /// All the same.
+    Equal,
+    /// What a linear operator on their features gives.
+    Gate {
+        /// The step of each teacher's feature.
+        features: Vec<usize>,
+        /// The path of the gate.
+        path: String,
+    },
+    /// What the student's feature and a vector for each teacher give.
+    Adaptive {
+        /// The step of the student's feature.
+        feature: usize,
+        /// The path of the vectors.
+        path: String,
+    },
+}
+
 /// How an attention map is made of a feature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Map {
@@ -63,6 +96,27 @@ pub(crate) enum TermKind<'a> {
         pair: Pair<'a>,
         /// T
         temperature: f64,
+    },
+    /// Between the softened logits of a set and of a student.
+    Ensemble {
+        /// Who teaches.
+        ensemble: Rc<Ensemble<'a>>,
+        /// Who learns.
+        student: &'a str,
+        /// T
+        temperature: f64,
+    },
+    /// The cross-entropy of a gated set's logits against the label.
+    Gate {
+        /// The set.
+        ensemble: Rc<Ensemble<'a>>,
+    },
+    /// The squares of the parameters that weigh an adaptive set's teachers.
+    Penalty {
+        /// What the parameters' names begin with.
+        path: String,
+        /// The student that they belong to.
+        student: &'a str,
     },
     /// Between attention maps.
     Attention {

@@ -4,6 +4,7 @@ use crate::losses::{DISTILLED, RAMP, SUPERVISED};
 use crate::operators::OPERATORS;
 use crate::recipe::{AUGMENTS, DATASETS, NORMALIZE, OPTIMIZERS, SCHEDULES};
 use crate::signature::Fixed;
+use crate::teachers::SETS;
 
 /// A word of the language that takes arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,12 +15,13 @@ pub struct Callable {
     pub parameters: Vec<&'static str>,
 }
 
-/// Every operator, loss term, data set, augmentation, optimizer and schedule of the language.
+/// Every operator, loss term, set of teachers, data set, augmentation, optimizer and schedule of the language.
 pub fn vocabulary() -> Vec<Callable> {
     let operators = OPERATORS.iter().map(|entry| &entry.fixed);
     operators
         .chain(words(SUPERVISED))
         .chain(words(DISTILLED))
+        .chain(words(SETS))
         .chain(words(RAMP))
         .chain(words(DATASETS))
         .chain(words(AUGMENTS))

@@ -187,6 +187,12 @@ fn large_files_of_mistakes_are_bounded() {
     quick(&with_blocks(&exits, "relu"));
     let students: Vec<String> = (0..60_000).map(|i| format!("s{i}")).collect();
     quick(&with_blocks(&format!("distill full -> [{}] {{ attention }}", students.join(", ")), "relu"));
+    for set in ["mean", "gated", "adaptive"] {
+        let teachers = students.join(", ");
+        quick(&with_blocks(&format!("distill {set}({teachers}) -> full {{ kl }}"), "relu"));
+        let again = repeat(1_000, |_| format!("distill {set}(full, other) -> third {{ kl }}"));
+        quick(&with_blocks(&format!("network other = net\nnetwork third = net\n{again}"), "relu"));
+    }
     let stages: Vec<String> = (0..60_000).map(|i| format!("s{i}")).collect();
     let nets = "subnet small = net";
     quick(&with_blocks(

@@ -3,7 +3,7 @@
 mod support;
 
 use ddnnc_ir::reference::{Tensor, evaluate};
-use ddnnc_ir::{DType, Graph, Mode, Model, Op, Optimizer, Precision, ScheduleKind, Weight};
+use ddnnc_ir::{DType, Graph, Init, Mode, Model, Op, Optimizer, Precision, ScheduleKind, Weight};
 use indexmap::IndexMap;
 use support::{model, net};
 
@@ -288,4 +288,63 @@ fn broadcasts_and_concatenations() {
     let lowered = model(text, Mode::Train, 2);
     assert_eq!(count(&lowered.graph, |op| matches!(op, Op::Broadcast { .. })), 2);
     assert_eq!(lowered.parameters["net.head.linear1.weight"].shape.dims(), [3, 12]);
+}
+
+const THREE: &str =
+    "subnet full = net subnet mid = net depth [2, 1] subnet small = net depth [1, 1] network other = net";
+
+#[test]
+fn sets_of_teachers_have_one_name_each_and_terms_of_their_own() {
+    let rest = "exit early = full after s1 |> global_avg_pool |> linear(classes)
+        distill mean(mid, full) -> [small, early] { kl(temperature = 2, weight = 0.5) }
+        distill adaptive(full, mid, other) -> [small, early] { kl(weight = ramp) }
+        distill adaptive(full, mid, penalty = 0) -> small { kl }
+        distill gated(full, mid, weight = 0.25) -> [small, full] { kl(weight = 2) }
+        distill gated(full, other) -> small { kl(weight = 0) }";
+    let lowered = model(&spec(THREE, rest), Mode::Train, 3);
+    let ramp = Weight::Ramp { from: 0.0, to: 1.0, epochs: 10.0 };
+    let expected = [
+        ("kl.mean.full.mid.small", Weight::Constant(0.5)),
+        ("kl.mean.full.mid.early", Weight::Constant(0.5)),
+        ("kl.adaptive.full.mid.other.small", ramp),
+        ("penalty.adaptive.full.mid.other.small", Weight::Constant(0.1)),
+        ("kl.adaptive.full.mid.other.early", ramp),
+        ("penalty.adaptive.full.mid.other.early", Weight::Constant(0.1)),
+        ("kl.adaptive.full.mid.small", Weight::Constant(1.0)),
+        ("ce.gated.full.mid", Weight::Constant(0.25)),
+        ("kl.gated.full.mid.small", Weight::Constant(2.0)),
+        ("kl.gated.full.mid.full", Weight::Constant(2.0)),
+    ];
+    assert_eq!(terms(&lowered)[5..], expected);
+    let own: Vec<(&str, &[usize], Init)> = lowered
+        .parameters
+        .iter()
+        .filter(|(name, _)| name.starts_with("kl.") || name.starts_with("ce."))
+        .map(|(name, p)| (name.as_str(), p.shape.dims(), p.init))
+        .collect();
+    let start = |value: f64| Init::Constant { value };
+    // The student's last stage has 8 channels, and the exit leaves its net at 4.
+    let expected: [(&str, &[usize], Init); 8] = [
+        ("kl.adaptive.full.mid.other.small.theta", &[3, 8], start(0.0)),
+        ("kl.adaptive.full.mid.other.small.v", &[8], start(1.0 / 8f64.sqrt())),
+        ("kl.adaptive.full.mid.other.early.theta", &[3, 4], start(0.0)),
+        ("kl.adaptive.full.mid.other.early.v", &[4], start(0.5)),
+        ("kl.adaptive.full.mid.small.theta", &[2, 8], start(0.0)),
+        ("kl.adaptive.full.mid.small.v", &[8], start(1.0 / 8f64.sqrt())),
+        ("ce.gated.full.mid.linear1.weight", &[2, 16], start(0.0)),
+        ("ce.gated.full.mid.linear1.bias", &[2], start(0.0)),
+    ];
+    assert_eq!(own, expected);
+    // They are trained with the rest, and no net that is exported has them.
+    for (name, parameter) in &lowered.parameters {
+        assert!(!parameter.frozen && parameter.load.is_none(), "{name}");
+    }
+    for (name, ..) in own {
+        assert!(lowered.nets.iter().all(|net| !net.parameters.iter().any(|p| p == name)), "{name}");
+    }
+    // A pairing for each teacher, but none of a net with itself.
+    let of = |term: &str| lowered.pairings.iter().filter(|p| p.term == term).count();
+    assert_eq!(of("kl.adaptive.full.mid.other.early"), 3);
+    assert_eq!(of("kl.gated.full.mid.full"), 1);
+    assert_eq!(lowered.pairings.len(), 2 * 2 + 2 * 3 + 2 + 2 + 1);
 }

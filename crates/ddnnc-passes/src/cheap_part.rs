@@ -11,7 +11,9 @@ pub(crate) fn is_cheap(op: &Op) -> bool {
     match op {
         Op::Unary { kind } | Op::UnaryGrad { kind } => match kind {
             UnaryKind::Relu | UnaryKind::Relu6 | UnaryKind::HardSwish | UnaryKind::Square => true,
-            UnaryKind::Sigmoid | UnaryKind::Tanh | UnaryKind::Silu | UnaryKind::Gelu => false,
+            UnaryKind::Sigmoid | UnaryKind::Tanh | UnaryKind::Silu | UnaryKind::Gelu | UnaryKind::Log => {
+                false
+            }
         },
         Op::Dropout { .. } => false,
         op => is_pointwise(op),

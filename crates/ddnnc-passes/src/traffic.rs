@@ -60,8 +60,8 @@ fn holds(op: &Op, sort: fn(&Op) -> bool) -> bool {
 /// Gradients of operators that nets are made of, and losses are not.
 fn is_gradient_of_a_net(op: &Op) -> bool {
     match op {
-        // Squares are of attention losses.
-        Op::UnaryGrad { kind } => *kind != UnaryKind::Square,
+        // Squares are of attention losses, logarithms of sets of teachers.
+        Op::UnaryGrad { kind } => !matches!(kind, UnaryKind::Square | UnaryKind::Log),
         Op::Conv2dGradInput { .. }
         | Op::Conv2dGradWeight { .. }
         | Op::NormalizeGradInput { .. }

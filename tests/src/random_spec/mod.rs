@@ -116,5 +116,7 @@ impl Drawing {
             self.dice.shuffle(&mut items);
             self.items = items;
         }
+        // Last, so that what else a seed draws does not hang on it.
+        self.distill_sets(&nets);
     }
 }

@@ -65,6 +65,44 @@ impl Drawing {
         }
     }
 
+    /// Declares sets of teachers and their students.
+    pub(super) fn distill_sets(&mut self, nets: &[Net]) {
+        let mut taught = BTreeSet::new();
+        for _ in 0..self.dice.pick(&[0, 0, 1, 1, 2]) {
+            let kind = self.dice.pick(&["mean", "gated", "adaptive"]);
+            let mut teachers: Vec<usize> = (0..nets.len()).collect();
+            self.dice.shuffle(&mut teachers);
+            teachers.truncate(self.dice.pick(&[2, 2, 3]));
+            let mut students: Vec<usize> = (0..nets.len()).filter(|&i| !nets[i].frozen).collect();
+            // A gate alone may teach those that it mixes.
+            students.retain(|i| kind == "gated" || !teachers.contains(i));
+            self.dice.shuffle(&mut students);
+            students.truncate(self.dice.pick(&[1, 1, 2]));
+            let mut set = teachers.clone();
+            set.sort_unstable();
+            let pairings = students.iter().map(|&i| if kind == "gated" { None } else { Some(i) });
+            let pairings: BTreeSet<_> = pairings.map(|student| (kind, set.clone(), student)).collect();
+            if teachers.len() < 2 || students.is_empty() || !taught.is_disjoint(&pairings) {
+                continue;
+            }
+            taught.extend(pairings);
+            let name = |i: &usize| nets[*i].name.clone();
+            let mut args: Vec<String> = teachers.iter().map(name).collect();
+            match kind {
+                "gated" if self.dice.percent(50) => {
+                    args.push(format!("weight = {}", self.dice.pick(&["0.5", "2"])));
+                }
+                "adaptive" if self.dice.percent(60) => {
+                    args.push(format!("penalty = {}", self.dice.pick(&["0", "0.01", "0.5"])));
+                }
+                _ => {}
+            }
+            let students: Vec<String> = students.iter().map(name).collect();
+            let (set, kl) = (arguments(&args), self.kl());
+            self.items.push(format!("distill {kind}{set} -> [{}] {{ {kl} }}", students.join(", ")));
+        }
+    }
+
     fn kl(&mut self) -> String {
         let mut args = Vec::new();
         if self.dice.percent(60) {

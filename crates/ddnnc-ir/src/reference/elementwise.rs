@@ -28,6 +28,10 @@ pub(super) fn unary(kind: UnaryKind, x: f64) -> f64 {
         UnaryKind::Silu => x * sigmoid(x),
         UnaryKind::Gelu => x * phi(x),
         UnaryKind::Square => x * x,
+        UnaryKind::Log => {
+            let least = f64::from(f32::MIN_POSITIVE);
+            (if x < least { least } else { x }).ln()
+        }
     }
 }
 
@@ -67,6 +71,13 @@ pub(super) fn derivative(kind: UnaryKind, saved: f64) -> f64 {
             phi(s) + s * density
         }
         UnaryKind::Square => 2.0 * s,
+        UnaryKind::Log => {
+            if s > f64::from(f32::MIN_POSITIVE) {
+                1.0 / s
+            } else {
+                0.0
+            }
+        }
     }
 }
 

@@ -293,6 +293,11 @@ impl Translator<'_> {
                 self.add(path, "Mul", &[&product, &half])
             }
             UnaryKind::Square => self.add(path, "Mul", &[x, x]),
+            UnaryKind::Log => {
+                let least = self.done.writer.number(f64::from(f32::MIN_POSITIVE));
+                let bounded = self.add(path, "Max", &[x, &least]);
+                self.add(path, "Log", &[&bounded])
+            }
         }
     }
 

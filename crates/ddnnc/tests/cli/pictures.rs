@@ -154,6 +154,37 @@ fn the_graph_of_every_spec_names_nets_stages_terms_and_pairings() {
     }
 }
 
+/// The words of a set of teachers, with how often each term's name stands in the picture: at each teacher's arrow, or once
+/// where it is no pairing, and in the table.
+#[test]
+fn a_set_of_teachers_has_an_arrow_for_each() {
+    let place = Place::new();
+    let quick = fs::read_to_string(spec("quickstart")).expect("a spec");
+    let (nets, _) = quick.split_once("\ndistill ").expect("it distils");
+    let (_, train) = quick.split_once("\ntrain ").expect("it says how to train");
+    let sets = "network other = resnet
+        distill adaptive(full, other) -> small { kl }
+        distill gated(full, small, other) -> [full, small] { kl }";
+    fs::write(place.path("sets.ddnn"), format!("{nets}\n{sets}\ntrain {train}")).expect("written");
+    place.run(&["inspect", "sets.ddnn", "--graph", "g.svg"]).ok();
+    let elements = read(&place, "g.svg");
+    let texts = texts(&elements);
+    for (term, arrows) in [
+        ("kl.adaptive.full.other.small", 2),
+        ("penalty.adaptive.full.other.small", 0),
+        ("ce.gated.full.small.other", 0),
+        ("kl.gated.full.small.other.full", 2),
+        ("kl.gated.full.small.other.small", 2),
+    ] {
+        let named = texts.iter().filter(|text| **text == term).count();
+        assert_eq!(named, arrows.max(1) + 1, "{term}");
+        let title = format!("{term}\nweight ");
+        let drawn = elements.iter().filter(|e| e.name == "polyline" && e.title.starts_with(&title));
+        assert_eq!(drawn.filter(|e| e.has("stroke-dasharray")).count(), arrows, "{term}");
+    }
+    launches_nest("sets", &elements);
+}
+
 #[test]
 fn what_sub_nets_share_is_one_box() {
     let place = Place::new();
