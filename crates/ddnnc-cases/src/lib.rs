@@ -6,7 +6,7 @@ pub mod random_group;
 
 use ddnnc_ir::reference::{Tensor, evaluate_op, to_bf16};
 use ddnnc_ir::{DType, Layout, Op, ValueType, infer};
-use ddnnc_passes::{ALIGNMENT, Buffer, BufferId, Device, DeviceError, Launch, Place, Program};
+use ddnnc_passes::{ALIGNMENT, Buffer, BufferId, Device, DeviceError, Executable, Launch, Place, Program};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -141,16 +141,24 @@ impl Case {
                 }
             }
         }
-        executable.run()?;
-        if over.iter().all(Option::is_none) {
-            // Once more, on what the first run left in the results and the workspace.
-            executable.run()?;
-        }
-        let read = |(r, ty): (usize, &ValueType)| {
-            let mut data = vec![f32::NAN; ty.elements()];
-            executable.read_f32(&format!("y{r}"), &mut data).map(|()| data)
+        let types = self.results();
+        let read = |executable: &dyn Executable| -> Result<Vec<Vec<f32>>, DeviceError> {
+            let one = |(r, ty): (usize, &ValueType)| {
+                let mut data = vec![f32::NAN; ty.elements()];
+                executable.read_f32(&format!("y{r}"), &mut data).map(|()| data)
+            };
+            types.iter().enumerate().map(one).collect()
         };
-        self.results().iter().enumerate().map(read).collect()
+        executable.run()?;
+        let results = read(executable.as_ref())?;
+        if over.iter().all(Option::is_none) {
+            // Once more, on what the first run left in the results and the workspace: nothing of it may be read.
+            executable.run()?;
+            let again = read(executable.as_ref())?;
+            let bits = |all: &[Vec<f32>]| all.iter().flatten().map(|x| x.to_bits()).collect::<Vec<u32>>();
+            assert_eq!(bits(&results), bits(&again), "a second run gives other bits: {self:?}");
+        }
+        Ok(results)
     }
 }
 

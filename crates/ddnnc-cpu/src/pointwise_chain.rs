@@ -97,6 +97,10 @@ impl Chain {
         let source = rest.first()?.src[1];
         let rows = rows.or(source)?;
         let rounded = rounded || made.is_none() && matches!(rows, Loc::Half(_));
+        // What this pass makes is not in memory yet where its products read theirs.
+        if made.is_some() && rest.iter().any(|inst| inst.src[0] == made) {
+            return None;
+        }
         let sums = Sums::Products(products_of(rest, made.or(source)?)?);
         let halves = matches!(out.unwrap_or(rows), Loc::Half(_));
         let chain = Chain { halves, rows, add, gate, out, sums };

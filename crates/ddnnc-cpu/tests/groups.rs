@@ -3,7 +3,7 @@
 
 use ddnnc_cases::Case;
 use ddnnc_cases::fixed_groups::{
-    EPS, convolution_groups, gates, large, losses, overwritten, residual, rows, updates, vector,
+    ADD, EPS, convolution_groups, gates, large, losses, overwritten, residual, rows, updates, vector,
 };
 use ddnnc_cases::group::{Builder, step_by_step, tolerances, unfused};
 use ddnnc_cases::random_group::random_group;
@@ -157,6 +157,21 @@ fn sequences_give_what_their_steps_give() {
 #[test]
 fn an_overwritten_operand_is_read_whole() {
     check(&devices(true), &overwritten(), 5, true);
+}
+
+#[test]
+fn products_of_a_stored_sum_with_itself() {
+    // The product reads the sum, not what lay in its place before.
+    for dtype in [DType::F32, DType::Bf16] {
+        for ty in [ValueType::f32([40, 64]), rows([3, 64, 5, 5])] {
+            let mut b = Builder::new(GroupKind::Pointwise);
+            let (x, mean, var) =
+                (b.operand(ty.with_dtype(dtype)), b.operand(vector(64)), b.operand(vector(64)));
+            let sum = b.step(ADD, &[x, x]);
+            let sums = b.steps(Op::NormalizeGradReduce { eps: EPS }, &[sum, mean, var, sum]);
+            check(&devices(true), &b.finish(&[sums[0], sums[1], sum]), 7, dtype == DType::F32);
+        }
+    }
 }
 
 #[test]
