@@ -7,6 +7,7 @@
 
 use crate::device::Machine;
 use crate::pointwise_kernels::sum;
+use crate::simd::at_every_level;
 
 /// Entries of embeddings that are added up side by side.
 const LANES: usize = 16;
@@ -32,57 +33,135 @@ fn row(samples: usize) -> usize {
 pub struct Batches<'a> {
     samples: usize,
     both: [&'a [f32]; 2],
+    lens: [usize; 2],
 }
 
 impl<'a> Batches<'a> {
     /// Of so many samples.
     pub fn new(samples: usize, a: &'a [f32], b: &'a [f32]) -> Batches<'a> {
-        Batches { samples, both: [a, b] }
-    }
-
-    /// Entries of an embedding of that batch.
-    fn len(&self, batch: usize) -> usize {
-        self.both[batch].len() / self.samples.max(1)
+        Batches { samples, both: [a, b], lens: [a, b].map(|x| x.len() / samples.max(1)) }
     }
 
     #[inline(always)]
     fn embedding(&self, batch: usize, sample: usize) -> &'a [f32] {
-        let len = self.len(batch);
-        &self.both[batch][sample * len..][..len]
+        &self.both[batch][sample * self.lens[batch]..][..self.lens[batch]]
     }
 
     /// The table, in the memory given.
     fn tabulate<'t>(&self, machine: &Machine<'_>, memory: &'t mut [f64]) -> Table<'t> {
-        let n = self.samples;
-        machine.pool.split(memory, row(n), |p, row, _| {
-            machine.level.run(|| {
-                for batch in 0..2 {
-                    let x = self.embedding(batch, p);
-                    let (mut total, mut apart) = (0.0, 0.0);
-                    for q in 0..n {
-                        let y = self.embedding(batch, q);
-                        let square = sum(x.len().min(y.len()), |c| {
-                            let d = f64::from(x[c]) - f64::from(y[c]);
-                            d * d
-                        });
-                        // Not a number is no 0, and stays.
-                        let inverse = if square == 0.0 { 0.0 } else { 1.0 / square.sqrt() };
-                        row[2 * batch * n + q] = square;
-                        row[(2 * batch + 1) * n + q] = inverse;
-                        total += square * inverse;
-                        apart += if square == 0.0 { 0.0 } else { 1.0 };
-                    }
-                    row[4 * n + 2 * batch] = total;
-                    row[4 * n + 2 * batch + 1] = apart;
+        machine.pool.split(memory, row(self.samples), |p, row, _| tabulate(machine.level, *self, p, row));
+        Table { samples: self.samples, rows: memory }
+    }
+}
+
+at_every_level! {
+    /// A row of the table.
+    pub fn tabulate(batches: Batches<'_>, p: usize, row: &mut [f64]) {
+        let n = batches.samples;
+        for batch in 0..2 {
+            let x = batches.embedding(batch, p);
+            let (mut total, mut apart) = (0.0, 0.0);
+            for q in 0..n {
+                let y = batches.embedding(batch, q);
+                let square = squared_distance(x, y);
+                // Not a number is no 0, and stays.
+                let inverse = if square == 0.0 { 0.0 } else { 1.0 / square.sqrt() };
+                row[2 * batch * n + q] = square;
+                row[(2 * batch + 1) * n + q] = inverse;
+                total += square * inverse;
+                apart += if square == 0.0 { 0.0 } else { 1.0 };
+            }
+            row[4 * n + 2 * batch] = total;
+            row[4 * n + 2 * batch + 1] = apart;
+        }
+    }
+
+    /// Σ h over the angles at a sample; those from p to q and from q to p are equal.
+    pub fn angles_at(table: Table<'_>, at: usize, share: &mut f64) {
+        let here = table.from(at);
+        // From p to itself, and to those before it.
+        let (mut same, mut lanes) = (0.0, [0.0; LANES]);
+        for p in 0..table.samples {
+            let there = table.from(p);
+            let sides = [0, 1].map(|batch| (here[batch].squares[p], 0.5 * here[batch].inverses[p]));
+            let of = |batch: usize, square: f64, inverse: f64, across: f64| {
+                let (side, half) = sides[batch];
+                cosine(side, square, across, half * inverse)
+            };
+            let term = |[s, i, u, t, j, v]: [f64; 6]| huber(of(0, s, i, u) - of(1, t, j, v));
+            let [a, b] = [0, 1].map(|batch| [here[batch].squares, here[batch].inverses, there[batch].squares]);
+            let all = [a[0], a[1], a[2], b[0], b[1], b[2]];
+            same += term(all.map(|x| x[p]));
+            let before = all.map(|x| x[..p].as_chunks::<LANES>());
+            for i in 0..p / LANES {
+                let pieces = before.map(|(pieces, _)| &pieces[i]);
+                for (lane, sum) in lanes.iter_mut().enumerate() {
+                    *sum += term(pieces.map(|piece| piece[lane]));
                 }
-            });
-        });
-        Table { samples: n, rows: memory }
+            }
+            for (i, sum) in lanes[..p % LANES].iter_mut().enumerate() {
+                *sum += term(before.map(|(_, rest)| rest[i]));
+            }
+        }
+        *share = same + 2.0 * lanes.iter().sum::<f64>();
+    }
+
+    /// v(p,q) of one sample p: see [`angle_grad`].
+    pub fn angle_slopes(table: Table<'_>, p: usize, slopes: &mut [f64]) {
+        slopes.fill(0.0);
+        let from_p = table.from(p);
+        for r in 0..table.samples {
+            let from_r = table.from(r);
+            for (q, slope) in slopes.iter_mut().enumerate() {
+                let triangle = |batch: usize| {
+                    let (p, r_) = (from_p[batch], from_r[batch]);
+                    Triangle {
+                        squares: [p.squares[q], r_.squares[q], p.squares[r]],
+                        inverses: [p.inverses[q], r_.inverses[q], p.inverses[r]],
+                    }
+                };
+                let (a, b) = (triangle(0), triangle(1));
+                let [pq, qr, pr] = a.inverses;
+                let at = |i: usize, j: usize| {
+                    let cosine = a.cosine(i, j);
+                    (cosine, huber_derivative(cosine - b.cosine(i, j)))
+                };
+                let ((cos_q, at_q), (cos_p, at_p), (_, at_r)) = (at(0, 1), at(0, 2), at(1, 2));
+                *slope += pq * (at_q * (qr - cos_q * pq) + at_p * (pr - cos_p * pq)) - at_r * pr * qr;
+            }
+        }
+    }
+
+    /// out = factor · Σ over q of v(p,q) · (p − q), in the first batch, of one sample p.
+    pub fn pull(batches: Batches<'_>, p: usize, out: &mut [f32], slopes: &[f64], factor: f64) {
+        let x = batches.embedding(0, p);
+        for (piece, out) in out.chunks_mut(LANES).enumerate() {
+            let first = piece * LANES;
+            let mut sums = [0.0f64; LANES];
+            let x = &x[first..][..out.len()];
+            match x.first_chunk::<LANES>() {
+                Some(x) => gather(batches, first, x, slopes, &mut sums),
+                None => gather(batches, first, x, slopes, &mut sums),
+            }
+            out.iter_mut().zip(sums).for_each(|(out, sum)| *out = (factor * sum) as f32);
+        }
+    }
+}
+
+/// Adds slope · (p − q) over all q of the first batch, of some entries; `x` are p's. Compiled for whole pieces and for others.
+#[inline(always)]
+fn gather(batches: Batches<'_>, first: usize, x: &[f32], slopes: &[f64], sums: &mut [f64; LANES]) {
+    for (q, slope) in slopes.iter().enumerate() {
+        let y = &batches.embedding(0, q)[first..][..x.len()];
+        for (sum, (&x, &y)) in sums.iter_mut().zip(x.iter().zip(y)) {
+            *sum += slope * (f64::from(x) - f64::from(y));
+        }
     }
 }
 
 /// Distances of all pairs.
-struct Table<'t> {
+#[derive(Clone, Copy)]
+pub struct Table<'t> {
     samples: usize,
     rows: &'t [f64],
 }
@@ -118,6 +197,25 @@ impl<'t> Table<'t> {
         }
         (if apart == 0.0 { 0.0 } else { apart / total }, apart)
     }
+}
+
+#[inline(always)]
+fn squared_distance(x: &[f32], y: &[f32]) -> f64 {
+    let ((x, x_rest), (y, y_rest)) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>());
+    let mut lanes = [0.0f64; LANES];
+    let add = |sum: &mut f64, x: f32, y: f32| {
+        let d = f64::from(x) - f64::from(y);
+        *sum += d * d;
+    };
+    for (x, y) in x.iter().zip(y) {
+        for (lane, sum) in lanes.iter_mut().enumerate() {
+            add(sum, x[lane], y[lane]);
+        }
+    }
+    for (sum, (&x, &y)) in lanes.iter_mut().zip(x_rest.iter().zip(y_rest)) {
+        add(sum, x, y);
+    }
+    lanes.iter().sum()
 }
 
 /// x²/2 near 0, |x| − ½ from 1 on.
@@ -180,7 +278,10 @@ pub fn distance_grad(machine: &mut Machine<'_>, out: &mut [f32], batches: Batche
             .for_each(|(slope, inverse)| *slope = (*slope - along) * inverse);
     });
     let factor = 2.0 * f64::from(dl) / (n * n) as f64;
-    pull(&machine, out, batches, (slopes, n + 1), factor);
+    let slopes = &*slopes;
+    machine.pool.split(out, batches.lens[0], |p, out, _| {
+        pull(machine.level, batches, p, out, &slopes[p * (n + 1)..][..n], factor);
+    });
 }
 
 /// The cosine of an angle between sides of squares `s` and `t`, whose inverse lengths have that half product; `u` is the square
@@ -196,24 +297,7 @@ pub fn angle(machine: &mut Machine<'_>, batches: Batches<'_>) -> f32 {
     let (machine, memory) = machine.with_partials(partials(n));
     let (memory, shares) = memory.split_at_mut(n * row(n));
     let table = batches.tabulate(&machine, memory);
-    // Of each sample the angles at it; those from p to q and from q to p are equal.
-    machine.pool.split(shares, 1, |at, share, _| {
-        share[0] = machine.level.run(|| {
-            let mut total = 0.0;
-            let here = table.from(at);
-            for p in 0..n {
-                let there = table.from(p);
-                let half = [0.5 * here[0].inverses[p], 0.5 * here[1].inverses[p]];
-                let of = |batch: usize, q: usize| {
-                    let (s, t) = (here[batch].squares[p], here[batch].squares[q]);
-                    cosine(s, t, there[batch].squares[q], half[batch] * here[batch].inverses[q])
-                };
-                let term = |q: usize| huber(of(0, q) - of(1, q));
-                total += 2.0 * sum(p, term) + term(p);
-            }
-            total
-        });
-    });
+    machine.pool.split(shares, 1, |at, share, _| angles_at(machine.level, table, at, &mut share[0]));
     (shares.iter().sum::<f64>() / (n * n * n) as f64) as f32
 }
 
@@ -241,60 +325,10 @@ pub fn angle_grad(machine: &mut Machine<'_>, out: &mut [f32], batches: Batches<'
     let (memory, slopes) = memory.split_at_mut(n * row(n));
     let table = batches.tabulate(&machine, memory);
     let slopes = &mut slopes[..n * n];
-    machine.pool.split(slopes, n, |p, slopes, _| {
-        machine.level.run(|| {
-            slopes.fill(0.0);
-            let from_p = table.from(p);
-            for r in 0..n {
-                let from_r = table.from(r);
-                for (q, slope) in slopes.iter_mut().enumerate() {
-                    let triangle = |batch: usize| {
-                        let (p, r_) = (from_p[batch], from_r[batch]);
-                        Triangle {
-                            squares: [p.squares[q], r_.squares[q], p.squares[r]],
-                            inverses: [p.inverses[q], r_.inverses[q], p.inverses[r]],
-                        }
-                    };
-                    let (a, b) = (triangle(0), triangle(1));
-                    let [pq, qr, pr] = a.inverses;
-                    let at = |i: usize, j: usize| {
-                        let cosine = a.cosine(i, j);
-                        (cosine, huber_derivative(cosine - b.cosine(i, j)))
-                    };
-                    let ((cos_q, at_q), (cos_p, at_p), (_, at_r)) = (at(0, 1), at(0, 2), at(1, 2));
-                    *slope += pq * (at_q * (qr - cos_q * pq) + at_p * (pr - cos_p * pq)) - at_r * pr * qr;
-                }
-            }
-        });
-    });
+    machine.pool.split(slopes, n, |p, slopes, _| angle_slopes(machine.level, table, p, slopes));
     let factor = 2.0 * f64::from(dl) / (n * n * n) as f64;
-    pull(&machine, out, batches, (slopes, n), factor);
-}
-
-/// out(p) = factor · Σ over q of v(p,q) · (p − q), in the first batch; `stride` is from one row of v to the next.
-fn pull(
-    machine: &Machine<'_>,
-    out: &mut [f32],
-    batches: Batches<'_>,
-    (slopes, stride): (&[f64], usize),
-    factor: f64,
-) {
-    machine.pool.split(out, batches.len(0), |p, out, _| {
-        machine.level.run(|| {
-            let x = batches.embedding(0, p);
-            let slopes = &slopes[p * stride..][..batches.samples];
-            for (piece, out) in out.chunks_mut(LANES).enumerate() {
-                let first = piece * LANES;
-                let x = &x[first..][..out.len()];
-                let mut sums = [0.0f64; LANES];
-                for (q, slope) in slopes.iter().enumerate() {
-                    let y = &batches.embedding(0, q)[first..][..out.len()];
-                    for (sum, (&x, &y)) in sums.iter_mut().zip(x.iter().zip(y)) {
-                        *sum += slope * (f64::from(x) - f64::from(y));
-                    }
-                }
-                out.iter_mut().zip(sums).for_each(|(out, sum)| *out = (factor * sum) as f32);
-            }
-        });
+    let slopes = &*slopes;
+    machine.pool.split(out, batches.lens[0], |p, out, _| {
+        pull(machine.level, batches, p, out, &slopes[p * n..][..n], factor);
     });
 }
