@@ -323,11 +323,17 @@ fn evaluate_with_errors(
 }
 
 /// How large the numbers are that cancel inside an operator, whose roundings no error of operands or results stands for. The
-/// logarithms of two distributions of K classes are of the size of ln K, and their difference, times T², may be near 0.
+/// logarithms of two distributions of K classes are of the size of ln K, and their difference, times T², may be near 0. Cosines,
+/// and distances by their mean, are of the size of 1, and half the square of their difference is the loss.
 fn cancelled(op: &Op, operands: &[Value], graph: &Graph) -> Option<f64> {
-    let Op::KlDivergence { temperature } = op else { return None };
-    let &[_, classes] = graph.ty(operands[0]).dims() else { return None };
-    Some(ROUNDINGS * temperature * temperature * (classes as f64).ln())
+    match op {
+        Op::KlDivergence { temperature } => {
+            let &[_, classes] = graph.ty(operands[0]).dims() else { return None };
+            Some(ROUNDINGS * temperature * temperature * (classes as f64).ln())
+        }
+        Op::RelationDistance | Op::RelationAngle => Some(ROUNDINGS * ROUNDINGS * F32 / 2.0),
+        _ => None,
+    }
 }
 
 /// Products in each sum of a convolution or matrix product; 0 for other operators.

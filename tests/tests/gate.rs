@@ -45,6 +45,32 @@ fn kernels_of_a_tf32_step_pass() {
     pass(Precision::F32, Math::Tf32);
 }
 
+/// Losses between the relations of a batch, in one block and in kernels of their own. `ddnnc-cuda/tests/sequences.rs` has them
+/// for the other architectures.
+#[test]
+fn kernels_of_relations_pass() {
+    let text = "model relations
+        input image : f32[3, 8, 8]
+        target label : class[10]
+        backbone net(width) { stage s1 = conv(width, 3), conv(width, 3) head = global_avg_pool |> linear(classes) }
+        network large = net(64)
+        network small = net(32) depth [1]
+        distill large -> small { relation(detach = false) }
+        train { data = cifar10 }";
+    for (batch, arch) in [(8, Arch(100)), (128, Arch(90))] {
+        let mut program = program(&model(text, Mode::Train, batch), Goal::Train);
+        program.launches.retain(|launch| {
+            let name = match &launch.op {
+                Op::Fused(group) => &group.name,
+                op => op.mnemonic(),
+            };
+            name.contains("relation")
+        });
+        let found = gate(&program, &Target::new(arch), None, &Silent).unwrap_or_else(|e| panic!("{e}"));
+        assert!(found.kernels > 0 && found.complaints.is_empty(), "{}", found.complaints.join("\n"));
+    }
+}
+
 /// Wide convolutions, which Hopper multiplies by warpgroups.
 #[test]
 fn kernels_of_warpgroups_pass() {

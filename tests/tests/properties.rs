@@ -138,6 +138,7 @@ fn a_detached_teacher_receives_exactly_nothing() {
         "kl, attention(at = [s2])",
         "kl, attention(at = [s2], mode = at)",
         "kl, hint(at = [s2])",
+        "kl, relation",
     ] {
         assert!(head_gradient(terms).iter().all(|g| *g == 0.0), "{terms}");
     }
@@ -145,6 +146,7 @@ fn a_detached_teacher_receives_exactly_nothing() {
         "kl(detach = false)",
         "kl, attention(at = [s2], detach = false)",
         "kl, hint(at = [s2], detach = false)",
+        "kl, relation(detach = false)",
     ] {
         assert!(head_gradient(terms).iter().any(|g| *g != 0.0), "{terms}");
     }
@@ -178,7 +180,7 @@ fn private_norms_do_not_mix() {
 
 #[test]
 fn the_same_seed_gives_the_same_bits_with_any_number_of_threads() {
-    let rest = "distill full -> [mid, small] { kl, attention(at = [s2]), hint(at = [s1]) }
+    let rest = "distill full -> [mid, small] { kl, attention(at = [s2]), hint(at = [s1]), relation }
         distill adaptive(full, mid) -> small { kl } distill gated(full, mid) -> [full, small] { kl }";
     let joint = model(&family([3, 3], THREE, rest), Mode::Train, BATCH);
     let program = program(&joint, Goal::Train);

@@ -253,6 +253,24 @@ pub fn gates() -> Case {
     b.finish(&results)
 }
 
+/// The relations of a batch of maps and one of vectors, and both gradients of their losses.
+pub fn relations(batch: usize) -> Case {
+    let mut b = Builder::new(GroupKind::Sequence);
+    let map = b.operand(rows([batch, 6, 3, 2]));
+    let (teacher, one) = (b.operand(ValueType::f32([batch, 9])), b.operand(ValueType::scalar()));
+    let student = b.step(Op::Reduce { kind: ReduceKind::Mean, axes: vec![2, 3] }, &[map]);
+    // So that gradients are of the size of 1.
+    let dl = b.step(Op::Scale { factor: 8.0 * batch as f64 }, &[one]);
+    let distance = b.step(Op::RelationDistance, &[teacher, student]);
+    let angle = b.step(Op::RelationAngle, &[teacher, student]);
+    let total = b.step(ADD, &[distance, angle]);
+    let pull = b.step(Op::RelationDistanceGrad, &[student, teacher, dl]);
+    let turn = b.step(Op::RelationAngleGrad, &[student, teacher, dl]);
+    let grad = b.step(ADD, &[pull, turn]);
+    let back = b.step(Op::RelationAngleGrad, &[teacher, student, dl]);
+    b.finish(&[distance, angle, total, pull, turn, grad, back])
+}
+
 /// An operand that a result may lie on is read in another order by the rest of the chain.
 pub fn overwritten() -> Case {
     let mut b = Builder::new(GroupKind::Pointwise);

@@ -65,6 +65,21 @@ impl Case {
             if matches!(self.op, Op::AdamwUpdate { .. }) && i == 5 || special.1.contains(&i) {
                 data[0] = 3.0;
             }
+            if let Op::RelationDistance
+            | Op::RelationDistanceGrad
+            | Op::RelationAngle
+            | Op::RelationAngleGrad = self.op
+            {
+                let [samples, len] = [self.operands[0].dims()[0], self.operands[0].dims()[1]];
+                if i == 0 && samples > 3 {
+                    // Two equal embeddings.
+                    data.copy_within(..len, (samples - 1) * len);
+                }
+                if i == 2 {
+                    // So that gradients are of the size of 1.
+                    data[0] = 8.0 * samples as f64;
+                }
+            }
             // Derivatives from a result see results.
             if let Op::UnaryGrad { kind } = self.op
                 && i == 0
@@ -160,6 +175,22 @@ impl Case {
         }
         Ok(results)
     }
+}
+
+/// The losses of relations and their gradients, on embeddings that are nearly equal: a thousand and thousandths.
+pub fn crowded_relations() -> Vec<(Case, Vec<Tensor>)> {
+    let dims: [&[usize]; 3] = [&[9, 20], &[9, 33], &[]];
+    let ops = [Op::RelationDistance, Op::RelationDistanceGrad, Op::RelationAngle, Op::RelationAngleGrad];
+    let crowded = |(i, op): (usize, Op)| {
+        let count = if matches!(op, Op::RelationDistance | Op::RelationAngle) { 2 } else { 3 };
+        let case = case(op, &dims[..count]);
+        let mut operands = case.draw(40 + i as u64);
+        for x in operands[..2].iter_mut().flat_map(|t| &mut t.data) {
+            *x = f64::from((1000.0 + 1e-3 * *x) as f32);
+        }
+        (case, operands)
+    };
+    ops.into_iter().enumerate().map(crowded).collect()
 }
 
 /// The distance of neighbouring bf16 numbers at x, and at 1 for smaller ones.
@@ -469,6 +500,16 @@ fn plain_cases() -> Vec<Case> {
             cases.push(case(Op::KlGradStudent { temperature }, &[&dims, &dims, &[]]));
         }
     }
+    for (a, b) in
+        [([1, 4], [1, 4]), ([3, 2], [3, 5]), ([6, 1], [6, 1]), ([19, 40], [19, 7]), ([35, 3], [35, 16])]
+    {
+        for (loss, grad) in
+            [(Op::RelationDistance, Op::RelationDistanceGrad), (Op::RelationAngle, Op::RelationAngleGrad)]
+        {
+            cases.push(case(loss, &[&a, &b]));
+            cases.push(case(grad, &[&a, &b, &[]]));
+        }
+    }
     cases
 }
 
@@ -523,8 +564,12 @@ pub fn number(op: &Op) -> Option<usize> {
         Op::AdamwUpdate { .. } => 43,
         Op::Cast { .. } => 44,
         Op::ConvertLayout { .. } => 45,
+        Op::RelationDistance => 46,
+        Op::RelationDistanceGrad => 47,
+        Op::RelationAngle => 48,
+        Op::RelationAngleGrad => 49,
     })
 }
 
 /// How many operators are launched.
-pub const LAUNCHED: usize = 46;
+pub const LAUNCHED: usize = 50;

@@ -8,6 +8,7 @@ use crate::matmul_bf16::Sizes;
 use crate::memory::{Memory, Slot};
 use crate::method::Settings;
 use crate::pooling::Extents;
+use crate::relation::{self, Batches};
 use crate::shape::{Runs, Span};
 use crate::{loss, pooling, sample, shape};
 use ddnnc_ir::{DType, Layout, Op, Pool, ReduceKind, ValueType};
@@ -154,7 +155,11 @@ impl Plain {
             | Op::KlGradTeacher { .. }
             | Op::KlGradStudent { .. }
             | Op::MeanSquaredError
-            | Op::MeanSquaredErrorGrad => Moves::None,
+            | Op::MeanSquaredErrorGrad
+            | Op::RelationDistance
+            | Op::RelationDistanceGrad
+            | Op::RelationAngle
+            | Op::RelationAngleGrad => Moves::None,
             op => return Err(format!("{} has no kernel on such values", op.mnemonic())),
         };
         let (operands, results) = (operands.to_vec(), results.to_vec());
@@ -178,6 +183,12 @@ impl Plain {
             (Op::CrossEntropy { .. } | Op::KlDivergence { .. }, _) => need.partials = self.dims(0)[0],
             (Op::MeanSquaredError, _) => {
                 need.partials = loss::squared_error_shares(self.operands[0].slot.elements);
+            }
+            (Op::RelationDistance | Op::RelationAngle, _) => {
+                need.partials = relation::partials(self.dims(0)[0]);
+            }
+            (Op::RelationDistanceGrad | Op::RelationAngleGrad, _) => {
+                need.partials = relation::partials_of_gradient(self.dims(0)[0]);
             }
             _ => {}
         }
@@ -329,6 +340,7 @@ impl<'a> Bound<'a> {
     /// Operators per sample and losses.
     fn rest(&self, m: &mut Machine<'_>, op: &Op) -> Result<(), DeviceError> {
         let (b, sample) = (self, self.plain.sample());
+        let batches = || Batches::new(self.plain.dims(0)[0], b.x(0), b.x(1));
         match op {
             Op::Standardize { eps } => sample::standardize(m, sample, b.result(), b.x(0), *eps),
             Op::StandardizeGrad { eps } => {
@@ -368,6 +380,10 @@ impl<'a> Bound<'a> {
             Op::MeanSquaredErrorGrad => {
                 loss::mean_squared_error_grad(m, b.result(), b.x(0), b.x(1), b.scalar(2));
             }
+            Op::RelationDistance => b.result()[0] = relation::distance(m, batches()),
+            Op::RelationDistanceGrad => relation::distance_grad(m, b.result(), batches(), b.scalar(2)),
+            Op::RelationAngle => b.result()[0] = relation::angle(m, batches()),
+            Op::RelationAngleGrad => relation::angle_grad(m, b.result(), batches(), b.scalar(2)),
             op => return Err(DeviceError::Failed(format!("{} has no kernel", op.mnemonic()))),
         }
         Ok(())

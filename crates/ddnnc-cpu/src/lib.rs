@@ -81,6 +81,7 @@ mod pointwise_sums;
 mod pointwise_tables;
 mod pool;
 mod pooling;
+mod relation;
 mod sample;
 mod sequence;
 mod shape;

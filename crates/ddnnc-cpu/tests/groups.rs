@@ -3,7 +3,8 @@
 
 use ddnnc_cases::Case;
 use ddnnc_cases::fixed_groups::{
-    ADD, EPS, convolution_groups, gates, large, losses, overwritten, residual, rows, updates, vector,
+    ADD, EPS, convolution_groups, gates, large, losses, overwritten, relations, residual, rows, updates,
+    vector,
 };
 use ddnnc_cases::group::{Builder, step_by_step, tolerances, unfused};
 use ddnnc_cases::random_group::random_group;
@@ -135,6 +136,7 @@ fn twenty_updates_at_once() {
 #[test]
 fn losses_one_after_the_other() {
     check(&devices(true), &losses(), 4, false);
+    check(&devices(true), &relations(12), 4, false);
 }
 
 #[test]

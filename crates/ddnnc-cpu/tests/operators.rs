@@ -183,6 +183,17 @@ fn sums_over_nothing_are_zero() {
 }
 
 #[test]
+fn relations_of_nearly_equal_embeddings() {
+    for device in CpuDevice::at_every_level(2, true).expect("threads") {
+        for (case, operands) in ddnnc_cases::crowded_relations() {
+            let expected = case.reference(&operands);
+            let found = case.run(&device, &operands, &[]).expect("runs");
+            compare(&case, 0, 0.0, &format!("{device:?}"), &expected, &found);
+        }
+    }
+}
+
+#[test]
 fn both_operands_may_be_the_result() {
     let device = CpuDevice::new(Some(2)).expect("threads");
     let case = ddnnc_cases::case(Op::Binary { kind: ddnnc_ir::BinaryKind::Mul }, &[&[100], &[100]]);

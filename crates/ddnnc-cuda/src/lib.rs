@@ -40,6 +40,7 @@ mod pointwise_cut;
 mod pooling;
 mod product;
 mod regroup;
+mod relations;
 mod samples;
 mod sequence;
 mod split;

@@ -68,7 +68,7 @@ pub fn phases(w: &mut Writer<'_>, s: usize) -> Result<Vec<Phase>, String> {
 }
 
 /// A mean over nothing is not a number; a gradient of nothing is nothing.
-fn nothing(w: &mut Writer<'_>, s: usize) -> Vec<Phase> {
+pub fn nothing(w: &mut Writer<'_>, s: usize) -> Vec<Phase> {
     if w.group.steps[s].results[0].elements() == 0 {
         return Vec::new();
     }

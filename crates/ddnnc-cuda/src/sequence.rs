@@ -10,16 +10,17 @@ use crate::code::{Argument, LaunchCode};
 use crate::emit::{emit_group, single};
 use crate::gemm;
 use crate::places::Places;
+use crate::relations;
 use crate::split::{append, subgroup};
 use crate::steps::{Blocks, kernels, suits};
-use ddnnc_ir::{Group, GroupKind, Local, Op, Step};
+use ddnnc_ir::{Group, GroupKind, Local, Op, Step, ValueType};
 use std::collections::BTreeMap;
 
 /// Elements that the steps of a level may take and make for the level to count as little work: a block moves about that
 /// many in the time that a launch costs (some 3 µs at 80 GB/s).
 const SMALL_LEVEL: usize = 1 << 16;
 
-/// Multiply-adds of a matrix product that a single block may do.
+/// Multiply-adds of matrix products and relations that a single block may do.
 const SMALL_MATMUL: usize = 1 << 18;
 
 /// Who makes a step.
@@ -133,6 +134,11 @@ fn is_small(group: &Group, steps: &[usize]) -> bool {
         if let Op::MatMul { transpose_a, .. } = step.op {
             let depth = group.ty(step.operands[0]).map_or(0, |a| a.dims()[usize::from(!transpose_a)]);
             products += depth.saturating_mul(step.results[0].elements());
+        }
+        if let Some(&[samples, entries]) =
+            step.operands.first().and_then(|&l| group.ty(l)).map(ValueType::dims)
+        {
+            products += relations::work(&step.op, samples, entries);
         }
         all += elements(group, step);
     }

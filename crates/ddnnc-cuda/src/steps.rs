@@ -1,13 +1,13 @@
 //! Kernels of sequences: the text of each step, in one block or in ranges of many.
 //!
-//! A step is one phase of statements or two; the second needs all of the first. Statements know the uints `t` and `n`:
+//! A step is one phase of statements or several; each needs all of the one before. Statements know the uints `t` and `n`:
 //! the number of the thread and how many there are, of the block, or of the range of blocks that the step has. Both are
 //! multiples of a warp, so that warps (and in ranges, blocks) stay together.
 
 use crate::code::{Argument, Cost, Kernel, LaunchCode, c_type};
 use crate::emit::PRELUDE;
 use crate::places::{Places, is_copy};
-use crate::{elementwise, losses, moves, pooling, samples, sums};
+use crate::{elementwise, losses, moves, pooling, relations, samples, sums};
 use ddnnc_ir::{Group, Local, Op, Step, ValueType};
 use indexmap::IndexMap;
 use std::collections::BTreeSet;
@@ -31,6 +31,8 @@ pub enum Library {
     Samples,
     /// Losses of rows.
     Losses,
+    /// Losses between the relations of a batch.
+    Relations,
     /// Neighbouring channels.
     Channels,
     /// Pooling.
@@ -48,6 +50,7 @@ impl Library {
             Library::Sums => include_str!("../../../kernels/sums.cuh"),
             Library::Samples => include_str!("../../../kernels/samples.cuh"),
             Library::Losses => include_str!("../../../kernels/losses.cuh"),
+            Library::Relations => include_str!("../../../kernels/relations.cuh"),
             Library::Channels => CHANNELS,
             Library::Pooling => include_str!("../../../kernels/pooling.cuh"),
             Library::Moves => include_str!("../../../kernels/moves.cuh"),
@@ -62,7 +65,7 @@ pub struct Phase {
     pub text: String,
     /// Threads that have something to do.
     pub threads: usize,
-    /// What a second phase costs that is too much for one block, and where there are many is a kernel of its own.
+    /// What a later phase costs that is too much for one block, and where there are many is a kernel of its own.
     pub apart: Option<Cost>,
 }
 
@@ -220,6 +223,9 @@ fn text_of(op: &Op) -> Option<Text> {
         | Op::KlGradStudent { .. }
         | Op::MeanSquaredError
         | Op::MeanSquaredErrorGrad => losses::phases,
+        Op::RelationDistance | Op::RelationDistanceGrad | Op::RelationAngle | Op::RelationAngleGrad => {
+            relations::phases
+        }
         Op::Input { .. }
         | Op::Parameter { .. }
         | Op::State { .. }
@@ -287,13 +293,11 @@ pub fn kernels(
             texts.push((body, 1, cost, choice));
         }
         Blocks::Many => {
-            let (parts, late) = parts(&mut w, levels)?;
-            let late_cost = late.iter().map(|part| part.cost).sum();
-            for (parts, cost) in [(parts, w.cost), (late, late_cost)] {
-                if !parts.is_empty() {
-                    let (body, grid) = ranges(parts);
-                    texts.push((body, grid, cost, format!("{grid} blocks")));
-                }
+            for (i, parts) in parts(&mut w, levels)?.into_iter().enumerate() {
+                let late: Cost = parts.iter().map(|part| part.cost).sum();
+                let cost = if i == 0 { w.cost + late } else { late };
+                let (body, grid) = ranges(parts);
+                texts.push((body, grid, cost, format!("{grid} blocks")));
             }
         }
     }
@@ -327,7 +331,7 @@ fn alone(w: &mut Writer<'_>, levels: &[Vec<usize>], body: &mut String) -> Result
     let mut late = Cost::default();
     body.push_str("    const uint t = threadIdx.x, n = blockDim.x;\n");
     for (i, level) in levels.iter().enumerate() {
-        let mut seconds = String::new();
+        let mut later: Vec<String> = Vec::new();
         if i > 0 {
             body.push_str("    __syncthreads();\n");
         }
@@ -336,13 +340,16 @@ fn alone(w: &mut Writer<'_>, levels: &[Vec<usize>], body: &mut String) -> Result
             if let Some(first) = phases.next() {
                 let _ = writeln!(body, "    {{ // {}\n{}    }}", w.group.steps[s].op.mnemonic(), first.text);
             }
-            for second in phases {
-                late += second.apart.unwrap_or_default();
-                let _ = writeln!(seconds, "    {{\n{}    }}", second.text);
+            for (i, phase) in phases.enumerate() {
+                late += phase.apart.unwrap_or_default();
+                if later.len() <= i {
+                    later.push(String::new());
+                }
+                let _ = writeln!(later[i], "    {{\n{}    }}", phase.text);
             }
         }
-        if !seconds.is_empty() {
-            let _ = write!(body, "    __syncthreads();\n{seconds}");
+        for phases in later {
+            let _ = write!(body, "    __syncthreads();\n{phases}");
         }
     }
     Ok(late + w.cost)
@@ -353,36 +360,39 @@ struct Part {
     blocks: usize,
     name: &'static str,
     text: String,
-    /// Of a part of the second kernel.
+    /// Of a part of a later kernel than the first.
     cost: Cost,
 }
 
-/// The parts of one kernel, and those of a second that needs all of the first. Small second phases are run by the last block
-/// of a step's range.
-fn parts(w: &mut Writer<'_>, levels: &[Vec<usize>]) -> Result<(Vec<Part>, Vec<Part>), String> {
-    let (mut parts, mut late) = (Vec::new(), Vec::new());
+/// The parts of one kernel after the other, each of which needs all of the one before. Small later phases are run by the last
+/// block of a step's range.
+fn parts(w: &mut Writer<'_>, levels: &[Vec<usize>]) -> Result<Vec<Vec<Part>>, String> {
+    let mut kernels: Vec<Vec<Part>> = Vec::new();
     for &s in levels.iter().flatten() {
-        let mut phases = phases(w, s)?.into_iter();
-        let Some(first) = phases.next() else { continue };
-        let blocks = |threads: usize| threads.div_ceil(THREADS).clamp(1, MOST_BLOCKS);
         let name = w.group.steps[s].op.mnemonic();
-        let mut part = Part { blocks: blocks(first.threads), name, text: first.text, cost: Cost::default() };
-        for second in phases {
-            if let Some(cost) = second.apart {
-                late.push(Part { blocks: blocks(second.threads), name, text: second.text, cost });
+        let mut own: Vec<Part> = Vec::new();
+        for phase in phases(w, s)? {
+            if let (Some(part), None) = (own.last_mut(), phase.apart) {
+                let _ = write!(
+                    part.text,
+                    "        if (last_block({}, {})) {{\n        const uint t = threadIdx.x, n = {THREADS};\n{}        }}\n",
+                    w.counter(),
+                    part.blocks,
+                    phase.text
+                );
                 continue;
             }
-            let _ = write!(
-                part.text,
-                "        if (last_block({}, {})) {{\n        const uint t = threadIdx.x, n = {THREADS};\n{}        }}\n",
-                w.counter(),
-                part.blocks,
-                second.text
-            );
+            let blocks = phase.threads.div_ceil(THREADS).clamp(1, MOST_BLOCKS);
+            own.push(Part { blocks, name, text: phase.text, cost: phase.apart.unwrap_or_default() });
         }
-        parts.push(part);
+        for (i, part) in own.into_iter().enumerate() {
+            if kernels.len() <= i {
+                kernels.push(Vec::new());
+            }
+            kernels[i].push(part);
+        }
     }
-    Ok((parts, late))
+    Ok(kernels)
 }
 
 /// Each part in a range of blocks. Gives the text and the number of blocks.

@@ -3,7 +3,7 @@
 mod common;
 
 use common::EmulatedDevice;
-use common::compare::check;
+use common::compare::{check, difference, tolerances};
 use ddnnc_cases::{Case, LAUNCHED, case, cases, number};
 use ddnnc_cuda::arch::{Arch, Target};
 use ddnnc_cuda::emit::{emit_launch, group_of};
@@ -66,6 +66,17 @@ fn large_operators_agree_with_the_reference() {
         all.push(Case { op: Op::CrossEntropyGrad { smoothing }, operands });
     }
     check(&all);
+}
+
+#[test]
+fn relations_of_nearly_equal_embeddings() {
+    let device = EmulatedDevice::orders().remove(0);
+    for (case, operands) in ddnnc_cases::crowded_relations() {
+        let expected = case.reference(&operands);
+        let found = case.run(&device, &operands, &[]).expect("runs");
+        let wrong = difference(&expected, &found, &tolerances(&case, &operands, &expected));
+        assert_eq!(wrong, None, "{case:?}");
+    }
 }
 
 /// Not a number is larger than any, and a label that is no class gives not a number.

@@ -28,7 +28,7 @@ fn one_of_each() -> Vec<Case> {
         let dtype = case.operands.first().map(|ty| ty.dtype);
         sequence && !matches!(case.op, Op::MatMul { .. }) && seen.insert((number(&case.op), dtype))
     });
-    all.extend([fixed_groups::losses(), fixed_groups::gates()]);
+    all.extend([fixed_groups::losses(), fixed_groups::gates(), fixed_groups::relations(5)]);
     all.push(heads(32, 10, 64));
     all.push(heads(256, 1000, 2048));
     all
@@ -102,6 +102,15 @@ fn losses_and_gates_agree_with_the_reference() {
         assert_eq!(emitted(case).kernels.len(), 1);
     }
     check(&cases);
+}
+
+/// Phases of the relations of few samples are parts of one block. Of many each needs a kernel: distances, sums of losses or
+/// slopes, gradients; before them the mean and a scalar, behind them the sums.
+#[test]
+fn relations_agree_with_the_reference() {
+    let all = [fixed_groups::relations(5), fixed_groups::relations(34)];
+    assert_eq!(all.each_ref().map(|case| emitted(case).kernels.len()), [1, 5]);
+    check(&all);
 }
 
 /// Heads of three sub-nets as the compiler groups them: biases, losses of labels, of the last sub-net's logits and of

@@ -185,7 +185,9 @@ fn flow(op: &Op) -> Flow {
         | Op::Softmax
         | Op::LogSoftmax
         | Op::KlDivergence { .. }
-        | Op::MeanSquaredError => Flow::All,
+        | Op::MeanSquaredError
+        | Op::RelationDistance
+        | Op::RelationAngle => Flow::All,
         Op::UnaryGrad { .. }
         | Op::Conv2dGradInput { .. }
         | Op::Conv2dGradWeight { .. }
@@ -204,6 +206,8 @@ fn flow(op: &Op) -> Flow {
         | Op::KlGradTeacher { .. }
         | Op::KlGradStudent { .. }
         | Op::MeanSquaredErrorGrad
+        | Op::RelationDistanceGrad
+        | Op::RelationAngleGrad
         | Op::SgdUpdate { .. }
         | Op::AdamwUpdate { .. }
         | Op::ConvertLayout { .. }
@@ -246,6 +250,18 @@ struct Rule<'a> {
 impl Rule<'_> {
     fn add(&self, graph: &mut Graph, op: Op, operands: &[Value]) -> Result<Value, IrError> {
         graph.add1(op, operands, self.origin.clone())
+    }
+
+    /// The gradients of a loss that is the same with its two operands exchanged.
+    fn by_exchange(&self, graph: &mut Graph, grad: &Op) -> Result<Cotangents, IrError> {
+        let (a, b) = (self.operands[0], self.operands[1]);
+        let mut out = Cotangents::new();
+        for (i, operands) in [[a, b, self.dy], [b, a, self.dy]].into_iter().enumerate() {
+            if self.want[i] {
+                out.push((i, self.add(graph, grad.clone(), &operands)?));
+            }
+        }
+        Ok(out)
     }
 
     /// The table. In the comments d· is a cotangent, L the loss.
@@ -445,6 +461,10 @@ impl Rule<'_> {
                     out.push((1, self.add(graph, Op::MeanSquaredErrorGrad, &[v[1], v[0], dy])?));
                 }
             }
+            // L = mean h(dᵢⱼ(a)/m(a) − dᵢⱼ(b)/m(b)) and L = mean h(cos ∠ aᵢaⱼaₖ − cos ∠ bᵢbⱼbₖ), h even: L(a, b) = L(b, a), so
+            // that db is da with a and b exchanged
+            Op::RelationDistance => out.extend(self.by_exchange(graph, &Op::RelationDistanceGrad)?),
+            Op::RelationAngle => out.extend(self.by_exchange(graph, &Op::RelationAngleGrad)?),
             // Ends of paths, and operators without a rule: `differentiate` refuses the latter before it comes here.
             Op::Input { .. }
             | Op::Parameter { .. }
@@ -471,6 +491,8 @@ impl Rule<'_> {
             | Op::KlGradTeacher { .. }
             | Op::KlGradStudent { .. }
             | Op::MeanSquaredErrorGrad
+            | Op::RelationDistanceGrad
+            | Op::RelationAngleGrad
             | Op::SgdUpdate { .. }
             | Op::AdamwUpdate { .. }
             | Op::ConvertLayout { .. }

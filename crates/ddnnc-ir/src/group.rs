@@ -150,6 +150,10 @@ fn part(op: &Op) -> Part {
         | Op::KlGradStudent { .. }
         | Op::MeanSquaredError
         | Op::MeanSquaredErrorGrad
+        | Op::RelationDistance
+        | Op::RelationDistanceGrad
+        | Op::RelationAngle
+        | Op::RelationAngleGrad
         | Op::Fused(_) => Part::None,
     }
 }

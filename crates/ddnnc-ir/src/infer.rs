@@ -581,6 +581,23 @@ fn infer(op: &Op, c: &Check<'_>) -> Result<Types, IrError> {
             c.scalar(2)?;
             like(0)
         }
+        Op::RelationDistance | Op::RelationDistanceGrad | Op::RelationAngle | Op::RelationAngleGrad => {
+            let grad = matches!(op, Op::RelationDistanceGrad | Op::RelationAngleGrad);
+            c.count(if grad { 3 } else { 2 })?;
+            c.floats()?;
+            c.rank(0, 2)?;
+            c.rank(1, 2)?;
+            let (a, b) = (c.dims(0), c.dims(1));
+            if a[0] != b[0] {
+                return c.fail(Some(1), Some(0), format!("{} samples beside {}", b[0], a[0]));
+            }
+            if grad {
+                c.scalar(2)?;
+                like(0)
+            } else {
+                f32(&[])
+            }
+        }
         Op::SgdUpdate { momentum, .. } => {
             let buffered = *momentum != 0.0;
             c.count(if buffered { 4 } else { 3 })?;
@@ -718,6 +735,10 @@ pub fn macs(op: &Op, operands: &[&ValueType], results: &[ValueType]) -> u64 {
         | Op::KlGradStudent { .. }
         | Op::MeanSquaredError
         | Op::MeanSquaredErrorGrad
+        | Op::RelationDistance
+        | Op::RelationDistanceGrad
+        | Op::RelationAngle
+        | Op::RelationAngleGrad
         | Op::SgdUpdate { .. }
         | Op::AdamwUpdate { .. } => 0,
     }

@@ -365,6 +365,17 @@ pub enum Op {
     MeanSquaredError,
     /// (a, b, dl []) → da
     MeanSquaredErrorGrad,
+    /// (a `[N,A]`, b `[N,B]`), embeddings of N samples → mean over i, j of h(‖aᵢ − aⱼ‖/m(a) − ‖bᵢ − bⱼ‖/m(b)), h(x) = x²/2
+    /// where |x| < 1 and |x| − ½ elsewhere; m is the mean of the distances that are not 0, and where all are, so are the
+    /// quotients (distance-wise loss of Park et al. 2019)
+    RelationDistance,
+    /// (a, b, dl []) → da; a distance that is 0 has the derivative 0
+    RelationDistanceGrad,
+    /// (a `[N,A]`, b `[N,B]`), embeddings of N samples → mean over i, j, k of h(cos ∠ aᵢaⱼaₖ − cos ∠ bᵢbⱼbₖ), h as above;
+    /// the cosine is ⟨u(aᵢ − aⱼ), u(aₖ − aⱼ)⟩ with u(x) = x/‖x‖ and u(0) = 0 (angle-wise loss of Park et al. 2019)
+    RelationAngle,
+    /// (a, b, dl []) → da; u has the derivative 0 at 0
+    RelationAngleGrad,
 
     // ---- optimizer ----
     /// (parameter, gradient, buffer, lr []) → parameter', buffer'; without momentum (parameter, gradient, lr) →
@@ -475,6 +486,10 @@ impl Op {
             Op::KlGradStudent { .. } => "kl_grad_student",
             Op::MeanSquaredError => "mean_squared_error",
             Op::MeanSquaredErrorGrad => "mean_squared_error_grad",
+            Op::RelationDistance => "relation_distance",
+            Op::RelationDistanceGrad => "relation_distance_grad",
+            Op::RelationAngle => "relation_angle",
+            Op::RelationAngleGrad => "relation_angle_grad",
             Op::SgdUpdate { .. } => "sgd_update",
             Op::AdamwUpdate { .. } => "adamw_update",
             Op::Fused(_) => "fused",
@@ -545,6 +560,10 @@ impl Op {
             | Op::KlGradStudent { .. }
             | Op::MeanSquaredError
             | Op::MeanSquaredErrorGrad
+            | Op::RelationDistance
+            | Op::RelationDistanceGrad
+            | Op::RelationAngle
+            | Op::RelationAngleGrad
             | Op::SgdUpdate { .. }
             | Op::AdamwUpdate { .. }
             | Op::Fused(_) => Effect::Results,

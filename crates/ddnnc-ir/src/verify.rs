@@ -288,6 +288,10 @@ fn attribute_fault(op: &Op) -> Option<String> {
         | Op::LogSoftmaxGrad
         | Op::MeanSquaredError
         | Op::MeanSquaredErrorGrad
+        | Op::RelationDistance
+        | Op::RelationDistanceGrad
+        | Op::RelationAngle
+        | Op::RelationAngleGrad
         | Op::Fused(_) => None,
     }
 }

@@ -126,6 +126,12 @@ fn cases() -> Vec<Case> {
         out.push(case(Op::MeanSquaredError, &[f32(&dims), f32(&dims)]));
     }
     out.push(case(Op::MeanSquaredError, &[f32(&[2, 2, 3]), f32(&[2, 2, 3])]));
+    // One column has differences of quotients and of cosines beyond 1.
+    for (samples, a, b) in [(2, 3, 2), (3, 2, 2), (6, 1, 1), (5, 2, 4)] {
+        for op in [Op::RelationDistance, Op::RelationAngle] {
+            out.push(case(op, &[f32(&[samples, a]), f32(&[samples, b])]));
+        }
+    }
     out
 }
 

@@ -106,6 +106,11 @@ fn operators_have_the_values_of_their_formulas() {
     let image = tensor(&[1, 1, 2, 3], &[5.0, 5.0, -1.0, 2.0, 5.0, 3.0]);
     let p = pool([2, 2], [1, 1], [0, 1]);
     let dy = tensor(&[1, 1, 1, 4], &[1.0, 2.0, 3.0, 4.0]);
+    // Distances 1, 2, 9, 1, 8, 7 of mean 14/3, and 2, 1, 0, 1, 2, 1, of which five have the mean 7/5.
+    let lines = [tensor(&[4, 1], &[0.0, 1.0, 2.0, 9.0]), tensor(&[4, 1], &[0.0, 2.0, 1.0, 0.0])];
+    // Angles of 90°, 45° and 45°, and of 0°, 180° and 0°.
+    let corner = tensor(&[3, 2], &[0.0, 0.0, 1.0, 0.0, 0.0, 1.0]);
+    let line = tensor(&[3, 1], &[5.0, 6.0, 8.0]);
     let cases: Vec<(Op, Vec<&Tensor>, Vec<f64>)> = vec![
         (
             Op::Unary { kind: UnaryKind::Gelu },
@@ -117,6 +122,8 @@ fn operators_have_the_values_of_their_formulas() {
         (Op::CrossEntropy { smoothing: 0.3 }, vec![&x, &label], vec![-(0.7 * log[2] + 0.3 * mean)]),
         (Op::KlDivergence { temperature: 2.0 }, vec![&x, &y], vec![4.0 * kl]),
         (Op::MeanSquaredError, vec![&x, &y], vec![(0.25 + 4.0 + 9.0) / 3.0]),
+        (Op::RelationDistance, lines.iter().collect(), vec![521.0 / 1568.0]),
+        (Op::RelationAngle, vec![&corner, &line], vec![3.5 / 27.0]),
         (Op::MaxPool(p), vec![&image], vec![5.0, 5.0, 5.0, 3.0]),
         (Op::MaxPoolGrad(p), vec![&image, &dy], vec![3.0, 3.0, 0.0, 0.0, 0.0, 4.0]),
         (Op::AvgPool(p), vec![&image], vec![7.0 / 4.0, 17.0 / 4.0, 12.0 / 4.0, 2.0 / 4.0]),
@@ -132,6 +139,73 @@ fn operators_have_the_values_of_their_formulas() {
     let results = [f32(&[])];
     assert!(evaluate_op(&Op::CrossEntropy { smoothing: 0.0 }, &[&x, &wrong], &results).is_err());
     assert!(evaluate_op(&Op::Input { name: "x".into() }, &[], &results).is_err());
+}
+
+/// What one operator gives for these operands.
+fn evaluated(op: &Op, operands: &[&Tensor]) -> Vec<f64> {
+    let types: Vec<_> = operands.iter().map(|t| &t.ty).collect();
+    let results = ddnnc_ir::infer::result_types(op, &types).unwrap();
+    evaluate_op(op, operands, &results).unwrap().remove(0).data
+}
+
+#[test]
+fn relations_do_not_see_turns_sizes_and_places() {
+    let mut rng = rng(11);
+    let teacher = random(&f32(&[5, 2]), -1.0, 1.0, &mut rng);
+    let (sin, cos) = 0.7f64.sin_cos();
+    // Turned, three times as large, moved, and in another space.
+    let copied = teacher
+        .data
+        .chunks(2)
+        .flat_map(|x| [3.0 * (cos * x[0] - sin * x[1]) + 4.0, 0.5, 3.0 * (sin * x[0] + cos * x[1]) - 2.0]);
+    let copy = Tensor { ty: f32(&[5, 3]), data: copied.collect() };
+    let other = random(&f32(&[5, 3]), -1.0, 1.0, &mut rng);
+    let dl = tensor(&[], &[1.0]);
+    for (op, grad) in
+        [(Op::RelationDistance, Op::RelationDistanceGrad), (Op::RelationAngle, Op::RelationAngleGrad)]
+    {
+        let loss = |student: &Tensor| evaluated(&op, &[student, &teacher])[0];
+        let pull = |student: &Tensor| {
+            evaluated(&grad, &[student, &teacher, &dl]).iter().fold(0.0f64, |m, x| m.max(x.abs()))
+        };
+        assert!(loss(&copy) <= 1e-28 && pull(&copy) <= 1e-15, "{op:?}: {} {}", loss(&copy), pull(&copy));
+        assert!(loss(&other) >= 1e-2 && pull(&other) >= 1e-3, "{op:?}: {} {}", loss(&other), pull(&other));
+    }
+}
+
+#[test]
+fn relations_of_equal_embeddings_have_gradients() {
+    let teacher = random(&f32(&[4, 2]), -1.0, 1.0, &mut rng(12));
+    let dl = tensor(&[], &[1.0]);
+    // Samples 0 and 2 are equal, or all are.
+    let some = tensor(&[4, 2], &[0.5, 1.0, -1.0, 0.25, 0.5, 1.0, 2.0, -0.5]);
+    let all = tensor(&[4, 2], &[0.5, 1.0, 0.5, 1.0, 0.5, 1.0, 0.5, 1.0]);
+    for grad in [Op::RelationDistanceGrad, Op::RelationAngleGrad] {
+        let gradient = evaluated(&grad, &[&some, &teacher, &dl]);
+        assert!(gradient.iter().all(|x| x.is_finite()), "{grad:?}: {gradient:?}");
+        assert!(gradient.iter().any(|x| x.abs() >= 1e-3), "{grad:?}: {gradient:?}");
+        assert_eq!(evaluated(&grad, &[&all, &teacher, &dl]), [0.0; 8], "{grad:?}");
+        assert!(evaluated(&grad, &[&teacher, &all, &dl]).iter().all(|x| x.is_finite()), "{grad:?}");
+    }
+    // All distances count as 0, and no angle has a cosine but 0.
+    let line = tensor(&[3, 1], &[0.0, 4.0, 5.0]);
+    let point = tensor(&[3, 1], &[7.0, 7.0, 7.0]);
+    let quotients = [4.0, 5.0, 1.0].map(|d: f64| d * 3.0 / 10.0);
+    let huber = |x: f64| if x < 1.0 { x * x / 2.0 } else { x - 0.5 };
+    let expected = quotients.iter().map(|&x| 2.0 * huber(x)).sum::<f64>() / 9.0;
+    assert!(close(&evaluated(&Op::RelationDistance, &[&line, &point]), &[expected]));
+    // Twelve of 27 cosines are those of an angle from an edge to itself or to the other, ±1: each has h(±1) = ½.
+    assert!(close(&evaluated(&Op::RelationAngle, &[&point, &line]), &[6.0 / 27.0]));
+}
+
+#[test]
+fn relations_of_numbers_that_are_none_are_none() {
+    let teacher = random(&f32(&[3, 2]), -1.0, 1.0, &mut rng(13));
+    let mut student = teacher.clone();
+    student.data[1] = f64::NAN;
+    for op in [Op::RelationDistance, Op::RelationAngle] {
+        assert!(evaluated(&op, &[&student, &teacher])[0].is_nan(), "{op:?}");
+    }
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use crate::diags::Diags;
 use crate::naming::{Named, WeightNames};
 use crate::nets::{Net, Nets};
-use crate::terms::{Features, Map, Pair, TermKind, TermPlan};
+use crate::relations::check_batch;
+use crate::terms::{Features, Map, Pair, Relation, TermKind, TermPlan};
 use crate::trace::Kind;
 use ddnnc_diag::{Code, Diagnostic, Span};
 use ddnnc_ir::{
@@ -409,6 +410,7 @@ impl<'e> Emitter<'e> {
                 TermKind::CrossEntropy { net, .. } => vec![Arc::from(*net)],
                 TermKind::Kl { pair, .. }
                 | TermKind::Attention { pair, .. }
+                | TermKind::Relation { pair, .. }
                 | TermKind::Hint { pair, .. } => {
                     vec![Arc::from(pair.teacher), Arc::from(pair.student)]
                 }
@@ -499,6 +501,18 @@ impl<'e> Emitter<'e> {
                 self.pairing(term, pair, Some(features));
                 self.add(Op::MeanSquaredError, &[student, teacher]).map(Some)
             }
+            TermKind::Relation { pair, features, relation } => {
+                check_batch(*relation, self.model.batch, self.model.mode, self.span, self.diags);
+                let Some((teacher, student)) = self.features(pair, features) else { return Ok(None) };
+                let teacher = self.detached(pair, teacher)?;
+                let (teacher, student) = (self.embedding(teacher)?, self.embedding(student)?);
+                self.pairing(term, pair, Some(features));
+                let op = match relation {
+                    Relation::Distance => Op::RelationDistance,
+                    Relation::Angle => Op::RelationAngle,
+                };
+                self.add(op, &[student, teacher]).map(Some)
+            }
             TermKind::Hint { pair, features, adapter } => {
                 let Some((teacher, mut student)) = self.features(pair, features) else { return Ok(None) };
                 let teacher = self.detached(pair, teacher)?;
@@ -525,6 +539,14 @@ impl<'e> Emitter<'e> {
     fn features(&self, pair: &Pair<'_>, features: &Features<'_>) -> Option<(Value, Value)> {
         let teacher = self.value(pair.teacher, features.teacher.1.step)?;
         Some((teacher, self.value(pair.student, features.student.1.step)?))
+    }
+
+    /// `[N,C,H,W]` → `[N,C]`, its mean over the positions; `[N,C]` as it is.
+    fn embedding(&mut self, feature: Value) -> Emit<Value> {
+        match self.graph().shape(feature).rank() {
+            4 => self.add(mean([2, 3]), &[feature]),
+            _ => Ok(feature),
+        }
     }
 
     /// `[N,C,H,W]` → `[N,H·W]`

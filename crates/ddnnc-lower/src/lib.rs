@@ -33,6 +33,7 @@ mod operators;
 mod plan;
 mod recipe;
 mod recurrent;
+mod relations;
 mod settings;
 mod sharing;
 mod signature;

@@ -20,6 +20,10 @@ pub(crate) const PARTS: usize = 1_000;
 pub(crate) const TERMS: usize = 10_000;
 /// Teachers of one set.
 pub(crate) const TEACHERS: usize = 100;
+/// The largest batch whose distances a `relation` compares: 67 million, in gigabytes of workspace.
+pub(crate) const SAMPLES_OF_DISTANCES: usize = 8192;
+/// The largest batch whose angles a `relation` compares: 69 thousand million, some minutes of a step.
+pub(crate) const SAMPLES_OF_ANGLES: usize = 4096;
 /// Errors beyond which names that may have been meant are no longer searched for.
 pub(crate) const SUGGESTIONS: usize = 200;
 /// Errors shown, and warnings.

@@ -35,6 +35,10 @@ pub(crate) const DISTILLED: &[(Fixed, Lesson)] = &[
         Lesson::Stages(Compared::Attention),
     ),
     (Fixed { name: "hint", params: &["at!", "weight", "detach", "adapter"] }, Lesson::Stages(Compared::Hint)),
+    (
+        Fixed { name: "relation", params: &["distance", "angle", "at", "weight", "detach"] },
+        Lesson::Stages(Compared::Relation),
+    ),
 ];
 
 /// What the word of a term against a teacher means.
@@ -51,6 +55,8 @@ pub(crate) enum Lesson {
 pub(crate) enum Compared {
     /// Attention maps.
     Attention,
+    /// Distances and angles between samples.
+    Relation,
     /// Features.
     Hint,
 }
@@ -175,6 +181,7 @@ impl<'a> Evaluator<'a> {
                 TermKind::Penalty { .. } => {}
                 TermKind::Kl { pair, .. }
                 | TermKind::Attention { pair, .. }
+                | TermKind::Relation { pair, .. }
                 | TermKind::Hint { pair, .. } => {
                     trained.insert(pair.student);
                     if !pair.detach {
@@ -300,11 +307,6 @@ impl<'a> Evaluator<'a> {
             );
             return None;
         };
-        if name == "relation" && choices.len() > 1 {
-            self.diags
-                .push(Diagnostic::error(Code::Unsupported, "`relation` is not supported yet").at(span, ""));
-            return None;
-        }
         let Some((choice, meaning)) = choices.iter().find(|(c, _)| c.name == name) else {
             let elsewhere = terms().any(|term| term.name == name);
             let error = Diagnostic::error(
@@ -412,9 +414,13 @@ impl<'a> Evaluator<'a> {
             let args = self.term_args(&call);
             let usual = match lesson {
                 Lesson::Stages(Compared::Attention) => 0.5,
-                Lesson::Kl | Lesson::Stages(Compared::Hint) => 1.0,
+                Lesson::Kl | Lesson::Stages(Compared::Relation | Compared::Hint) => 1.0,
             };
             let weight = self.weight(&call, usual);
+            let relations = match lesson {
+                Lesson::Stages(Compared::Relation) => self.relations(&args, weight, call.span),
+                Lesson::Kl | Lesson::Stages(Compared::Attention | Compared::Hint) => None,
+            };
             let detach = args.flag("detach", true, &mut self.diags);
             let temperature = args.number("temperature", 3.0, Range::Positive, &mut self.diags);
             let map = match call.expr("mode") {
@@ -483,6 +489,15 @@ impl<'a> Evaluator<'a> {
                                 continue;
                             }
                             TermKind::Attention { pair, features, map, eps }
+                        }
+                        Compared::Relation => {
+                            let checked = self.check_embeddings(nets, pair, &features, call.span);
+                            for (relation, weight) in relations.iter().flatten().filter(|_| checked) {
+                                let name = format!("{}.{teacher}.{student}.{label}", relation.as_str());
+                                let kind = TermKind::Relation { pair, features, relation: *relation };
+                                terms.push(TermPlan { name, weight: *weight, span: call.span, kind });
+                            }
+                            continue;
                         }
                         Compared::Hint => {
                             let Some(adapter) = adapter else { continue };
@@ -599,7 +614,7 @@ impl<'a> Evaluator<'a> {
     }
 
     /// Two paired features as messages show them; `None` where a net could not be evaluated.
-    fn paired(nets: &Nets<'a>, pair: Pair<'a>, features: &Features<'a>) -> Option<Paired> {
+    pub(crate) fn paired(nets: &Nets<'a>, pair: Pair<'a>, features: &Features<'a>) -> Option<Paired> {
         let side = |net: &str, (stage, value): (&str, Tensor)| {
             let net: &Net<'a> = nets.nets.get(net)?;
             let shape = &net.trace.steps[value.step].shape;
@@ -706,18 +721,19 @@ enum Adapter {
 }
 
 /// Two paired features: (shape, place of the stage, words for it) of each.
-struct Paired {
+pub(crate) struct Paired {
     teacher: (Vec<usize>, Span, String),
     student: (Vec<usize>, Span, String),
 }
 
 impl Paired {
-    fn shapes(&self) -> (&[usize], &[usize]) {
+    /// The shapes of the teacher's and the student's.
+    pub(crate) fn shapes(&self) -> (&[usize], &[usize]) {
         (&self.teacher.0, &self.student.0)
     }
 
     /// An error that shows both shapes, each at its stage.
-    fn error(&self, code: Code, message: String, at: Span) -> Diagnostic {
+    pub(crate) fn error(&self, code: Code, message: String, at: Span) -> Diagnostic {
         let d = Diagnostic::error(code, message).at(at, "");
         let ((_, there, teacher), (_, here, student)) = (&self.teacher, &self.student);
         if there == here {

@@ -80,6 +80,15 @@ pub(crate) enum Map {
     At,
 }
 
+/// What is compared between the samples of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Relation {
+    /// Distances of pairs, by their mean.
+    Distance,
+    /// Angles of triples.
+    Angle,
+}
+
 /// What a term computes.
 #[derive(Clone, Debug)]
 pub(crate) enum TermKind<'a> {
@@ -128,6 +137,15 @@ pub(crate) enum TermKind<'a> {
         map: Map,
         /// Added to the variance (z-score only).
         eps: f64,
+    },
+    /// Between the relations of a batch.
+    Relation {
+        /// Who teaches whom.
+        pair: Pair<'a>,
+        /// The features.
+        features: Features<'a>,
+        /// Distances or angles.
+        relation: Relation,
     },
     /// Between features.
     Hint {

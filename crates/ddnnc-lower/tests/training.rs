@@ -3,7 +3,9 @@
 mod support;
 
 use ddnnc_ir::reference::{Tensor, evaluate};
-use ddnnc_ir::{DType, Graph, Init, Mode, Model, Op, Optimizer, Precision, ScheduleKind, Weight};
+use ddnnc_ir::{
+    DType, Graph, Init, Mode, Model, Op, Optimizer, Precision, ReduceKind, ScheduleKind, Value, Weight,
+};
 use indexmap::IndexMap;
 use support::{model, net};
 
@@ -190,6 +192,72 @@ fn settings_of_terms_reach_their_operators() {
         .map(|v| *graph.op(v) == Op::StopGradient)
         .collect();
     assert_eq!(teachers, [true, false]);
+}
+
+#[test]
+fn a_relation_is_a_term_of_distances_and_one_of_angles() {
+    let rest = "distill full -> small {
+            relation
+            relation(distance = 3, angle = 0.5, at = [s1 -> s2], weight = ramp(from = 1, to = 4, epochs = 2))
+            relation(angle = 0, at = [s1])
+            relation(distance = 0, at = [s2 -> s1], weight = 10, detach = false)
+        }";
+    let lowered = model(&spec(TWO, rest), Mode::Train, 3);
+    let ramp = |factor: f64| Weight::Ramp { from: factor, to: 4.0 * factor, epochs: 2.0 };
+    let expected = [
+        ("relation_distance.full.small.s2", Weight::Constant(1.0)),
+        ("relation_angle.full.small.s2", Weight::Constant(2.0)),
+        ("relation_distance.full.small.s1_s2", ramp(3.0)),
+        ("relation_angle.full.small.s1_s2", ramp(0.5)),
+        ("relation_distance.full.small.s1", Weight::Constant(1.0)),
+        ("relation_angle.full.small.s2_s1", Weight::Constant(20.0)),
+    ];
+    assert_eq!(terms(&lowered)[2..], expected);
+    let graph = &lowered.graph;
+    // The second operand is the teacher's, whose gradient is stopped before its mean over the positions.
+    let stopped = |op: &Op| -> Vec<bool> {
+        graph
+            .nodes()
+            .filter(|&id| graph.node(id).op == *op)
+            .map(|id| {
+                let [student, teacher] = graph.operands(id)[..] else { panic!("two operands") };
+                let behind = |mean: Value| {
+                    assert!(matches!(graph.op(mean), Op::Reduce { kind: ReduceKind::Mean, axes } if *axes == [2, 3]));
+                    *graph.op(graph.operands(mean.node)[0]) == Op::StopGradient
+                };
+                assert!(!behind(student), "the student learns");
+                behind(teacher)
+            })
+            .collect()
+    };
+    assert_eq!(stopped(&Op::RelationDistance), [true, true, true]);
+    assert_eq!(stopped(&Op::RelationAngle), [true, true, false]);
+}
+
+#[test]
+fn batches_of_evaluation_may_have_nothing_to_compare() {
+    let text = spec(TWO, "distill full -> small { relation }");
+    for batch in [1, 2, 20_000] {
+        model(&text, Mode::Eval, batch);
+    }
+}
+
+#[test]
+fn a_relation_takes_vectors_as_they_are() {
+    let text = "model m input image : f32[3, 4, 4] target label : class[5]
+        backbone net(width) { stage s1 = conv(width, 3) |> global_avg_pool, linear(width) |> relu head = linear(classes) }
+        network full = net(width = 8) network small = net(width = 4) depth [1]
+        distill full -> small { relation } train { data = cifar10 }";
+    let graph = model(text, Mode::Train, 3).graph;
+    let operands: Vec<Vec<usize>> = graph
+        .nodes()
+        .filter(|&id| graph.node(id).op == Op::RelationAngle)
+        .flat_map(|id| graph.operands(id))
+        .map(|v| graph.shape(v).dims().to_vec())
+        .collect();
+    assert_eq!(operands, [[3, 4], [3, 8]]);
+    // The student's is the mean of its own stage alone.
+    assert_eq!(count(&graph, |op| matches!(op, Op::Reduce { .. })), 2);
 }
 
 #[test]

@@ -82,7 +82,11 @@ fn typed(op: &Op) -> Typed {
         | Op::KlGradTeacher { .. }
         | Op::KlGradStudent { .. }
         | Op::MeanSquaredError
-        | Op::MeanSquaredErrorGrad => Typed::Nothing,
+        | Op::MeanSquaredErrorGrad
+        | Op::RelationDistance
+        | Op::RelationDistanceGrad
+        | Op::RelationAngle
+        | Op::RelationAngleGrad => Typed::Nothing,
         Op::BiasAdd | Op::Dropout { .. } | Op::Normalize { .. } => Typed::These(&[0]),
         Op::NormalizeGradInput { .. } => Typed::These(&[0, 4]),
         Op::NormalizeGradFixed { .. } => Typed::These(&[2]),

@@ -84,6 +84,10 @@ pub(crate) fn role(op: &Op) -> Role {
         | Op::KlDivergence { .. }
         | Op::KlGradTeacher { .. }
         | Op::KlGradStudent { .. }
+        | Op::RelationDistance
+        | Op::RelationDistanceGrad
+        | Op::RelationAngle
+        | Op::RelationAngleGrad
         | Op::Fused(_) => Role::Fixed,
     }
 }

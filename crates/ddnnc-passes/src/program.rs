@@ -257,6 +257,10 @@ fn operator_may_overwrite(op: &Op, result: usize) -> &'static [usize] {
         | Op::KlGradStudent { .. }
         | Op::MeanSquaredError
         | Op::MeanSquaredErrorGrad
+        | Op::RelationDistance
+        | Op::RelationDistanceGrad
+        | Op::RelationAngle
+        | Op::RelationAngleGrad
         | Op::Fused(_) => &[],
     }
 }

@@ -112,6 +112,10 @@ fn is_gradient_of_a_net(op: &Op) -> bool {
         | Op::KlGradStudent { .. }
         | Op::MeanSquaredError
         | Op::MeanSquaredErrorGrad
+        | Op::RelationDistance
+        | Op::RelationDistanceGrad
+        | Op::RelationAngle
+        | Op::RelationAngleGrad
         | Op::SgdUpdate { .. }
         | Op::AdamwUpdate { .. }
         | Op::Fused(_) => false,

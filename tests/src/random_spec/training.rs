@@ -39,7 +39,10 @@ impl Drawing {
                 pairings.extend(teaches("kl"));
                 terms.push(self.kl());
             }
-            for kind in ["attention", "hint"] {
+            for kind in ["attention", "hint", "relation"] {
+                if kind == "relation" && self.batch < 3 {
+                    continue;
+                }
                 // A stage is paired once between two nets: what is paired anew would have a name that is taken.
                 if !self.dice.percent(50) || teaches(kind).iter().any(|pairing| pairings.contains(pairing)) {
                     continue;
@@ -113,7 +116,8 @@ impl Drawing {
         format!("kl{}", arguments(&args))
     }
 
-    /// A term between stages whose maps are of one resolution for all students; `None` where there are none.
+    /// A term between stages, whose maps are of one resolution for all students unless it compares samples; `None`
+    /// where there are none.
     fn features(
         &mut self,
         kind: &str,
@@ -137,10 +141,12 @@ impl Drawing {
                 let taken: Vec<[usize; 3]> =
                     students.iter().filter_map(|&i| nets[i].after(&backbones[of_student], to)).collect();
                 let alike = taken.iter().all(|map| map[1..] == given[1..]);
-                if alike
-                    && (kind == "hint" || given[1] * given[2] > 1)
-                    && (from == to || self.dice.percent(40))
-                {
+                let fits = match kind {
+                    "relation" => true,
+                    "hint" => alike,
+                    _ => alike && given[1] * given[2] > 1,
+                };
+                if fits && (from == to || self.dice.percent(40)) {
                     adapted |= taken.iter().any(|map| map[0] != given[0]);
                     pairs.push((from, to));
                 }
@@ -165,6 +171,14 @@ impl Drawing {
                 if self.dice.percent(20) {
                     args.push("eps = 1e-3".to_owned());
                 }
+            }
+            "relation" => {
+                args.extend(
+                    self.dice
+                        .pick(&["", "", "angle = 0", "distance = 0", "distance = 2, angle = 0.5"])
+                        .split_terminator(", ")
+                        .map(String::from),
+                );
             }
             _ => {
                 let unequal = ["auto", "conv"];

@@ -22,6 +22,40 @@ fn no_barrier_between_steps_of_one_block() {
 }
 
 #[test]
+fn distances_summed_before_all_are_there() {
+    let site = site(fixed_groups::relations(5));
+    let plant = Plant::Code(|code| {
+        let Some(source) = code.kernels.iter_mut().map(|k| &mut k.source).find(|s| s.contains("sum_rows("))
+        else {
+            return false;
+        };
+        let sums = source.rfind("sum_rows(").expect("rows are summed");
+        let barrier = source[..sums].rfind("    __syncthreads();\n").expect("a barrier before");
+        source.replace_range(barrier..barrier + "    __syncthreads();\n".len(), "");
+        true
+    });
+    site.catches(plant, &[Seen::Wrong, Seen::Uninitialised]);
+}
+
+#[test]
+fn the_last_slice_of_angles_left_out() {
+    let plant = Plant::Text("item < N * SLICES;", "item < N * SLICES - 1;");
+    site(case(Op::RelationAngle, &[&[9, 4], &[9, 3]])).catches(plant, &[Seen::Wrong, Seen::Uninitialised]);
+}
+
+#[test]
+fn the_angle_across_a_distance_left_out() {
+    let plant = Plant::Text("            sum -= at_r * x.by_pr * x.by_qr;\n", "");
+    site(case(Op::RelationAngleGrad, &[&[9, 4], &[9, 3], &[]])).catches(plant, &[Seen::Wrong]);
+}
+
+#[test]
+fn the_mean_distance_taken_for_a_constant() {
+    let plant = Plant::Text("(slopes[row + q] - even)", "(slopes[row + q])");
+    site(case(Op::RelationDistanceGrad, &[&[9, 4], &[9, 3], &[]])).catches(plant, &[Seen::Wrong]);
+}
+
+#[test]
 fn a_shuffle_that_one_lane_makes_alone() {
     let plant = Plant::Text(
         "        const float x = warp_total(s);\n        if ((t & 31) == 0) out[o] = x * factor;",

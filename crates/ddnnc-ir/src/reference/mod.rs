@@ -6,6 +6,7 @@ mod loss;
 mod normalize;
 mod operator;
 mod pool;
+mod relation;
 mod sample;
 mod shape;
 mod update;

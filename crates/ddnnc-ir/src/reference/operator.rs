@@ -1,6 +1,6 @@
 //! Which function evaluates which operator.
 
-use super::{Tensor, conv, elementwise, loss, normalize, pool, sample, shape, update};
+use super::{Tensor, conv, elementwise, loss, normalize, pool, relation, sample, shape, update};
 use crate::{DType, Group, IrError, Local, Op, ValueType, infer};
 use smallvec::SmallVec;
 
@@ -75,6 +75,10 @@ pub fn evaluate_op(op: &Op, operands: &[&Tensor], results: &[ValueType]) -> Resu
         Op::KlGradStudent { temperature } => vec![loss::kl_grad_student(x[0], x[1], x[2], *temperature)],
         Op::MeanSquaredError => vec![vec![loss::mean_squared_error(x[0], x[1])]],
         Op::MeanSquaredErrorGrad => vec![loss::mean_squared_error_grad(x[0], x[1], x[2])],
+        Op::RelationDistance => vec![vec![relation::distance(x[0], x[1])]],
+        Op::RelationDistanceGrad => vec![relation::distance_grad(x[0], x[1], x[2])],
+        Op::RelationAngle => vec![vec![relation::angle(x[0], x[1])]],
+        Op::RelationAngleGrad => vec![relation::angle_grad(x[0], x[1], x[2])],
         Op::SgdUpdate { momentum, nesterov, weight_decay } => {
             update::sgd(x, *momentum, *nesterov, *weight_decay)
         }

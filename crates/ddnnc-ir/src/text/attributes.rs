@@ -120,7 +120,11 @@ pub(super) fn attributes(op: &Op) -> List<'_> {
         | Op::LogSoftmax
         | Op::LogSoftmaxGrad
         | Op::MeanSquaredError
-        | Op::MeanSquaredErrorGrad => smallvec![],
+        | Op::MeanSquaredErrorGrad
+        | Op::RelationDistance
+        | Op::RelationDistanceGrad
+        | Op::RelationAngle
+        | Op::RelationAngleGrad => smallvec![],
         Op::Fused(group) => smallvec![("kind", Name(group.kind.as_str())), ("name", Name(&group.name))],
     }
 }
@@ -206,6 +210,10 @@ pub(super) fn operator(mnemonic: &str, a: &mut Attributes<'_>) -> Result<Option<
         "kl_grad_student" => Op::KlGradStudent { temperature: a.float("temperature")? },
         "mean_squared_error" => Op::MeanSquaredError,
         "mean_squared_error_grad" => Op::MeanSquaredErrorGrad,
+        "relation_distance" => Op::RelationDistance,
+        "relation_distance_grad" => Op::RelationDistanceGrad,
+        "relation_angle" => Op::RelationAngle,
+        "relation_angle_grad" => Op::RelationAngleGrad,
         "sgd_update" => Op::SgdUpdate {
             momentum: a.float("momentum")?,
             nesterov: a.flag("nesterov")?,

@@ -169,6 +169,10 @@ pub fn samples() -> Vec<(Op, Vec<ValueType>)> {
         (Op::KlGradStudent { temperature: 3.0 }, vec![rows.clone(), rows.clone(), one.clone()]),
         (Op::MeanSquaredError, vec![image.clone(); 2]),
         (Op::MeanSquaredErrorGrad, vec![image.clone(), image.clone(), one.clone()]),
+        (Op::RelationDistance, vec![rows.clone(), f32(&[3, 2])]),
+        (Op::RelationDistanceGrad, vec![rows.clone(), f32(&[3, 2]), one.clone()]),
+        (Op::RelationAngle, vec![rows.clone(), f32(&[3, 2])]),
+        (Op::RelationAngleGrad, vec![rows.clone(), f32(&[3, 2]), one.clone()]),
         (Op::SgdUpdate { momentum: 0.9, nesterov: true, weight_decay: 1e-4 }, {
             vec![channel.clone(), channel.clone(), channel.clone(), one.clone()]
         }),

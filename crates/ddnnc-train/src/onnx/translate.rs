@@ -249,6 +249,10 @@ impl Translator<'_> {
                 | Op::KlGradStudent { .. }
                 | Op::MeanSquaredError
                 | Op::MeanSquaredErrorGrad
+                | Op::RelationDistance
+                | Op::RelationDistanceGrad
+                | Op::RelationAngle
+                | Op::RelationAngleGrad
                 | Op::SgdUpdate { .. }
                 | Op::AdamwUpdate { .. }
                 | Op::Fused(_),
