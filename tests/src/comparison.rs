@@ -1,6 +1,6 @@
 //! One spec, compiled and run in every way there is, against the f64 evaluator on its step before any pass.
 
-use crate::harness::{Tensors, bits, read_all, try_model};
+use crate::harness::{Tensors, bits, read_all, try_model, try_model_in};
 use crate::rounding::{Feeds, Oracle, named, near_kink, oracle, random_feeds};
 use ddnnc_cpu::{CpuDevice, CpuOptions, Level};
 use ddnnc_cuda::CudaDevice;
@@ -303,7 +303,12 @@ impl Case {
     /// Lowers a spec, and finds numbers that keep away from kinks.
     fn new(text: &str, seed: u64) -> Result<Case, String> {
         let (model, numbers, gradients) = without_panic(|| {
-            let model = try_model(text, Mode::Train, None)?;
+            let mut model = try_model(text, Mode::Train, None)?;
+            // In one of its phases, where it has several.
+            let phase = seed % model.phases.len().max(1) as u64;
+            if phase > 0 {
+                model = try_model_in(text, Mode::Train, None, phase as usize)?;
+            }
             let program = plain(&model, Goal::Train, Precision::F32)?.program;
             for numbers in 0..DRAWS {
                 let numbers = seed.wrapping_mul(DRAWS).wrapping_add(numbers);
@@ -334,7 +339,9 @@ impl Case {
     fn model_for(&self, goal: Goal) -> Result<Model, String> {
         match goal {
             Goal::Train => Ok(self.model.clone()),
-            Goal::Gradients | Goal::Statistics | Goal::Evaluate => try_model(&self.text, Mode::Eval, None),
+            Goal::Gradients | Goal::Statistics | Goal::Evaluate => {
+                try_model_in(&self.text, Mode::Eval, None, self.model.phase)
+            }
         }
     }
 
@@ -465,9 +472,19 @@ fn formats(text: &str) -> Result<(), String> {
         return Err("formatting twice changes the text again".to_owned());
     }
     let meaning = |text: &str| -> Result<String, String> {
-        let model = try_model(text, Mode::Train, None)?;
-        let graph = ddnnc_ir::print(&model.graph).map_err(|e| e.to_string())?;
-        Ok(format!("{graph}{:?}{:?}{:?}{:?}", model.parameters, model.states, model.terms, model.recipe))
+        let mut whole = String::new();
+        let mut phases = 1;
+        for phase in 0.. {
+            if phase == phases {
+                break;
+            }
+            let model = try_model_in(text, Mode::Train, None, phase)?;
+            phases = model.phases.len().max(1);
+            whole += &ddnnc_ir::print(&model.graph).map_err(|e| e.to_string())?;
+            whole += &format!("{:?}{:?}{:?}{:?}", model.parameters, model.states, model.terms, model.recipe);
+            whole += &format!("{:?}", model.phases);
+        }
+        Ok(whole)
     };
     if meaning(text)? != meaning(&once)? {
         return Err("the canonical text means something else".to_owned());

@@ -20,9 +20,19 @@ pub fn model(text: &str, mode: Mode, batch: usize) -> Model {
 ///
 /// The diagnostics as a user sees them.
 pub fn try_model(text: &str, mode: Mode, batch: Option<usize>) -> Result<Model, String> {
+    try_model_in(text, mode, batch, 0)
+}
+
+/// As [`try_model`], in the phase at that place.
+///
+/// # Errors
+///
+/// The diagnostics as a user sees them.
+pub fn try_model_in(text: &str, mode: Mode, batch: Option<usize>, phase: usize) -> Result<Model, String> {
     let mut sources = SourceMap::new();
     let id = sources.add("test.ddnn", text);
-    let lowered = ddnnc_syntax::parse(text, id).and_then(|file| lower(&file, &Options { mode, batch }));
+    let lowered =
+        ddnnc_syntax::parse(text, id).and_then(|file| lower(&file, &Options { mode, batch, phase }));
     lowered.map(|lowered| lowered.model).map_err(|errors| render(&errors, &sources, false))
 }
 

@@ -20,8 +20,8 @@ pub fn uses(file: &SpecFile) -> Uses {
 
 /// What specs can use, without what the compiler refuses as not supported yet.
 pub fn everything() -> BTreeSet<String> {
-    // Every spec has its `model`, `task` stands among the settings, and the other two are refused as not supported yet.
-    const LEFT_OUT: [&str; 4] = ["model", "phase", "order", "task"];
+    // Every spec has its `model`, and `task` stands among the settings.
+    const LEFT_OUT: [&str; 2] = ["model", "task"];
     const MEMBERS: [&str; 2] = ["segment", "stage"];
     const FORMS: [&str; 30] = [
         "integer",
@@ -55,7 +55,7 @@ pub fn everything() -> BTreeSet<String> {
         "default",
         "named argument",
     ];
-    const SETTINGS: [&str; 29] = [
+    const SETTINGS: [&str; 43] = [
         "depth",
         "exit of a block",
         "count",
@@ -77,6 +77,20 @@ pub fn everything() -> BTreeSet<String> {
         "train.precision = bf16",
         "train.seed",
         "train.validation",
+        "phase.epochs",
+        "phase.train",
+        "phase.freeze",
+        "phase.optimizer",
+        "phase.schedule",
+        "order.by",
+        "order.pace",
+        "order.pace.from",
+        "order.pace.to",
+        "difficulty.mode = curriculum",
+        "difficulty.mode = anti_curriculum",
+        "difficulty.mode = random_curriculum",
+        "part of a net",
+        "block of a stage",
         "attention.mode = zscore",
         "attention.mode = at",
         "hint.adapter = auto",
@@ -170,8 +184,53 @@ impl Reader {
                 self.settings("train", &train.settings);
             }
             Item::Task(task) => self.count(format!("task {}", task.kind.name)),
-            Item::Phase(_) => self.count("phase"),
-            Item::Order(_) => self.count("order"),
+            Item::Phase(phase) => {
+                self.count("phase");
+                for setting in &phase.settings {
+                    let key = setting.key.name.as_str();
+                    self.count(format!("phase.{key}"));
+                    match key {
+                        "train" | "freeze" => self.covered(&setting.value),
+                        _ => self.expr(&setting.value),
+                    }
+                }
+                phase.items.iter().for_each(|item| self.item(item));
+            }
+            Item::Order(order) => {
+                self.count("order");
+                for setting in &order.settings {
+                    let key = format!("order.{}", setting.key.name);
+                    match (&setting.value.kind, setting.key.name.as_str()) {
+                        // A `linear` that is no operator.
+                        (ExprKind::Call { args, .. }, "pace") => {
+                            for (arg, place) in args.iter().zip(["from", "to"]) {
+                                let name = arg.name.as_ref().map_or(place, |name| name.name.as_str());
+                                self.count(format!("{key}.{name}"));
+                            }
+                        }
+                        (_, "pace") => {}
+                        _ => self.expr(&setting.value),
+                    }
+                    self.count(key);
+                }
+            }
+        }
+    }
+
+    /// What a phase trains or freezes.
+    fn covered(&mut self, value: &Expr) {
+        match &value.kind {
+            ExprKind::List(items) => items.iter().for_each(|item| self.covered(item)),
+            ExprKind::Field { base, .. } => {
+                self.count("part of a net");
+                self.covered(base);
+            }
+            ExprKind::Index { base, index } => {
+                self.count("block of a stage");
+                self.expr(index);
+                self.covered(base);
+            }
+            _ => {}
         }
     }
 

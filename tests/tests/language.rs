@@ -74,9 +74,12 @@ fn complete(example: &SpecFile, first: &SpecFile) -> SpecFile {
 }
 
 fn compile(file: &SpecFile) -> Result<(), Vec<Diagnostic>> {
+    let phases = file.items.iter().filter(|item| matches!(item, Item::Phase(_))).count();
     for mode in [Mode::Train, Mode::Eval] {
-        let lowered = lower(file, &Options { mode, batch: Some(4) })?;
-        ddnnc_ir::verify(&lowered.model.graph).expect("a lowered graph is well formed");
+        for phase in 0..phases.max(1) {
+            let lowered = lower(file, &Options { mode, batch: Some(4), phase })?;
+            ddnnc_ir::verify(&lowered.model.graph).expect("a lowered graph is well formed");
+        }
     }
     Ok(())
 }

@@ -130,6 +130,6 @@ macro_rules! specs {
 }
 
 specs! {
-    branchynet_alexnet byot_resnet18 cifar100_densenet_exits cifar100_resnet50_ekd cifar100_resnet56_ekd cifar10_resnet20_ekd kd_two_networks mobilenetv2_ekd
+    assistant_chain branchynet_alexnet byot_resnet18 cifar100_densenet_exits cifar100_resnet50_ekd cifar100_resnet56_ekd cifar10_resnet20_ekd kd_two_networks mobilenetv2_ekd
     quickstart resnet34_ekd resnet50_ekd vgg19_ekd
 }

@@ -82,6 +82,16 @@ pub fn differentiate(graph: &mut Graph, loss: Value) -> Result<IndexMap<String, 
     Ok(gradients)
 }
 
+/// For each of some values, whether a gradient of it would reach a parameter that is not frozen.
+///
+/// # Errors
+///
+/// A graph with a cycle, which no public call makes.
+pub fn reach_trained(graph: &Graph, values: &[Value]) -> Result<Vec<bool>, IrError> {
+    let trained = leading_to_parameters(graph, &graph.topological()?);
+    Ok(values.iter().map(|value| trained[value.node.index()]).collect())
+}
+
 /// Adds a contribution to what a value has received so far.
 fn accumulate(
     graph: &mut Graph,

@@ -28,16 +28,18 @@ mod types;
 mod verify;
 
 pub use error::IrError;
-pub use gradient::{differentiate, has_gradient};
+pub use gradient::{differentiate, has_gradient, reach_trained};
 pub use graph::{Edge, Graph, Node, NodeId, Origin, Value};
 pub use group::{
     Group, GroupKind, Local, Step, is_convolution, is_pointwise, is_reduction, is_update, is_vector_step,
 };
-pub use model::{Init, Mode, Model, Net, NetKind, Pairing, Parameter, State, Term, Weight};
+pub use model::{Init, Mode, Model, Net, NetKind, Pairing, Parameter, Phase, State, Term, Weight};
 pub use op::{BinaryKind, Conv, Op, Pool, ReduceKind, UnaryKind};
 pub use optimizer::{append_optimizer, order_stores};
 pub use random::dropout_keeps;
-pub use recipe::{Augment, Data, Dataset, Optimizer, Precision, Recipe, Schedule, ScheduleKind};
+pub use recipe::{
+    Augment, Curriculum, Data, Dataset, Optimizer, Order, Pace, Precision, Recipe, Schedule, ScheduleKind,
+};
 pub use text::{parse, parse_verified, print};
 pub use types::{DType, Layout, MAX_ELEMENTS, Shape, ValueType};
 pub use verify::verify;

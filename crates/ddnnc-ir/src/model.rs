@@ -45,11 +45,32 @@ pub struct Model {
     pub terms: Vec<Term>,
     /// The feature pairings that the terms make, for pictures and summaries.
     pub pairings: Vec<Pairing>,
-    /// How to train.
+    /// How to train; of a model with phases, in the phase at hand.
     pub recipe: Recipe,
+    /// The phases of training, in order; none where the spec declares none.
+    pub phases: Vec<Phase>,
+    /// The place among `phases` of the one that the graph, its terms and `recipe` are of; 0 where there are none.
+    ///
+    /// In [`Mode::Train`] the graph has the logits of the nets that the terms of that phase read. The tables are those of
+    /// all phases, but for what is `frozen`: weights carry from one to the next by name.
+    pub phase: usize,
+}
+
+/// A part of the training.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Phase {
+    /// Its name.
+    pub name: String,
+    /// Passes over the training set.
+    pub epochs: usize,
 }
 
 impl Model {
+    /// Epochs of the whole training.
+    pub fn epochs(&self) -> usize {
+        if self.phases.is_empty() { self.recipe.epochs } else { self.phases.iter().map(|p| p.epochs).sum() }
+    }
+
     /// Leaves one net: its logits, what leads to them, its parameters and running statistics; no losses.
     ///
     /// # Errors
@@ -63,14 +84,20 @@ impl Model {
         self.terms.clear();
         self.pairings.clear();
         let logits = format!("logits.{net}");
+        self.keep_sinks(|op| matches!(op, Op::Output { name } if *name == logits))
+    }
+
+    /// Leaves the outputs and stores that `kept` says, and what leads to them.
+    ///
+    /// # Errors
+    ///
+    /// A graph with a cycle, which no public call makes.
+    pub fn keep_sinks(&mut self, kept: impl Fn(&Op) -> bool) -> Result<(), IrError> {
         let order: Vec<NodeId> = self.graph.topological()?;
         for &id in order.iter().rev() {
             let op = &self.graph.node(id).op;
-            let kept = match op {
-                Op::Output { name } => *name == logits,
-                _ => !op.is_sink() && self.graph.results(id).iter().any(|&v| !self.graph.users(v).is_empty()),
-            };
-            if !kept {
+            let used = || self.graph.results(id).iter().any(|&v| !self.graph.users(v).is_empty());
+            if !(if op.is_sink() { kept(op) } else { used() }) {
                 self.graph.remove(id);
             }
         }

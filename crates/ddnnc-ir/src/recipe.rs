@@ -15,6 +15,8 @@ pub struct Recipe {
     pub optimizer: Optimizer,
     /// The learning rate over time.
     pub schedule: Schedule,
+    /// Which images an epoch has.
+    pub order: Order,
     /// Arithmetic.
     pub precision: Precision,
     /// Seed of everything random.
@@ -64,6 +66,54 @@ pub enum Augment {
         /// Least fraction of the area.
         scale: f64,
     },
+}
+
+/// Which images an epoch has; they are shuffled.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub enum Order {
+    /// All of them.
+    #[default]
+    Shuffle,
+    /// A pool of them that grows from epoch to epoch, by their difficulty.
+    Difficulty {
+        /// The net whose cross-entropy of an image, as it stands when the training or its phase begins, is how difficult the
+        /// image is.
+        snapshot: String,
+        /// Which come first.
+        mode: Curriculum,
+        /// The size of the pool.
+        pace: Pace,
+    },
+}
+
+/// Which images a pool that grows takes first (Wu, Dyer and Neyshabur 2021).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Curriculum {
+    /// The easiest.
+    Curriculum,
+    /// The hardest.
+    AntiCurriculum,
+    /// Any, in an order that is drawn once.
+    RandomCurriculum,
+}
+
+/// The size of a pool in each epoch, as a fraction of the images: linear from the first epoch to the last.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Pace {
+    /// In the first epoch.
+    pub from: f64,
+    /// In the last one.
+    pub to: f64,
+}
+
+impl Pace {
+    /// How many of `images` the pool of epoch `epoch` (from 0) of `epochs` has: what the fraction comes to, rounded up.
+    pub fn images(&self, epoch: usize, epochs: usize, images: usize) -> usize {
+        let way = if epochs > 1 { epoch as f64 / (epochs - 1) as f64 } else { 0.0 };
+        let exact = (self.from + (self.to - self.from) * way) * images as f64;
+        // A rounding error of the fraction is no further image.
+        ((exact - 1e-9 * images as f64).ceil().max(0.0) as usize).min(images)
+    }
 }
 
 /// The update rule.
@@ -145,7 +195,12 @@ pub enum ScheduleKind {
 impl Schedule {
     /// The factor on the base rate at step `step` of `total`, with `steps_per_epoch` steps an epoch.
     pub fn factor(&self, step: u64, total: u64, steps_per_epoch: u64) -> f64 {
-        let warmup = self.warmup * steps_per_epoch as f64;
+        let epoch = step / steps_per_epoch.max(1);
+        self.factor_in(step, total, epoch, self.warmup * steps_per_epoch as f64)
+    }
+
+    /// The factor on the base rate at step `step` of `total`, in the epoch `epoch` (from 0), with `warmup` steps of warm-up.
+    pub fn factor_in(&self, step: u64, total: u64, epoch: u64, warmup: f64) -> f64 {
         let at = step as f64;
         if at < warmup {
             return (at + 1.0) / warmup.max(1.0).ceil();
@@ -155,8 +210,7 @@ impl Schedule {
         match &self.kind {
             ScheduleKind::Constant => 1.0,
             ScheduleKind::Multistep { milestones, gamma } => {
-                let epoch = (step / steps_per_epoch.max(1)) as f64;
-                let passed = milestones.iter().filter(|&&m| epoch >= m).count();
+                let passed = milestones.iter().filter(|&&m| epoch as f64 >= m).count();
                 gamma.powi(i32::try_from(passed).unwrap_or(i32::MAX))
             }
             ScheduleKind::Cosine { end } => {
@@ -195,5 +249,24 @@ impl Precision {
             Precision::F32 => "f32",
             Precision::Bf16 => "bf16",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Pace;
+
+    #[test]
+    fn pools_grow_at_their_pace() {
+        let sizes = |from, to, epochs, images| {
+            let pace = Pace { from, to };
+            (0..epochs).map(|epoch| pace.images(epoch, epochs, images)).collect::<Vec<_>>()
+        };
+        assert_eq!(sizes(0.4, 1.0, 4, 50), [20, 30, 40, 50]);
+        assert_eq!(sizes(0.1, 1.0, 4, 10), [1, 4, 7, 10]);
+        // Rounded up: 3.3, 6.65, 10.
+        assert_eq!(sizes(0.33, 1.0, 3, 10), [4, 7, 10]);
+        assert_eq!(sizes(0.3, 1.0, 1, 10), [3], "the first epoch is where it begins");
+        assert_eq!(sizes(1.0, 1.0, 2, 7), [7, 7]);
     }
 }

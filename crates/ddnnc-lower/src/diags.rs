@@ -48,6 +48,11 @@ impl Diags {
         self.list.iter().any(Diagnostic::is_error)
     }
 
+    /// How many errors are among them.
+    pub(crate) fn errors(&self) -> usize {
+        self.list.iter().filter(|d| d.is_error()).count()
+    }
+
     /// (errors, warnings) in the order of their places.
     pub(crate) fn finish(mut self) -> (Vec<Diagnostic>, Vec<Diagnostic>) {
         self.list.sort_by_key(place);

@@ -3,14 +3,16 @@
 use crate::diags::Diags;
 use crate::naming::{Named, WeightNames};
 use crate::nets::{Net, Nets};
+use crate::phases::{Frozen, PhasePlan};
 use crate::relations::check_batch;
 use crate::terms::{Features, Map, Pair, Relation, TermKind, TermPlan};
 use crate::trace::Kind;
 use ddnnc_diag::{Code, Diagnostic, Span};
 use ddnnc_ir::{
     BinaryKind, Conv, Graph, Init, IrError, Layout, Mode, Model, Op, Origin, Pairing, Parameter, ReduceKind,
-    Shape, State, Term, Value, ValueType, Weight,
+    Shape, State, Term, Value, ValueType, Weight, reach_trained,
 };
+use ddnnc_syntax::Ident;
 use indexmap::IndexMap;
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::sync::Arc;
@@ -29,6 +31,10 @@ pub(crate) struct Emitter<'e> {
     running: IndexMap<String, Running>,
     /// The value of each step of each net.
     values: FxHashMap<String, Vec<Option<Value>>>,
+    /// The weights that the phase at hand leaves as they are.
+    frozen: Frozen,
+    /// The nets that the phase at hand trains or learns from; `None` where all are computed.
+    computed: Option<FxHashSet<String>>,
     /// Where the operator at hand is written.
     span: Span,
     origin: Origin,
@@ -45,14 +51,16 @@ impl<'e> Emitter<'e> {
             sources: FxHashMap::default(),
             running: IndexMap::new(),
             values: FxHashMap::default(),
+            frozen: Frozen::default(),
+            computed: None,
             span: Span::default(),
             origin: Origin::default(),
         }
     }
 
     /// Emits everything; what goes wrong is a diagnostic at the place of the operator.
-    pub(crate) fn emit(mut self, nets: &Nets<'_>, named: &IndexMap<&str, Named>, terms: &[TermPlan<'_>]) {
-        if let Err(error) = self.all(nets, named, terms) {
+    pub(crate) fn emit(mut self, nets: &Nets<'_>, named: &IndexMap<&str, Named>, phases: &[PhasePlan<'_>]) {
+        if let Err(error) = self.all(nets, named, phases) {
             let code = match error {
                 IrError::TooLarge { .. } => Code::TooLarge,
                 _ => Code::BadShape,
@@ -61,16 +69,77 @@ impl<'e> Emitter<'e> {
         }
     }
 
-    fn all(&mut self, nets: &Nets<'_>, named: &IndexMap<&str, Named>, terms: &[TermPlan<'_>]) -> Emit<()> {
+    fn all(&mut self, nets: &Nets<'_>, named: &IndexMap<&str, Named>, phases: &[PhasePlan<'_>]) -> Emit<()> {
+        let at = self.model.phase;
+        if let Some(phase) = phases.get(at) {
+            self.frozen.clone_from(&phase.frozen);
+            if phase.name.is_some() && self.model.mode == Mode::Train {
+                self.computed = Some(phase.nets().into_iter().map(String::from).collect());
+            }
+        }
         let empty = Named::default();
         for net in nets.nets.values() {
-            self.net(net, named.get(net.name).unwrap_or(&empty))?;
+            let frozen = phases.get(at).and_then(|phase| phase.frozen_nets.get(net.name)) == Some(&true);
+            self.net(net, named.get(net.name).unwrap_or(&empty), frozen)?;
         }
         for (name, running) in std::mem::take(&mut self.running) {
             self.origin = Origin::new(&name, &[]);
             self.add_sink(Op::Store { name }, running.value)?;
         }
-        self.losses(nets, terms)
+        for (i, phase) in phases.iter().enumerate() {
+            if i == at {
+                self.losses(nets, &phase.terms)?;
+            } else {
+                self.parameters_of(nets, &phase.terms)?;
+            }
+        }
+        if let Some(PhasePlan { name: Some(name), .. }) = phases.get(at) {
+            self.leave_computed()?;
+            self.check_reach(name, &phases[at].terms)?;
+        }
+        Ok(())
+    }
+
+    /// Enters the parameters that the terms of another phase have for themselves, so that the table is that of all phases.
+    fn parameters_of(&mut self, nets: &Nets<'_>, terms: &[TermPlan<'_>]) -> Emit<()> {
+        let pairings = self.model.pairings.len();
+        for term in terms {
+            self.span = term.span;
+            // What it computes is removed again: nothing reads it.
+            self.term(nets, term)?;
+        }
+        self.model.pairings.truncate(pairings);
+        Ok(())
+    }
+
+    /// Removes the logits that the phase does not need, and what nothing reads.
+    fn leave_computed(&mut self) -> Emit<()> {
+        let computed = self.computed.take();
+        self.model.keep_sinks(|op| match (op, &computed) {
+            (Op::Output { name }, Some(computed)) => {
+                name.strip_prefix("logits.").is_none_or(|net| computed.contains(net))
+            }
+            _ => true,
+        })
+    }
+
+    /// Says which terms of a phase train nothing.
+    fn check_reach(&mut self, phase: &Ident, terms: &[TermPlan<'_>]) -> Emit<()> {
+        let outputs = terms.iter().map(|term| self.graph().output(&format!("loss.{}", term.name)));
+        let values: Vec<Value> = outputs.collect::<Option<_>>().unwrap_or_default();
+        let reach = reach_trained(self.graph(), &values)?;
+        if !reach.contains(&true) {
+            let message = format!("no term of the loss reaches what the phase `{}` trains", phase.name);
+            let hint = "train a part that leads to the logits or features of its losses";
+            self.diags.push(Diagnostic::error(Code::Conflict, message).at(phase.span, "").hint(hint));
+            return Ok(());
+        }
+        for (term, _) in terms.iter().zip(reach).filter(|(_, reaches)| !reaches) {
+            let message = format!("`{}` reaches nothing that the phase `{}` trains", term.name, phase.name);
+            self.diags
+                .push(Diagnostic::warning(Code::Unused, message).at(term.span, "").with(phase.span, ""));
+        }
+        Ok(())
     }
 
     pub(crate) fn add(&mut self, op: Op, operands: &[Value]) -> Emit<Value> {
@@ -124,7 +193,7 @@ impl<'e> Emitter<'e> {
         Shape::from(dims.as_slice())
     }
 
-    fn net(&mut self, net: &Net<'_>, named: &Named) -> Emit<()> {
+    fn net(&mut self, net: &Net<'_>, named: &Named, frozen: bool) -> Emit<()> {
         let mut entry = ddnnc_ir::Net {
             name: net.name.to_string(),
             kind: net.kind,
@@ -133,10 +202,11 @@ impl<'e> Emitter<'e> {
             parameter_count: 0,
             macs: 0,
             depth: net.trace.depth(net.logits),
-            frozen: net.frozen,
+            frozen,
             stages: net.stages.iter().map(|(name, n)| ((*name).to_string(), *n)).collect(),
         };
         let own: Arc<str> = Arc::from(net.name);
+        let still = self.still_parts(net, named, frozen);
         let mut values: Vec<Option<Value>> = vec![None; net.trace.steps.len()];
         for (i, step) in net.trace.steps.iter().enumerate() {
             if !net.live[i] {
@@ -146,7 +216,10 @@ impl<'e> Emitter<'e> {
             self.origin = Origin::new(&format!("{}.{}", net.prefix, step.path), std::slice::from_ref(&own));
             let operands: Vec<Value> = step.operands.iter().filter_map(|&o| values[o]).collect();
             let names = named.names.get(i).and_then(Option::as_ref);
-            values[i] = Some(self.step(net, i, &operands, names, named, &mut entry)?);
+            values[i] = Some(match (&step.kind, operands.as_slice()) {
+                (Kind::Dropout { .. }, &[x]) if still.contains(part_of(&step.path)) => x,
+                _ => self.step(net, i, &operands, names, named, &mut entry)?,
+            });
         }
         if let Some(logits) = values[net.logits] {
             self.origin = Origin::new(&format!("{}.logits", net.name), std::slice::from_ref(&own));
@@ -161,6 +234,24 @@ impl<'e> Emitter<'e> {
         self.model.nets.push(entry);
         self.values.insert(net.name.to_string(), values);
         Ok(())
+    }
+
+    /// The parts of a net in which nothing drops out: all weights of such a part are frozen; of one without weights, all of
+    /// the net.
+    fn still_parts<'n>(&self, net: &'n Net<'_>, named: &Named, frozen: bool) -> FxHashSet<&'n str> {
+        let mut trained: IndexMap<&'n str, bool> = IndexMap::new();
+        for (i, step) in net.trace.steps.iter().enumerate() {
+            let weights = named.names.get(i).and_then(Option::as_ref);
+            let part = part_of(&step.path);
+            if let Some(weights) = weights.filter(|_| net.live[i]) {
+                *trained.entry(part).or_insert(false) |=
+                    !net.frozen && !self.frozen.contains(&weights.weights);
+            }
+        }
+        for step in net.trace.steps.iter().filter(|step| matches!(step.kind, Kind::Dropout { .. })) {
+            trained.entry(part_of(&step.path)).or_insert(!frozen);
+        }
+        trained.into_iter().filter(|(_, trained)| !trained).map(|(part, _)| part).collect()
     }
 
     fn step(
@@ -206,7 +297,7 @@ impl<'e> Emitter<'e> {
                 self.norm(net, i, names, (*eps, *momentum), (x, number), entry)?
             }
             (Kind::Dropout { p }, &[x]) => {
-                if self.model.mode == Mode::Eval || net.frozen || *p == 0.0 {
+                if self.model.mode == Mode::Eval || *p == 0.0 {
                     return Ok(x);
                 }
                 let rng = self.input("rng", ValueType::i64([2]))?;
@@ -278,7 +369,8 @@ impl<'e> Emitter<'e> {
         let base = names.map_or("", |n| n.weights.as_str());
         let name = format!("{base}.{field}");
         entry.parameters.push(name.clone());
-        self.parameter(name, shape, init, net.frozen, net.load.clone())
+        let frozen = net.frozen || self.frozen.contains(base);
+        self.parameter(name, shape, init, frozen, net.load.clone())
     }
 
     pub(crate) fn parameter(
@@ -346,7 +438,9 @@ impl<'e> Emitter<'e> {
             self.model.states.entry(name.clone()).or_insert(state);
             states.push((name, value));
         }
-        if self.model.mode == Mode::Eval || net.frozen {
+        let frozen = net.frozen || names.is_some_and(|n| self.frozen.contains(&n.weights));
+        let idle = self.computed.as_ref().is_some_and(|computed| !computed.contains(net.name));
+        if self.model.mode == Mode::Eval || frozen || idle {
             let operands = [x, states[0].1, states[1].1, gain, bias];
             let y = self.add(Op::Normalize { eps, batch_stats: false }, &operands)?;
             return self.shaped(y, whole);
@@ -406,21 +500,7 @@ impl<'e> Emitter<'e> {
         let mut total: Option<Value> = None;
         for term in terms {
             self.span = term.span;
-            let of: Vec<Arc<str>> = match &term.kind {
-                TermKind::CrossEntropy { net, .. } => vec![Arc::from(*net)],
-                TermKind::Kl { pair, .. }
-                | TermKind::Attention { pair, .. }
-                | TermKind::Relation { pair, .. }
-                | TermKind::Hint { pair, .. } => {
-                    vec![Arc::from(pair.teacher), Arc::from(pair.student)]
-                }
-                TermKind::Ensemble { ensemble, student, .. } => {
-                    let others = ensemble.teachers.iter().filter(|teacher| *teacher != student);
-                    others.chain([student]).map(|net| Arc::from(*net)).collect()
-                }
-                TermKind::Gate { ensemble } => ensemble.teachers.iter().map(|net| Arc::from(*net)).collect(),
-                TermKind::Penalty { student, .. } => vec![Arc::from(*student)],
-            };
+            let of: Vec<Arc<str>> = term.kind.nets().into_iter().map(Arc::from).collect();
             self.origin = Origin::new(&format!("loss.{}", term.name), &of);
             let Some(value) = self.term(nets, term)? else { continue };
             self.add_sink(Op::Output { name: format!("loss.{}", term.name) }, value)?;
@@ -577,6 +657,15 @@ impl<'e> Emitter<'e> {
             student: (pair.student.to_string(), student.to_string()),
         });
     }
+}
+
+/// The block of a stage, the segment or the exit that an operator stands in: `s1.0` of `s1.0.conv1`, `head` of `head.linear1`.
+fn part_of(path: &str) -> &str {
+    let mut dots = path.match_indices('.').map(|(at, _)| at);
+    let Some(first) = dots.next() else { return path };
+    let block = path[first + 1..].starts_with(|c: char| c.is_ascii_digit());
+    let end = if block { dots.next().unwrap_or(path.len()) } else { first };
+    &path[..end]
 }
 
 fn mean<const N: usize>(axes: [usize; N]) -> Op {

@@ -122,6 +122,8 @@ pub(crate) struct Evaluator<'a> {
     globals: FxHashMap<&'a str, Global>,
     steps: usize,
     level: usize,
+    /// The phase whose losses are planned.
+    pub(crate) phase: Option<&'a str>,
     /// A limit has been passed; everything that follows is poison.
     pub(crate) exhausted: bool,
 }
@@ -140,6 +142,7 @@ impl<'a> Evaluator<'a> {
             globals: FxHashMap::default(),
             steps: 0,
             level: 0,
+            phase: None,
             exhausted: false,
         }
     }

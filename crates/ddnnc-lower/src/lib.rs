@@ -8,8 +8,8 @@
 //!    (`eval`, `apply`, `operators`, `trace`, `nets`).
 //! 3. *public names*: which sub-nets see the same value at a norm, and so share it (`naming`); what is shared has one shape
 //!    (`sharing`).
-//! 4. *the graph*: every net is emitted on its own, then the losses (`losses`, `teachers`, `terms`, `emit`, `ensembles`); merging what the nets
-//!    have in common is a pass's work.
+//! 4. *the graph*: every net is emitted on its own, then the losses (`losses`, `teachers`, `terms`, `emit`, `ensembles`) of the
+//!    phase that is asked for (`phases`, `order`); merging what the nets have in common is a pass's work.
 //!
 //! An error never stops the search for further ones: what could not be computed is *poison*, and poison is silent. Work
 //! is bounded by the limits in `limits`, whatever the tree.
@@ -30,6 +30,8 @@ mod names;
 mod naming;
 mod nets;
 mod operators;
+mod order;
+mod phases;
 mod plan;
 mod recipe;
 mod recurrent;

@@ -16,7 +16,11 @@ pub(crate) const NETS: usize = 1_000;
 pub(crate) const LOCALS: usize = 256;
 /// Segments and stages of one backbone, and entries of one `at = […]`.
 pub(crate) const PARTS: usize = 1_000;
-/// Terms of the loss.
+/// Phases of one file.
+pub(crate) const PHASES: usize = 100;
+/// Epochs of all phases together.
+pub(crate) const EPOCHS: i64 = 1_000_000;
+/// Terms of the loss, in each phase.
 pub(crate) const TERMS: usize = 10_000;
 /// Teachers of one set.
 pub(crate) const TEACHERS: usize = 100;

@@ -111,19 +111,35 @@ impl<'a> TermCall<'a> {
 /// The settings of a term that are plain values; words and stages are read on their own.
 const WORDS: [&str; 4] = ["weight", "at", "mode", "adapter"];
 
+/// What is stated of the loss, at the top level or in a phase.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Stated<'a> {
+    /// Losses against the label.
+    pub(crate) supervises: Vec<&'a SuperviseDecl>,
+    /// Losses against teachers.
+    pub(crate) distills: Vec<&'a DistillDecl>,
+}
+
 impl<'a> Evaluator<'a> {
-    /// Every term of the loss, in order.
-    pub(crate) fn terms(&mut self, nets: &Nets<'a>) -> Vec<TermPlan<'a>> {
+    /// Which nets are frozen whatever the phase.
+    pub(crate) fn frozen_nets(&mut self, nets: &Nets<'a>) -> IndexMap<&'a str, bool> {
         let names = self.names;
-        let mut frozen: IndexMap<&'a str, bool> = IndexMap::new();
-        for (name, net) in &names.nets {
-            frozen.insert(name, self.is_frozen(*net, nets));
-        }
+        names.nets.iter().map(|(name, net)| (*name, self.is_frozen(*net, nets))).collect()
+    }
+
+    /// Every term of the loss that is stated, in order, where these nets are frozen.
+    pub(crate) fn terms(
+        &mut self,
+        nets: &Nets<'a>,
+        stated: &Stated<'a>,
+        frozen: &IndexMap<&'a str, bool>,
+    ) -> Vec<TermPlan<'a>> {
+        let names = self.names;
         let mut terms: Vec<TermPlan<'a>> = Vec::new();
         let mut supervised: IndexMap<&'a str, Vec<TermPlan<'a>>> = IndexMap::new();
         let mut places: IndexMap<&'a str, Span> = IndexMap::new();
-        for decl in &names.supervises {
-            self.supervise(decl, &frozen, &mut places, &mut supervised);
+        for decl in &stated.supervises {
+            self.supervise(decl, frozen, &mut places, &mut supervised);
         }
         for (name, net) in &names.nets {
             match supervised.shift_remove(name) {
@@ -137,8 +153,8 @@ impl<'a> Evaluator<'a> {
                 }),
             }
         }
-        for decl in &names.distills {
-            self.distill(decl, nets, &frozen, &mut terms);
+        for decl in &stated.distills {
+            self.distill(decl, nets, frozen, &mut terms);
         }
         let mut first: IndexMap<String, Span> = IndexMap::new();
         for term in &terms {
@@ -155,12 +171,11 @@ impl<'a> Evaluator<'a> {
             }
         }
         terms.retain(|t| t.weight != Weight::Constant(0.0));
-        self.warn_untrained(&terms, &frozen);
         terms
     }
 
     /// Warns of nets that no term trains, where there is a term.
-    fn warn_untrained(&mut self, terms: &[TermPlan<'a>], frozen: &IndexMap<&'a str, bool>) {
+    pub(crate) fn warn_untrained(&mut self, terms: &[TermPlan<'a>], frozen: &IndexMap<&'a str, bool>) {
         let mut trained: FxHashSet<&str> = FxHashSet::default();
         for term in terms {
             match &term.kind {
@@ -272,7 +287,7 @@ impl<'a> Evaluator<'a> {
                 self.diags.push(
                     Diagnostic::error(
                         Code::Conflict,
-                        format!("`{net}` is frozen: there is nothing to supervise"),
+                        format!("`{net}` is frozen{}: there is nothing to supervise", self.in_phase()),
                     )
                     .at(target.span, "")
                     .with(self.names.nets[net].name().span, "declared here"),
@@ -396,9 +411,12 @@ impl<'a> Evaluator<'a> {
                 continue;
             } else if frozen.get(name) == Some(&true) {
                 self.diags.push(
-                    Diagnostic::error(Code::Pairing, format!("the student `{name}` is frozen"))
-                        .at(student.span, "a frozen network learns nothing")
-                        .with(self.names.nets[name].name().span, "declared here"),
+                    Diagnostic::error(
+                        Code::Pairing,
+                        format!("the student `{name}` is frozen{}", self.in_phase()),
+                    )
+                    .at(student.span, "a frozen network learns nothing")
+                    .with(self.names.nets[name].name().span, "declared here"),
                 );
             } else if students.contains(&name) {
                 self.diags.push(

@@ -19,6 +19,8 @@ pub struct Options {
     pub mode: Mode,
     /// N of the graph; the batch of the spec's `train` where it is not given.
     pub batch: Option<usize>,
+    /// Whose losses, frozen parts and recipe: the place of a phase among those of the spec; 0 where it declares none.
+    pub phase: usize,
 }
 
 /// A model, and what is legal in its spec and probably not meant.
@@ -32,7 +34,7 @@ pub struct Lowered {
 
 /// Lowers a spec.
 ///
-/// Shapes are checked for the batch of `options`. All errors are returned at once, in the order of their places.
+/// Shapes are checked for the batch of `options`, names and pairings in all phases. All errors are returned at once, in the order of their places.
 pub fn lower(file: &SpecFile, options: &Options) -> Result<Lowered, Vec<Diagnostic>> {
     // Expressions nest as deep as the tree does: a thread of our own makes the stack large enough for the limit.
     std::thread::scope(|scope| {
@@ -61,10 +63,12 @@ fn lower_here(file: &SpecFile, options: &Options) -> Result<Lowered, Vec<Diagnos
     evaluator.top_level();
     let shares = evaluator.shares();
     let nets = evaluator.nets(input.as_ref(), classes);
-    let terms = evaluator.terms(&nets);
+    let named = name_weights(&nets, &shares);
     let recipe = evaluator.recipe(input.as_ref(), classes);
+    let phases = evaluator.phases(&nets, &named, recipe.as_ref());
     let mut diags = evaluator.diags;
-    if terms.is_empty() && !names.nets.is_empty() && !diags.has_errors() {
+    let nothing = phases.iter().all(|phase| phase.terms.is_empty());
+    if nothing && names.phases.is_empty() && !names.nets.is_empty() && !diags.has_errors() {
         diags.push(
             Diagnostic::error(Code::Missing, "nothing is trained: no term of the loss has a weight")
                 .at(file.model.span, "")
@@ -84,9 +88,19 @@ fn lower_here(file: &SpecFile, options: &Options) -> Result<Lowered, Vec<Diagnos
                 .at(file.model.span, format!("it must be from 1 to {}", limits::BATCH)),
         );
     }
+    let Some(phase) = phases.get(options.phase) else {
+        if !diags.has_errors() {
+            let message = format!("there is no phase {}", options.phase);
+            diags.push(Diagnostic::error(Code::UnknownName, message).at(file.model.span, "counted from 0"));
+        }
+        return Err(diags.finish().0);
+    };
     if diags.has_errors() {
         return Err(diags.finish().0);
     }
+    let declared = phases
+        .iter()
+        .filter_map(|phase| Some(ddnnc_ir::Phase { name: phase.name?.name.clone(), epochs: phase.epochs? }));
     let mut model = Model {
         name: file.model.name.clone(),
         mode: options.mode,
@@ -99,17 +113,18 @@ fn lower_here(file: &SpecFile, options: &Options) -> Result<Lowered, Vec<Diagnos
         nets: Vec::new(),
         terms: Vec::new(),
         pairings: Vec::new(),
-        recipe,
+        recipe: phase.recipe(recipe),
+        phases: declared.collect(),
+        phase: options.phase,
     };
     if nets.nets.len() < names.nets.len() {
         return Err(errors(file, diags));
     }
-    let named = name_weights(&nets, &shares);
     check_shared_shapes(&names, &nets, &named, &mut diags);
     if diags.has_errors() {
         return Err(diags.finish().0);
     }
-    Emitter::new(&mut model, &mut diags).emit(&nets, &named, &terms);
+    Emitter::new(&mut model, &mut diags).emit(&nets, &named, &phases);
     if diags.has_errors() {
         return Err(diags.finish().0);
     }

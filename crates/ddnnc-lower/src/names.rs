@@ -1,11 +1,12 @@
 //! The declarations of a file by name: one namespace for all of them.
 
 use crate::diags::Diags;
+use crate::losses::Stated;
 use crate::operators;
 use ddnnc_diag::{Code, Diagnostic, did_you_mean};
 use ddnnc_syntax::{
-    BackboneDecl, BlockDecl, DistillDecl, ExitDecl, Ident, Instance, Item, LetDecl, Member, NetworkDecl,
-    SettingsDecl, ShareDecl, SpecFile, SubnetDecl, SuperviseDecl, TypedName,
+    BackboneDecl, BlockDecl, ExitDecl, Ident, Instance, Item, LetDecl, Member, NetworkDecl, PhaseDecl,
+    SettingsDecl, ShareDecl, SpecFile, SubnetDecl, TypedName,
 };
 use indexmap::IndexMap;
 
@@ -68,12 +69,14 @@ pub(crate) struct Names<'a> {
     pub(crate) nets: IndexMap<&'a str, NetDecl<'a>>,
     /// Sharing, by backbone.
     pub(crate) shares: IndexMap<&'a str, &'a ShareDecl>,
-    /// Losses against the label.
-    pub(crate) supervises: Vec<&'a SuperviseDecl>,
-    /// Losses against teachers.
-    pub(crate) distills: Vec<&'a DistillDecl>,
+    /// Losses of the top level.
+    pub(crate) stated: Stated<'a>,
     /// The recipe.
     pub(crate) train: Option<&'a SettingsDecl>,
+    /// Which images an epoch has, where a phase does not say it.
+    pub(crate) order: Option<&'a SettingsDecl>,
+    /// Phases of the training, in order.
+    pub(crate) phases: IndexMap<&'a str, &'a PhaseDecl>,
 }
 
 impl<'a> Names<'a> {
@@ -129,8 +132,8 @@ impl<'a> Names<'a> {
                     self.shares.insert(&d.backbone.name, d);
                 }
             },
-            Item::Supervise(d) => self.supervises.push(d),
-            Item::Distill(d) => self.distills.push(d),
+            Item::Supervise(d) => self.stated.supervises.push(d),
+            Item::Distill(d) => self.stated.distills.push(d),
             Item::Train(d) => match self.train {
                 Some(first) => diags.push(
                     Diagnostic::error(Code::DuplicateName, "a second `train`")
@@ -140,15 +143,14 @@ impl<'a> Names<'a> {
                 None => self.train = Some(d),
             },
             Item::Phase(d) => {
-                diags.push(
-                    Diagnostic::error(Code::Unsupported, "`phase` is not supported yet").at(d.name.span, ""),
-                );
+                if self.declare("a phase", &d.name, diags) {
+                    self.phases.insert(&d.name.name, d);
+                }
             }
-            Item::Order(d) => {
-                diags.push(
-                    Diagnostic::error(Code::Unsupported, "`order` is not supported yet").at(d.keyword, ""),
-                );
-            }
+            Item::Order(d) => match self.order {
+                Some(first) => again_order(d, first, diags),
+                None => self.order = Some(d),
+            },
             Item::Task(d) if d.kind.name == "classification" => {
                 for setting in &d.settings {
                     diags.push(
@@ -257,6 +259,15 @@ impl<'a> Names<'a> {
         };
         self.backbones.get(instance.backbone.name.as_str()).copied()
     }
+}
+
+/// Says that there is a second `order`.
+pub(crate) fn again_order(order: &SettingsDecl, first: &SettingsDecl, diags: &mut Diags) {
+    diags.push(
+        Diagnostic::error(Code::DuplicateName, "a second `order`")
+            .at(order.keyword, "again here")
+            .with(first.keyword, "first here"),
+    );
 }
 
 /// Says that a name is one that the language keeps for itself.

@@ -5,7 +5,7 @@ use crate::eval::Evaluator;
 use crate::limits;
 use crate::signature::Fixed;
 use ddnnc_diag::{Code, Diagnostic, Span, did_you_mean};
-use ddnnc_ir::{Augment, Data, Dataset, Optimizer, Precision, Recipe, Schedule, ScheduleKind, Shape};
+use ddnnc_ir::{Augment, Data, Dataset, Optimizer, Order, Precision, Recipe, Schedule, ScheduleKind, Shape};
 use ddnnc_syntax::{Expr, ExprKind, Setting};
 
 const KEYS: &[&str] =
@@ -93,9 +93,17 @@ impl<'a> Evaluator<'a> {
             );
         }
         let get = |key: &str| known.get(key).copied();
+        if let (Some(setting), Some(phase)) = (get("epochs"), self.names.phases.values().next()) {
+            self.diags.push(
+                Diagnostic::error(Code::Conflict, "`epochs` of `train` beside phases")
+                    .at(setting.key.span, "")
+                    .with(phase.name.span, "this phase has its own")
+                    .hint("every phase says how long it is: leave `epochs` out of `train`"),
+            );
+        }
         let data = get("data").and_then(|s| self.data(&s.value, input));
         let batch = self.int(get("batch"), 128, 1, limits::BATCH);
-        let epochs = self.int(get("epochs"), 1, 1, 1_000_000);
+        let epochs = self.int(get("epochs"), 1, 1, limits::EPOCHS);
         let seed = self.int(get("seed"), 0, 0, i64::MAX);
         let validation = self.fraction(get("validation"));
         let optimizer = match get("optimizer") {
@@ -110,7 +118,9 @@ impl<'a> Evaluator<'a> {
         if let (Some(data), Some(setting)) = (&data, get("data")) {
             self.warn_unlike(data.dataset, input, classes, setting.value.span);
         }
-        if let (Some(schedule), Some(epochs), Some(setting)) = (&schedule, epochs, get("schedule")) {
+        if let (Some(schedule), Some(epochs), Some(setting)) = (&schedule, epochs, get("schedule"))
+            && self.names.phases.is_empty()
+        {
             self.warn_unreached(schedule, epochs, setting.value.span);
         }
         Some(Recipe {
@@ -119,6 +129,8 @@ impl<'a> Evaluator<'a> {
             epochs: usize::try_from(epochs?).ok()?,
             optimizer: optimizer?,
             schedule: schedule?,
+            // Stated elsewhere.
+            order: Order::Shuffle,
             precision: precision?,
             seed: u64::try_from(seed?).ok()?,
             validation: validation?,
@@ -151,8 +163,9 @@ impl<'a> Evaluator<'a> {
     }
 
     /// Warns of what a schedule plans for epochs that are never reached.
-    fn warn_unreached(&mut self, schedule: &Schedule, epochs: i64, span: Span) {
+    pub(crate) fn warn_unreached(&mut self, schedule: &Schedule, epochs: i64, span: Span) {
         let are = if epochs == 1 { "is 1 epoch".to_string() } else { format!("are {epochs} epochs") };
+        let are = are + &self.in_phase();
         let mut warn = |what: String, counts: &str| {
             let what = format!("{what}: there {are}");
             let hint = format!("lower it, or train for more epochs{counts}");
@@ -173,7 +186,13 @@ impl<'a> Evaluator<'a> {
         Given { what, value: self.constant(&setting.value), span: setting.value.span }
     }
 
-    fn int(&mut self, setting: Option<&'a Setting>, default: i64, lo: i64, hi: i64) -> Option<i64> {
+    pub(crate) fn int(
+        &mut self,
+        setting: Option<&'a Setting>,
+        default: i64,
+        lo: i64,
+        hi: i64,
+    ) -> Option<i64> {
         let Some(setting) = setting else { return Some(default) };
         let given = self.given(setting);
         given.int(lo, hi, &mut self.diags)
@@ -288,7 +307,7 @@ impl<'a> Evaluator<'a> {
         Some((means, stds))
     }
 
-    fn optimizer(&mut self, expr: &'a Expr) -> Option<Optimizer> {
+    pub(crate) fn optimizer(&mut self, expr: &'a Expr) -> Option<Optimizer> {
         let (rule, args) = self.choice(expr, "optimizer", OPTIMIZERS)?;
         match rule {
             Rule::Sgd => self.sgd(&args, expr.span),
@@ -329,7 +348,7 @@ impl<'a> Evaluator<'a> {
         })
     }
 
-    fn schedule(&mut self, expr: &'a Expr) -> Option<Schedule> {
+    pub(crate) fn schedule(&mut self, expr: &'a Expr) -> Option<Schedule> {
         let (course, args) = self.choice(expr, "schedule", SCHEDULES)?;
         let warmup = args.number("warmup", 0.0, Range::NotNegative, &mut self.diags);
         let kind = match course {
@@ -390,7 +409,7 @@ mod tests {
             train {{ {settings} }}"
         );
         let file = ddnnc_syntax::parse(&text, ddnnc_diag::SourceId(0)).expect("the text parses");
-        let options = crate::Options { mode: Mode::Train, batch: None };
+        let options = crate::Options { mode: Mode::Train, batch: None, phase: 0 };
         crate::lower(&file, &options).unwrap_or_else(|errors| panic!("{settings}: {errors:?}")).model.recipe
     }
 

@@ -157,3 +157,24 @@ pub(crate) enum TermKind<'a> {
         adapter: Option<String>,
     },
 }
+
+impl<'a> TermKind<'a> {
+    /// The nets that it reads, a teacher first.
+    pub(crate) fn nets(&self) -> Vec<&'a str> {
+        match self {
+            TermKind::CrossEntropy { net, .. } => vec![net],
+            TermKind::Kl { pair, .. }
+            | TermKind::Attention { pair, .. }
+            | TermKind::Relation { pair, .. }
+            | TermKind::Hint { pair, .. } => {
+                vec![pair.teacher, pair.student]
+            }
+            TermKind::Ensemble { ensemble, student, .. } => {
+                let others = ensemble.teachers.iter().filter(|teacher| *teacher != student);
+                others.chain([student]).copied().collect()
+            }
+            TermKind::Gate { ensemble } => ensemble.teachers.to_vec(),
+            TermKind::Penalty { student, .. } => vec![student],
+        }
+    }
+}

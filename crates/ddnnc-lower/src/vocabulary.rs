@@ -2,6 +2,7 @@
 
 use crate::losses::{DISTILLED, RAMP, SUPERVISED};
 use crate::operators::OPERATORS;
+use crate::order::ORDERS;
 use crate::recipe::{AUGMENTS, DATASETS, NORMALIZE, OPTIMIZERS, SCHEDULES};
 use crate::signature::Fixed;
 use crate::teachers::SETS;
@@ -15,7 +16,7 @@ pub struct Callable {
     pub parameters: Vec<&'static str>,
 }
 
-/// Every operator, loss term, set of teachers, data set, augmentation, optimizer and schedule of the language.
+/// Every operator, loss term, set of teachers, data set, augmentation, optimizer, schedule and order of the language.
 pub fn vocabulary() -> Vec<Callable> {
     let operators = OPERATORS.iter().map(|entry| &entry.fixed);
     operators
@@ -28,6 +29,7 @@ pub fn vocabulary() -> Vec<Callable> {
         .chain(words(NORMALIZE))
         .chain(words(OPTIMIZERS))
         .chain(words(SCHEDULES))
+        .chain(words(ORDERS))
         .map(|fixed| {
             let signature = fixed.signature();
             Callable {

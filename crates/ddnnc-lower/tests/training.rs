@@ -2,12 +2,9 @@
 
 mod support;
 
-use ddnnc_ir::reference::{Tensor, evaluate};
-use ddnnc_ir::{
-    DType, Graph, Init, Mode, Model, Op, Optimizer, Precision, ReduceKind, ScheduleKind, Value, Weight,
-};
-use indexmap::IndexMap;
-use support::{model, net};
+use ddnnc_ir::reference::evaluate;
+use ddnnc_ir::{Init, Mode, Model, Op, Optimizer, Precision, ReduceKind, ScheduleKind, Value, Weight};
+use support::{count, feeds, model, net};
 
 fn spec(nets: &str, rest: &str) -> String {
     format!(
@@ -29,10 +26,6 @@ fn spec(nets: &str, rest: &str) -> String {
 const TWO: &str = "subnet full = net subnet small = net depth [1, 1]";
 const TEACHER: &str =
     "network teacher = net(width = 6) { frozen = true, load = \"t.safetensors\" } subnet small = net";
-
-fn count(graph: &Graph, wanted: impl Fn(&Op) -> bool) -> usize {
-    graph.nodes().filter(|&id| wanted(&graph.node(id).op)).count()
-}
 
 fn terms(model: &Model) -> Vec<(&str, Weight)> {
     model.terms.iter().map(|t| (t.name.as_str(), t.weight)).collect()
@@ -127,27 +120,6 @@ fn terms_have_names_weights_and_an_order() {
     assert_eq!(lowered.pairings.len(), 5);
     assert_eq!(lowered.pairings[2].student, ("small".to_string(), "s1".to_string()));
     assert_eq!(count(&lowered.graph, |op| *op == Op::StopGradient), 5);
-}
-
-/// Some content for every source of a graph, by name: variances positive, labels in range.
-fn feeds(graph: &Graph) -> IndexMap<String, Tensor> {
-    let mut feeds = IndexMap::new();
-    for id in graph.nodes() {
-        let node = graph.node(id);
-        let (Op::Input { name } | Op::Parameter { name, .. } | Op::State { name }) = &node.op else {
-            continue;
-        };
-        let ty = node.results[0].clone();
-        let seed = name.bytes().fold(0.0, |sum, b| sum + f64::from(b));
-        let data = (0..ty.elements())
-            .map(|i| match ty.dtype {
-                DType::I64 => (i % 5) as f64,
-                DType::F32 | DType::Bf16 => (seed + 1.7 * i as f64).sin().abs() + 0.1,
-            })
-            .collect();
-        feeds.insert(name.clone(), Tensor { ty, data });
-    }
-    feeds
 }
 
 #[test]

@@ -19,7 +19,7 @@ fn rendered(path: &Path) -> String {
         Ok(file) => file,
         Err(errors) => panic!("{name} is wrong in its syntax:\n{}", render(&errors, &sources, false)),
     };
-    let said = match lower(&file, &Options { mode: Mode::Train, batch: None }) {
+    let said = match lower(&file, &Options { mode: Mode::Train, batch: None, phase: 0 }) {
         Ok(lowered) => lowered.warnings,
         Err(errors) => errors,
     };

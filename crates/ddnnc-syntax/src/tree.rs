@@ -293,7 +293,7 @@ impl<'s> Tree<'s> {
         let name = self.ident(&parts.next()?);
         let (mut settings, mut items) = (Vec::new(), Vec::new());
         for part in parts {
-            if part.as_rule() == Rule::setting {
+            if part.as_rule() == Rule::phase_setting {
                 settings.push(self.setting(part)?);
             } else {
                 items.push(self.item(part)?);
@@ -322,7 +322,7 @@ impl<'s> Tree<'s> {
         let mut before: Option<Span> = None;
         for part in pair.clone().into_inner() {
             let span = self.span(&part);
-            let member = matches!(part.as_rule(), Rule::setting | Rule::expr);
+            let member = matches!(part.as_rule(), Rule::setting | Rule::phase_setting | Rule::expr);
             if member
                 && let Some(before) = before
                 && !self.scan.text[before.end as usize..span.start as usize].contains('\n')

@@ -224,6 +224,7 @@ fn item() -> impl Strategy<Value = String> {
         distill.clone(),
         settings().prop_map(|s| format!("order·{s}")),
         (name(), expr()).prop_map(|(k, v)| format!("{k}·=·{v}")),
+        expr().prop_map(|v| format!("train·=·{v}")),
     ];
     prop_oneof![
         (name(), list_of(expr(), "[", "]")).prop_map(|(n, d)| format!("input·{n}·:·f32{d}")),

@@ -65,6 +65,38 @@ pub enum TrainError {
         /// The folder.
         path: PathBuf,
     },
+    /// A checkpoint of another phase than its step lies in: the run had epochs of other lengths.
+    #[error(
+        "the checkpoint at step {step} of the run in {} is of {found}, and with these data that step lies in {here}. \
+         Resume it on the data that it was trained on, or start a new run with `--out`",
+        path.display()
+    )]
+    OtherPhase {
+        /// The run folder.
+        path: PathBuf,
+        /// Its steps.
+        step: u64,
+        /// "the phase `a`", or "no phase".
+        found: String,
+        /// The same of the step.
+        here: String,
+    },
+    /// A checkpoint without the scores of just these training images.
+    #[error(
+        "the checkpoint at step {step} of the run in {} has scores of {found} images, and there are {here} to train on. \
+         Resume it on the data that it was trained on, or start a new run with `--out`",
+        path.display()
+    )]
+    OtherImages {
+        /// The run folder.
+        path: PathBuf,
+        /// Its steps.
+        step: u64,
+        /// Images that it has scores of.
+        found: usize,
+        /// Images of the data.
+        here: usize,
+    },
     /// A file of the run folder cannot be read.
     #[error("{}: {source}", path.display())]
     Io {
@@ -136,6 +168,8 @@ impl TrainError {
             | TrainError::InUse { .. }
             | TrainError::NoCheckpoint { .. }
             | TrainError::OtherSpec { .. }
+            | TrainError::OtherPhase { .. }
+            | TrainError::OtherImages { .. }
             | TrainError::NotFinite { .. }
             | TrainError::Program { .. } => false,
         }

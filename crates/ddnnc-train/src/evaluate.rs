@@ -86,6 +86,17 @@ impl Evaluator {
         found.ok_or_else(|| feed::misfit(self.exec.program(), format!("it gives no logits of `{name}`")))
     }
 
+    /// The cross-entropy of one net on each image that `loader` gives.
+    pub(crate) fn scores(&mut self, name: &str, loader: Loader) -> Result<Vec<f32>, TrainError> {
+        let (wanted, mut scores) = (self.place(name)?, Vec::new());
+        self.run_seeing(loader, |net, logits, label| {
+            if net == wanted {
+                scores.push(cross_entropy(logits, label) as f32);
+            }
+        })?;
+        Ok(scores)
+    }
+
     /// Evaluates every net on what `loader` gives; its batches must be of [`Evaluator::batch`] images.
     pub fn run(&mut self, loader: Loader) -> Result<Vec<NetResult>, TrainError> {
         self.run_seeing(loader, |_, _, _| {})
@@ -109,7 +120,7 @@ impl Evaluator {
         let mut counts = vec![(0u64, 0u64); self.nets.len()];
         while let Some(batch) = loader.next_batch() {
             let batch = batch?;
-            let clock = Clock { step: batch.number, lr: 0.0, epochs: 0.0 };
+            let clock = Clock { step: batch.number, of_phase: 0, lr: 0.0, epochs: 0.0 };
             self.feed.write(self.exec.as_mut(), &batch, clock)?;
             self.exec.run()?;
             for (net, (_, output, classes)) in self.nets.iter().enumerate() {

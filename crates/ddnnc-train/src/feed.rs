@@ -11,9 +11,11 @@ use ddnnc_passes::{DeviceError, Executable, PersistentKind, Program};
 pub(crate) struct Clock {
     /// Steps done before this one.
     pub step: u64,
+    /// Steps of its phase done before this one.
+    pub of_phase: u64,
     /// Learning rate.
     pub lr: f64,
-    /// Epochs done, as a fraction.
+    /// Epochs of its phase done, as a fraction.
     pub epochs: f64,
 }
 
@@ -79,7 +81,7 @@ impl Feed {
             exec.write_f32("lr", &[clock.lr as f32])?;
         }
         if self.optimizer_step {
-            exec.write_f32("optimizer.step", &[(clock.step + 1) as f32])?;
+            exec.write_f32("optimizer.step", &[(clock.of_phase + 1) as f32])?;
         }
         if self.rng {
             exec.write_i64("rng", &[self.seed, clock.step.cast_signed()])?;

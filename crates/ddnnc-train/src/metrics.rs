@@ -23,6 +23,9 @@ pub struct StepRecord {
     pub step: u64,
     /// Number of the epoch, from 1.
     pub epoch: u64,
+    /// The phase, where the training has several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phase: Option<String>,
     /// Learning rate of this step.
     pub lr: f64,
     /// Every loss term (unweighted) by name, and the weighted sum under `total`.
@@ -38,6 +41,9 @@ pub struct EpochRecord {
     pub epoch: u64,
     /// Steps done.
     pub step: u64,
+    /// The phase, where the training has several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phase: Option<String>,
     /// Learning rate of the last step.
     pub lr: f64,
     /// Mean over the epoch of every loss term, and of `total`.

@@ -1,19 +1,17 @@
 //! Who is told what happens during a run.
 
-use crate::NetResult;
 use crate::metrics::{EpochRecord, StepRecord};
+use crate::{NetResult, Timeline};
 
 /// What a run is going to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// Steps done before (0 unless resumed).
     pub first_step: u64,
     /// Steps at which it ends.
     pub last_step: u64,
-    /// Steps in an epoch.
-    pub steps_per_epoch: u64,
-    /// Epochs of the whole training.
-    pub epochs: u64,
+    /// The epochs and phases of the whole training.
+    pub timeline: Timeline,
     /// Images in a step.
     pub batch: usize,
 }
@@ -22,6 +20,8 @@ pub struct Plan {
 pub trait Observer {
     /// The run begins.
     fn begin(&mut self, _plan: &Plan) {}
+    /// A phase begins, or goes on: its name, its place among how many, its epochs.
+    fn phase(&mut self, _name: &str, _place: usize, _of: usize, _epochs: u64) {}
     /// A step is done (every one, whether it goes to the metrics or not).
     fn step(&mut self, _record: &StepRecord) {}
     /// An epoch is done.

@@ -55,19 +55,26 @@ fn accuracies(pairs: impl Iterator<Item = (String, f64)>) -> String {
 
 impl Observer for Progress {
     fn begin(&mut self, plan: &Plan) {
-        self.plan = Some(*plan);
+        self.plan = Some(plan.clone());
+    }
+
+    fn phase(&mut self, name: &str, place: usize, of: usize, epochs: u64) {
+        let plural = if epochs == 1 { "" } else { "s" };
+        self.line(&format!("phase {name} ({place} of {of}): {epochs} epoch{plural}"));
     }
 
     fn step(&mut self, record: &StepRecord) {
-        let (true, Some(plan)) = (self.terminal, self.plan) else { return };
+        let (true, Some(plan)) = (self.terminal, &self.plan) else { return };
+        let steps = plan.timeline.epoch_steps(record.epoch.saturating_sub(1));
         let bar = self.bar.get_or_insert_with(|| {
-            let bar = ProgressBar::new(plan.steps_per_epoch);
+            let bar = ProgressBar::new(steps.end - steps.start);
             let style = ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len} [{eta}] {msg}");
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-            bar.set_prefix(format!("epoch {}/{}", record.epoch, plan.epochs));
+            let phase = record.phase.as_ref().map_or(String::new(), |phase| format!("{phase}, "));
+            bar.set_prefix(format!("{phase}epoch {}/{}", record.epoch, plan.timeline.epochs()));
             bar
         });
-        bar.set_position((record.step - 1) % plan.steps_per_epoch.max(1) + 1);
+        bar.set_position(record.step.saturating_sub(steps.start));
         bar.set_message(format!("{:.0} images/s  {}", record.images_per_second, losses(&record.loss, 100)));
     }
 
@@ -75,7 +82,7 @@ impl Observer for Progress {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
-        let epochs = self.plan.map_or(record.epoch, |p| p.epochs);
+        let epochs = self.plan.as_ref().map_or(record.epoch, |p| p.timeline.epochs());
         let (kind, scores) = if record.validation.is_empty() {
             ("train", accuracies(record.train.iter().map(|(n, a)| (n.clone(), *a))))
         } else {

@@ -10,6 +10,7 @@ pub(crate) enum Purpose {
     Shuffle = 2,
     Augment = 3,
     Split = 4,
+    Pool = 5,
 }
 
 /// The stream of (`seed`, `purpose`, `a`, `b`).

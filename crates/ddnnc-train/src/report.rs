@@ -38,11 +38,23 @@ pub fn report_html(model: &Model, spec: &str, records: &[Value]) -> String {
         format_args!(
             "<p>{last} steps, {} of {} epochs, batch {}, seed {}.</p>\n",
             epochs.len(),
-            model.recipe.epochs,
+            model.epochs(),
             model.recipe.batch,
             model.recipe.seed
         ),
     );
+    let mut first = 1;
+    let mut ends = Vec::new();
+    for phase in &model.phases {
+        let last = first + phase.epochs - 1;
+        let line = match first == last {
+            true => format!("Phase {}: epoch {first}.", escape(&phase.name)),
+            false => format!("Phase {}: epochs {first} to {last}.", escape(&phase.name)),
+        };
+        add(&mut page, format_args!("<p>{line}</p>\n"));
+        ends.push(last as f64 + 0.5);
+        first = last + 1;
+    }
     table(&mut page, model, epochs.last().copied(), test);
 
     let losses = loss_curves(&epochs, records);
@@ -50,14 +62,15 @@ pub fn report_html(model: &Model, spec: &str, records: &[Value]) -> String {
     page.push_str("<h2>Losses</h2>\n");
     for (term, points) in &losses {
         let one: Curves = [(term.clone(), points.clone())].into();
-        chart(&mut page, &format!("loss {term}"), axis, &one, None);
+        let ends = if axis == "epoch" { ends.as_slice() } else { &[] };
+        chart(&mut page, &format!("loss {term}"), axis, &one, None, ends);
     }
     page.push_str("<h2>Accuracy</h2>\n");
     let train = net_curves(&epochs, |r, net| r["train"][net].as_f64(), model);
-    chart(&mut page, "training batches", "epoch", &train, Some((0.0, 1.0)));
+    chart(&mut page, "training batches", "epoch", &train, Some((0.0, 1.0)), &ends);
     let validation = net_curves(&epochs, |r, net| r["validation"][net]["accuracy"].as_f64(), model);
     if !validation.is_empty() {
-        chart(&mut page, "validation", "epoch", &validation, Some((0.0, 1.0)));
+        chart(&mut page, "validation", "epoch", &validation, Some((0.0, 1.0)), &ends);
     }
     add(&mut page, format_args!("<h2>Spec</h2>\n<pre>{}</pre>\n</body></html>\n", escape(spec)));
     page
@@ -150,8 +163,15 @@ fn net_curves(epochs: &[&Value], get: impl Fn(&Value, &str) -> Option<f64>, mode
 const COLOURS: [&str; 8] =
     ["#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#7f7f7f"];
 
-/// A line chart as inline SVG, 420×220 with its legend.
-fn chart(page: &mut String, title: &str, axis: &str, curves: &Curves, range: Option<(f64, f64)>) {
+/// A line chart as inline SVG, 420×220 with its legend; a dashed line where a phase ends.
+fn chart(
+    page: &mut String,
+    title: &str,
+    axis: &str,
+    curves: &Curves,
+    range: Option<(f64, f64)>,
+    ends: &[f64],
+) {
     let (left, top, width, height) = (52.0, 24.0, 350.0, 150.0);
     let all = || curves.values().flatten();
     let bound = |pick: &dyn Fn(&(f64, f64)) -> f64| {
@@ -183,6 +203,13 @@ fn chart(page: &mut String, title: &str, axis: &str, curves: &Curves, range: Opt
     label(page, left - 4.0, top + height, "end", &format!("{y0:.3}"));
     label(page, left, top + height + 14.0, "start", &format!("{x0}"));
     label(page, left + width, top + height + 14.0, "end", &format!("{axis} {x1}"));
+    for end in ends.iter().filter(|&&end| x0 < end && end < x1) {
+        let x = left + (end - x0) / (x1 - x0) * width;
+        add(
+            page,
+            format_args!("<path d=\"M{x:.1} {top}v{height}\" stroke=\"#999\" stroke-dasharray=\"3 3\"/>"),
+        );
+    }
     for (i, (name, points)) in curves.iter().enumerate() {
         let colour = COLOURS[i % COLOURS.len()];
         let place = |&(x, y): &(f64, f64)| {

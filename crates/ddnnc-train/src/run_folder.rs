@@ -24,6 +24,9 @@ pub const FORMAT_VERSION: u32 = 1;
 /// What the names of optimizer state begin with in a checkpoint.
 pub(crate) const OPTIMIZER_PREFIX: &str = "optimizer/";
 
+/// The name of the scores of images in a checkpoint.
+pub(crate) const SCORES: &str = "order/scores";
+
 /// The state of a run between two steps.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Checkpoint {
@@ -31,14 +34,18 @@ pub struct Checkpoint {
     pub step: u64,
     /// Epochs completed.
     pub epoch: u64,
+    /// The phase that the next step is of, where the training has several; of the last one at the end.
+    pub phase: Option<String>,
     /// The recipe's seed.
     pub seed: u64,
     /// [`spec_digest`] of the run's spec.
     pub spec: String,
     /// Parameters and running statistics.
     pub values: Tensors,
-    /// Optimizer state.
+    /// Optimizer state; none where a phase begins, which begins it anew.
     pub optimizer: Tensors,
+    /// How difficult the images to train on are, in their order, where the phase goes through them by that.
+    pub scores: Option<Tensor>,
     /// Names of the classes by number; empty where the data has none.
     pub classes: Vec<String>,
     /// Sums over the steps of an epoch that is not complete.
@@ -89,6 +96,7 @@ impl Checkpoint {
     fn parts(&self) -> (Tensors, BTreeMap<String, String>) {
         let mut tensors = self.values.clone();
         tensors.extend(self.optimizer.iter().map(|(n, t)| (format!("{OPTIMIZER_PREFIX}{n}"), t.clone())));
+        tensors.extend(self.scores.iter().map(|scores| (SCORES.to_string(), scores.clone())));
         let entries = [
             ("format_version", FORMAT_VERSION.to_string()),
             ("step", self.step.to_string()),
@@ -100,6 +108,7 @@ impl Checkpoint {
         ];
         let mut metadata: BTreeMap<String, String> = entries.map(|(k, v)| (k.to_string(), v)).into();
         metadata.extend(class_names(&self.classes));
+        metadata.extend(self.phase.iter().map(|phase| ("phase".to_string(), phase.clone())));
         (tensors, metadata)
     }
 
@@ -124,6 +133,7 @@ impl Checkpoint {
         let mut checkpoint = Checkpoint {
             step: number("step")?,
             epoch: number("epoch")?,
+            phase: file.metadata.get("phase").cloned(),
             seed: number("seed")?,
             spec: text("spec")?.clone(),
             classes: named_classes(path, &file.metadata)?,
@@ -132,6 +142,7 @@ impl Checkpoint {
         };
         for (name, tensor) in file.tensors {
             match name.strip_prefix(OPTIMIZER_PREFIX) {
+                None if name == SCORES => checkpoint.scores.replace(tensor),
                 Some(rest) => checkpoint.optimizer.insert(rest.to_string(), tensor),
                 None => checkpoint.values.insert(name, tensor),
             };

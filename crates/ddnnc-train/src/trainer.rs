@@ -1,33 +1,30 @@
 //! The training loop.
 
-use crate::data::{Batch, DataError, DataSource};
+use crate::data::{Batch, DataError, DataSource, Pools};
 use crate::error::TrainError;
-use crate::evaluate::{Evaluator, NetResult, nets_with_logits, rank};
+use crate::evaluate::{Evaluator, NetResult};
 use crate::feed::{self, Clock, Feed};
 use crate::metrics::{EpochRecord, Record, StepRecord, Sums, TestRecord, by_net};
 use crate::observer::{Observer, Plan};
+use crate::phase::{JobPhase, Running};
 use crate::report::write_report;
-use crate::run_folder::{Checkpoint, RunFolder, check_optimizer, spec_digest};
-use crate::weights::{Tensors, check_weights};
-use ddnnc_ir::Model;
-use ddnnc_passes::{Device, Executable, Program};
+use crate::run_folder::{Checkpoint, RunFolder, spec_digest};
+use crate::timeline::Timeline;
+use crate::weights::{Tensor, Tensors, check_weights};
+use ddnnc_ir::{Model, Shape};
+use ddnnc_passes::{Device, Program};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// Everything that a run needs.
 pub struct Job<'a> {
-    /// The model in train mode.
-    pub model: &'a Model,
-    /// The step: forward, backward, update.
-    pub train: &'a Program,
-    /// The same model in eval mode.
+    /// The phases in order, one at least: all have the same images in a step, parameters and running statistics.
+    pub phases: Vec<JobPhase<'a>>,
+    /// The model in eval mode.
     pub eval_model: &'a Model,
     /// Its forward pass; its batch may differ from the training one.
     pub eval: &'a Program,
-    /// Forward in train mode with nothing kept but the batch's own statistics; needed where the model has statistics to
-    /// be recalibrated.
-    pub calibrate: Option<&'a Program>,
     /// What runs the programs.
     pub device: &'a dyn Device,
     /// The images.
@@ -121,11 +118,17 @@ pub struct Summary {
 /// A new run that fails otherwise before its first checkpoint (an image that cannot be read, a full disk) leaves no run
 /// folder behind.
 ///
+/// The phases come one after the other. Each begins with the parameters and statistics of the one before it and with an
+/// optimizer that has no state; its schedule, its weights that change over time and the optimizer's count of steps begin
+/// anew, while steps and epochs (and with them the order of the images and all random numbers) count on. The program of a
+/// phase is loaded when it begins, once that of the phase before it has gone.
+///
 /// Where statistics are recalibrated (`norm = recalibrated`), they are estimated anew before each validation (on a copy)
-/// and at the end: as the mean of what training batches have, each counting alike, whatever the norms' momentum.
+/// and at the end of each phase: as the mean of what training batches have, each counting alike, whatever the norms' momentum.
 pub fn train(job: Job<'_>, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Summary, TrainError> {
     let (folder, resumed) = (job.options.run.clone(), job.options.resume);
-    let result = Trainer::new(job, observer)?.run(observer, stop);
+    let (trainer, running) = Trainer::new(job, observer)?;
+    let result = trainer.run(running, observer, stop);
     match &result {
         // What the losses were says why it diverged.
         Ok(_) | Err(TrainError::NotFinite { .. }) => {}
@@ -137,19 +140,12 @@ pub fn train(job: Job<'_>, observer: &mut dyn Observer, stop: &AtomicBool) -> Re
 
 struct Trainer<'a> {
     job: Job<'a>,
-    exec: Box<dyn Executable>,
-    feed: Feed,
     evaluator: Evaluator,
     run: RunFolder,
     batch: usize,
-    steps_per_epoch: u64,
+    timeline: Timeline,
     step: u64,
     sums: Sums,
-    /// Training accuracy is counted on these: name, output, classes.
-    nets: Vec<(String, String, usize)>,
-    /// Loss outputs: name in the metrics, name of the output.
-    losses: Vec<(String, String)>,
-    logits: Vec<f32>,
     values: Tensors,
     checkpoint: Option<PathBuf>,
     /// Of this process: images trained on and seconds of it.
@@ -157,132 +153,192 @@ struct Trainer<'a> {
     busy: f64,
 }
 
+/// The phase that a run begins with.
+fn first<'a>(job: &Job<'a>) -> Result<JobPhase<'a>, TrainError> {
+    let none = || feed::misfit(job.eval, "there is no step to train with".to_string());
+    job.phases.first().copied().ok_or_else(none)
+}
+
 impl<'a> Trainer<'a> {
-    fn new(mut job: Job<'a>, observer: &mut dyn Observer) -> Result<Trainer<'a>, TrainError> {
-        let started_values = std::mem::take(&mut job.start);
-        check_weights(job.model, &started_values)?;
-        let batch = feed::batch_of(job.model, job.train);
-        let steps_per_epoch = job.data.steps_per_epoch(batch)?;
-        let feed = Feed::new(job.model, job.train)?;
-        if job.calibrate.is_none() && job.model.states.values().any(|s| s.recalibrate) {
-            let message =
-                "the model has statistics to recalibrate, and no program for that is given".to_string();
-            return Err(feed::misfit(job.train, message));
+    fn new(mut job: Job<'a>, observer: &mut dyn Observer) -> Result<(Trainer<'a>, Running<'a>), TrainError> {
+        let mut values = std::mem::take(&mut job.start);
+        let beginning = first(&job)?;
+        check_weights(beginning.model, &values)?;
+        let batch = feed::batch_of(beginning.model, beginning.train);
+        // There is one step at least.
+        job.data.steps_per_epoch(batch)?;
+        let mut timeline = Timeline::default();
+        for phase in &job.phases {
+            phase.check()?;
+            if feed::batch_of(phase.model, phase.train) != batch {
+                return Err(feed::misfit(phase.train, format!("it does not take {batch} images")));
+            }
+            let epochs = phase.epochs(job.data.train_len(), batch);
+            timeline.push(phase.name(), &epochs.into_iter().map(|(steps, _)| steps).collect::<Vec<_>>());
         }
         if !job.options.resume {
             RunFolder::check_new(&job.options.run)?;
         }
-        let mut losses: Vec<(String, String)> = Vec::new();
-        for name in job.model.terms.iter().map(|t| t.name.as_str()).chain(["total"]) {
-            let output = format!("loss.{name}");
-            if !job.train.outputs.contains_key(&output) {
-                return Err(feed::misfit(job.train, format!("it does not give `{output}`")));
-            }
-            losses.push((name.to_string(), output));
-        }
         let evaluator = Evaluator::new(job.eval_model, job.eval, job.device)?;
-        let mut exec = job.device.load(job.train)?;
-        feed::upload(exec.as_mut(), &started_values)?;
 
         // Nothing is written before everything that can be wrong with the input has been looked at, and nothing but the
         // run itself can fail once a new folder is made.
         let options = &job.options;
-        let (run, checkpoint) = if options.resume {
+        let (mut step, mut sums, mut path) = (0, Sums::default(), None);
+        let (run, running) = if options.resume {
             let (run, checkpoint, warnings) = RunFolder::resume(&options.run, &options.spec, options.keep)?;
             warnings.iter().for_each(|w| observer.note(w));
-            (run, checkpoint)
+            let running = match checkpoint {
+                None => Running::load(beginning, 0, job.device, &values)?,
+                Some(checkpoint) => {
+                    job.data.check_classes(&checkpoint.classes)?;
+                    check_weights(beginning.model, &checkpoint.values)?;
+                    (step, sums) = (checkpoint.step, checkpoint.sums);
+                    values.extend(checkpoint.values);
+                    path = RunFolder::newest_checkpoint(&options.run)?;
+                    let number = timeline.phase_at(step);
+                    let (name, steps, _) = timeline.phase(number);
+                    if checkpoint.phase.as_deref() != name {
+                        let (found, here) = (said(checkpoint.phase.as_deref()), said(name));
+                        return Err(TrainError::OtherPhase { path: options.run.clone(), step, found, here });
+                    }
+                    let mut running = Running::load(job.phases[number], number, job.device, &values)?;
+                    // Where a further phase begins, its optimizer has no state yet.
+                    if number == 0 || step > steps.start {
+                        running.restore(&checkpoint.optimizer)?;
+                    }
+                    // Where a phase begins, its images are scored by the net as it is now.
+                    if step > steps.start && matches!(running.phase.curriculum(), Some((_, Some(_)))) {
+                        let scores = checkpoint.scores.map(|scores| scores.data).unwrap_or_default();
+                        let (found, here) = (scores.len(), job.data.train_len());
+                        if found != here {
+                            return Err(TrainError::OtherImages {
+                                path: options.run.clone(),
+                                step,
+                                found,
+                                here,
+                            });
+                        }
+                        running.scores = Some(scores);
+                    }
+                    observer.note(&format!("resuming at step {step}"));
+                    running
+                }
+            };
+            (run, running)
         } else {
-            (RunFolder::create(&options.run, &options.spec, options.keep)?, None)
+            let running = Running::load(beginning, 0, job.device, &values)?;
+            (RunFolder::create(&options.run, &options.spec, options.keep)?, running)
         };
-        let (mut step, mut sums, mut values) = (0, Sums::default(), started_values);
-        let mut path = None;
-        if let Some(checkpoint) = checkpoint {
-            job.data.check_classes(&checkpoint.classes)?;
-            check_weights(job.model, &checkpoint.values)?;
-            check_optimizer(&feed::download_optimizer(exec.as_ref())?, &checkpoint.optimizer)?;
-            for (name, tensor) in &checkpoint.optimizer {
-                exec.write_f32(name, &tensor.data)?;
-            }
-            (step, sums) = (checkpoint.step, checkpoint.sums);
-            for (name, tensor) in checkpoint.values {
-                values.insert(name, tensor);
-            }
-            path = RunFolder::newest_checkpoint(&options.run)?;
-            feed::upload(exec.as_mut(), &values)?;
-            observer.note(&format!("resuming at step {step}"));
-        }
-        let nets = nets_with_logits(job.model, job.train);
-        Ok(Trainer {
+        let trainer = Trainer {
             job,
-            exec,
-            feed,
             evaluator,
             run,
             batch,
-            steps_per_epoch,
+            timeline,
             step,
             sums,
-            nets,
-            losses,
-            logits: Vec::new(),
             values,
             checkpoint: path,
             images: 0,
             busy: 0.0,
-        })
+        };
+        Ok((trainer, running))
     }
 
-    fn run(mut self, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Summary, TrainError> {
+    fn run(
+        mut self,
+        mut running: Running<'a>,
+        observer: &mut dyn Observer,
+        stop: &AtomicBool,
+    ) -> Result<Summary, TrainError> {
         let started = Instant::now();
-        let recipe = &self.job.model.recipe;
-        let total = (recipe.epochs as u64).saturating_mul(self.steps_per_epoch);
+        let total = self.timeline.steps();
         let end = self.job.options.steps.map_or(total, |n| n.min(total));
-        let log_every = self.job.options.log_every.unwrap_or(self.steps_per_epoch / 20).max(1);
         observer.begin(&Plan {
             first_step: self.step,
             last_step: end,
-            steps_per_epoch: self.steps_per_epoch,
-            epochs: recipe.epochs as u64,
+            timeline: self.timeline.clone(),
             batch: self.batch,
         });
-        let threads = self.job.options.loader_threads;
-        let mut loader = self.job.data.training(self.batch, self.step.min(end), end, threads)?;
-        let mut record = StepRecord::default();
         let mut validation = Vec::new();
+        let interrupted = loop {
+            if let Some(results) = self.run_phase(&mut running, end, observer, stop)? {
+                validation = results;
+            }
+            if !self.phase_ends(&running) || self.step >= end || stop.load(Ordering::SeqCst) {
+                break self.step < end;
+            }
+            let number = running.number + 1;
+            // The memory of its program goes before that of the next one comes.
+            drop(running);
+            running = Running::load(self.job.phases[number], number, self.job.device, &self.values)?;
+        };
+        self.finish(&running, interrupted, total, validation, started, observer)
+    }
+
+    /// Trains to the end of a phase, to a step, or until it is asked to stop; gives the results on the held-out images after
+    /// the last epoch that it completes.
+    fn run_phase(
+        &mut self,
+        running: &mut Running<'a>,
+        end: u64,
+        observer: &mut dyn Observer,
+        stop: &AtomicBool,
+    ) -> Result<Option<Vec<NetResult>>, TrainError> {
+        let (name, of_phase, epochs) = self.timeline.phase(running.number);
+        let (name, end) = (name.map(String::from), end.min(of_phase.end));
+        let mut interrupted = stop.load(Ordering::SeqCst);
+        if let Some(name) = name.as_ref().filter(|_| self.step < end && !interrupted) {
+            observer.phase(name, running.number + 1, self.timeline.phases(), epochs.end - epochs.start);
+        }
+        let threads = self.job.options.loader_threads;
+        if self.step < end && !interrupted {
+            self.order(running, observer)?;
+        }
+        let steps = self.step.min(end)..end;
+        let mut loader = match &running.pools {
+            Some(pools) => self.job.data.pooled(self.batch, pools, steps, threads),
+            None => self.job.data.training(self.batch, steps.start, steps.end, threads)?,
+        };
+        let mut record = StepRecord { phase: name, ..StepRecord::default() };
+        let mut validation = None;
         let (mut mark, mut images_since) = (Instant::now(), 0u64);
         let (mut epoch_seconds, mut epoch_images) = (0.0, 0u64);
-        let mut interrupted = stop.load(Ordering::SeqCst);
         // The batch of the next step, once the device has been given it while it ran the last one.
         let mut given: Option<Result<Batch, DataError>> = None;
         while self.step < end && !interrupted {
+            let clock = self.clock(running, self.step);
             let batch = match given.take() {
                 Some(batch) => batch?,
                 None => {
                     let Some(batch) = loader.next_batch() else { break };
                     let batch = batch?;
-                    let clock = self.clock(self.step, total);
-                    self.feed.write(self.exec.as_mut(), &batch, clock)?;
+                    running.write(&batch, clock)?;
                     batch
                 }
             };
-            let lr = self.clock(self.step, total).lr;
-            self.exec.run()?;
-            if self.exec.inputs_wait_apart() && self.step + 1 < end {
+            let epoch = self.timeline.epochs_done(self.step);
+            let of_epoch = self.timeline.epoch_steps(epoch);
+            running.exec.run()?;
+            if running.exec.inputs_wait_apart() && self.step + 1 < end {
                 given = loader.next_batch();
                 if let Some(Ok(next)) = &given {
-                    let clock = self.clock(self.step + 1, total);
-                    self.feed.write(self.exec.as_mut(), next, clock)?;
+                    running.write(next, self.clock(running, self.step + 1))?;
                 }
             }
-            self.read_step(&batch, lr, &mut record)?;
+            running.read(&batch, &mut record, &mut self.sums)?;
+            self.step += 1;
+            (record.epoch, record.step, record.lr) = (epoch + 1, self.step, clock.lr);
             images_since += batch.real as u64;
             epoch_images += batch.real as u64;
             loader.recycle(batch);
             let seconds = mark.elapsed().as_secs_f64();
-            let epoch_ends = self.step.is_multiple_of(self.steps_per_epoch);
-            let bad = self.first_bad(&record);
+            let epoch_ends = self.step == of_epoch.end;
+            let bad = first_bad(&record);
             record.images_per_second = images_since as f64 / seconds.max(1e-9);
             observer.step(&record);
+            let log_every = self.job.options.log_every.unwrap_or((of_epoch.end - of_epoch.start) / 20).max(1);
             if self.step.is_multiple_of(log_every) || epoch_ends || self.step == end || bad.is_some() {
                 self.run.append(&Record::Step(record.clone()))?;
                 self.busy += seconds;
@@ -294,72 +350,51 @@ impl<'a> Trainer<'a> {
                 return Err(self.diverged(format!("the loss term `{term}`"), value));
             }
             if epoch_ends {
-                validation = self.end_epoch(&record, epoch_seconds, epoch_images, observer)?;
+                validation = Some(self.end_epoch(running, &record, epoch_seconds, epoch_images, observer)?);
                 (epoch_seconds, epoch_images) = (0.0, 0);
                 mark = Instant::now();
             }
             interrupted = stop.load(Ordering::SeqCst);
         }
-        drop(loader);
-        let interrupted = interrupted && self.step < end;
-        self.finish(interrupted, total, validation, started, observer)
+        Ok(validation)
     }
 
-    /// The numbers of a step that comes after `step` others.
-    fn clock(&self, step: u64, total: u64) -> Clock {
-        let recipe = &self.job.model.recipe;
-        let lr = recipe.optimizer.lr() * recipe.schedule.factor(step, total, self.steps_per_epoch);
-        Clock { step, lr, epochs: step as f64 / self.steps_per_epoch as f64 }
-    }
-
-    /// Reads what a step gives.
-    fn read_step(&mut self, batch: &Batch, lr: f64, record: &mut StepRecord) -> Result<(), TrainError> {
-        record.epoch = self.step / self.steps_per_epoch + 1;
-        self.step += 1;
-        record.step = self.step;
-        record.lr = lr;
-        for (name, output) in &self.losses {
-            let mut value = [0.0f32];
-            self.exec.read_f32(output, &mut value)?;
-            let value = f64::from(value[0]);
-            match record.loss.get_mut(name) {
-                Some(slot) => *slot = value,
-                None => {
-                    record.loss.insert(name.clone(), value);
-                }
+    /// Decides which images each epoch of a phase has, where they are ordered: by the scores of a net as it is when the phase
+    /// begins.
+    fn order(&mut self, running: &mut Running<'_>, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        let phase = running.phase;
+        let Some((mode, snapshot)) = phase.curriculum() else { return Ok(()) };
+        if let (Some(net), None) = (snapshot, &running.scores) {
+            observer.note(&format!("scoring {} images by `{net}`", self.job.data.train_len()));
+            self.evaluator.set(&self.values)?;
+            let loader = self.job.data.scored(self.evaluator.batch(), self.job.options.loader_threads);
+            let scores = self.evaluator.scores(net, loader)?;
+            if let Some(&bad) = scores.iter().find(|score| !score.is_finite()) {
+                return Err(self.diverged(format!("the score of an image by `{net}`"), bad));
             }
-            match self.sums.loss.get_mut(name) {
-                Some(sum) => *sum += value,
-                None => {
-                    self.sums.loss.insert(name.clone(), value);
-                }
-            }
+            running.scores = Some(scores);
         }
-        for (name, output, classes) in &self.nets {
-            self.logits.resize(self.batch * classes, 0.0);
-            self.exec.read_f32(output, &mut self.logits)?;
-            let rows = self.logits.chunks_exact((*classes).max(1)).zip(&batch.labels);
-            let correct = rows.filter(|(row, label)| rank(row, **label as usize) == 0).count() as u64;
-            match self.sums.correct.get_mut(name) {
-                Some(sum) => *sum += correct,
-                None => {
-                    self.sums.correct.insert(name.clone(), correct);
-                }
-            }
-        }
-        self.sums.steps += 1;
-        self.sums.images += batch.real as u64;
+        let (_, _, epochs) = self.timeline.phase(running.number);
+        let scores = running.scores.as_deref().unwrap_or_default();
+        let ranking = self.job.data.ranking(mode, scores, epochs.start);
+        let sizes = phase.epochs(self.job.data.train_len(), self.batch).into_iter().map(|(_, pool)| pool);
+        let steps = epochs.clone().map(|epoch| self.timeline.epoch_steps(epoch));
+        running.pools = Some(Pools::new(ranking, epochs.start, steps.zip(sizes).collect()));
         Ok(())
     }
 
-    /// The first loss that is not finite.
-    fn first_bad(&self, record: &StepRecord) -> Option<(String, f32)> {
-        record.loss.iter().find(|(_, v)| !v.is_finite()).map(|(n, v)| (n.clone(), *v as f32))
+    /// The numbers of the step of a phase that comes after `step` others.
+    fn clock(&self, running: &Running<'_>, step: u64) -> Clock {
+        let recipe = &running.phase.model.recipe;
+        let moment = self.timeline.moment(running.number, step);
+        let warmup = self.timeline.steps_of(running.number, recipe.schedule.warmup);
+        let factor = recipe.schedule.factor_in(moment.step, moment.total, moment.epoch, warmup);
+        Clock { step, of_phase: moment.step, lr: recipe.optimizer.lr() * factor, epochs: moment.epochs }
     }
 
     /// Reads parameters and running statistics into `values`. What the last update made of them shows in no loss yet.
-    fn download(&mut self) -> Result<(), TrainError> {
-        feed::download(self.exec.as_ref(), &mut self.values)?;
+    fn download(&mut self, running: &Running<'_>) -> Result<(), TrainError> {
+        feed::download(running.exec.as_ref(), &mut self.values)?;
         self.check_finite(&self.values)
     }
 
@@ -367,7 +402,8 @@ impl<'a> Trainer<'a> {
     fn check_finite(&self, values: &Tensors) -> Result<(), TrainError> {
         let bad = values.iter().find_map(|(name, t)| Some((name, t.data.iter().find(|x| !x.is_finite())?)));
         let Some((name, &value)) = bad else { return Ok(()) };
-        let kind = if self.job.model.states.contains_key(name) { "running statistic" } else { "parameter" };
+        let kind =
+            if self.job.eval_model.states.contains_key(name) { "running statistic" } else { "parameter" };
         Err(self.diverged(format!("the {kind} `{name}`"), value))
     }
 
@@ -386,14 +422,23 @@ impl<'a> Trainer<'a> {
     /// Validation, record, checkpoint and report at the end of an epoch.
     fn end_epoch(
         &mut self,
+        running: &mut Running<'_>,
         last: &StepRecord,
         seconds: f64,
         images: u64,
         observer: &mut dyn Observer,
     ) -> Result<Vec<NetResult>, TrainError> {
-        self.download()?;
+        self.download(running)?;
+        let mut calibrated = None;
+        if self.job.data.validation_len() > 0 || self.phase_ends(running) {
+            calibrated = self.recalibrated(running)?;
+        }
+        if let Some(values) = calibrated.take_if(|_| self.phase_ends(running)) {
+            self.check_finite(&values)?;
+            feed::upload(running.exec.as_mut(), &values)?;
+            self.values = values;
+        }
         let validation = if self.job.data.validation_len() > 0 {
-            let calibrated = self.recalibrated()?;
             self.evaluator.set(calibrated.as_ref().unwrap_or(&self.values))?;
             let threads = self.job.options.loader_threads;
             self.evaluator.run(self.job.data.validation(self.evaluator.batch(), threads))?
@@ -405,6 +450,7 @@ impl<'a> Trainer<'a> {
         let record = EpochRecord {
             epoch: last.epoch,
             step: self.step,
+            phase: last.phase.clone(),
             lr: last.lr,
             loss: sums.loss.iter().map(|(n, v)| (n.clone(), v / steps)).collect(),
             train: sums.correct.iter().map(|(n, &c)| (n.clone(), c as f64 / counted)).collect(),
@@ -415,20 +461,37 @@ impl<'a> Trainer<'a> {
         observer.epoch(&record);
         self.run.append(&Record::Epoch(record))?;
         self.check_results("validation", &validation)?;
-        self.save()?;
+        self.save(running)?;
         self.report()?;
         Ok(validation)
     }
 
-    /// Writes a checkpoint of `values` and the optimizer's state as it is on the device.
-    fn save(&mut self) -> Result<(), TrainError> {
+    /// Whether all steps of a phase are done, and another follows.
+    fn phase_ends(&self, running: &Running<'_>) -> bool {
+        running.number < self.timeline.phase_at(self.step)
+    }
+
+    /// Writes a checkpoint of `values` and the optimizer's state as it is on the device; where another phase follows, which
+    /// begins with none, without it.
+    fn save(&mut self, running: &Running<'_>) -> Result<(), TrainError> {
+        let (phase, ..) = self.timeline.phase(self.timeline.phase_at(self.step));
+        let optimizer = match self.phase_ends(running) {
+            true => Tensors::new(),
+            false => feed::download_optimizer(running.exec.as_ref())?,
+        };
         let checkpoint = Checkpoint {
             step: self.step,
-            epoch: self.step / self.steps_per_epoch,
-            seed: self.job.model.recipe.seed,
+            epoch: self.timeline.epochs_done(self.step),
+            phase: phase.map(String::from),
+            seed: running.phase.model.recipe.seed,
             spec: spec_digest(&self.job.options.spec),
             values: self.values.clone(),
-            optimizer: feed::download_optimizer(self.exec.as_ref())?,
+            optimizer,
+            scores: running
+                .scores
+                .clone()
+                .filter(|_| !self.phase_ends(running))
+                .map(|data| Tensor { shape: Shape::from([data.len()]), data }),
             classes: self.job.data.named_classes().to_vec(),
             sums: self.sums.clone(),
         };
@@ -437,13 +500,13 @@ impl<'a> Trainer<'a> {
     }
 
     fn report(&self) -> Result<(), TrainError> {
-        write_report(self.run.path(), self.job.model, &self.job.options.spec)
+        write_report(self.run.path(), self.job.eval_model, &self.job.options.spec)
     }
 
     /// A copy of `values` with recalibrated statistics estimated anew; `None` where there are none.
-    fn recalibrated(&self) -> Result<Option<Tensors>, TrainError> {
-        let model = self.job.model;
-        let Some(program) = self.job.calibrate else { return Ok(None) };
+    fn recalibrated(&self, running: &Running<'_>) -> Result<Option<Tensors>, TrainError> {
+        let model = running.phase.model;
+        let Some(program) = running.phase.calibrate else { return Ok(None) };
         if !model.states.values().any(|s| s.recalibrate) {
             return Ok(None);
         }
@@ -459,8 +522,8 @@ impl<'a> Trainer<'a> {
         let mut seen = 0.0;
         while let Some(batch) = loader.next_batch() {
             let batch = batch?;
-            let epochs = self.step as f64 / self.steps_per_epoch as f64;
-            feed.write(exec.as_mut(), &batch, Clock { step: batch.number, lr: 0.0, epochs })?;
+            let epochs = self.timeline.moment(running.number, self.step).epochs;
+            feed.write(exec.as_mut(), &batch, Clock { step: batch.number, of_phase: 0, lr: 0.0, epochs })?;
             exec.run()?;
             loader.recycle(batch);
             seen += 1.0;
@@ -490,22 +553,23 @@ impl<'a> Trainer<'a> {
 
     fn finish(
         mut self,
+        running: &Running<'_>,
         interrupted: bool,
         total: u64,
         validation: Vec<NetResult>,
         started: Instant,
         observer: &mut dyn Observer,
     ) -> Result<Summary, TrainError> {
-        self.download()?;
+        self.download(running)?;
         let mut test = Vec::new();
         if interrupted {
-            self.save()?;
+            self.save(running)?;
             observer.note(&format!(
                 "stopped after step {}; a checkpoint is written: continue with `--resume`",
                 self.step
             ));
         } else {
-            if let Some(values) = self.recalibrated()? {
+            if let Some(values) = self.recalibrated(running)? {
                 self.check_finite(&values)?;
                 self.values = values;
             }
@@ -515,11 +579,11 @@ impl<'a> Trainer<'a> {
             if let Ok(results) = &tested {
                 self.check_results("test", results)?;
             }
-            self.save()?;
+            self.save(running)?;
             test = tested?;
             if !test.is_empty() {
                 observer.test(&test);
-                let epoch = self.step.div_ceil(self.steps_per_epoch);
+                let epoch = self.timeline.epochs_begun(self.step);
                 self.run.append(&Record::Test(TestRecord { step: self.step, epoch, test: by_net(&test) }))?;
             }
         }
@@ -532,13 +596,23 @@ impl<'a> Trainer<'a> {
         Ok(Summary {
             ending,
             step: self.step,
-            epochs: self.step / self.steps_per_epoch,
+            epochs: self.timeline.epochs_done(self.step),
             validation,
-            validation_step: self.step - self.step % self.steps_per_epoch,
+            validation_step: self.timeline.epoch_steps(self.timeline.epochs_done(self.step)).start,
             test,
             images_per_second: self.images as f64 / self.busy.max(1e-9),
             seconds: started.elapsed().as_secs_f64(),
             checkpoint: self.checkpoint.unwrap_or_default(),
         })
     }
+}
+
+/// A phase, or none, for a message.
+fn said(phase: Option<&str>) -> String {
+    phase.map_or("no phase".to_string(), |name| format!("the phase `{name}`"))
+}
+
+/// The first loss that is not finite.
+fn first_bad(record: &StepRecord) -> Option<(String, f32)> {
+    record.loss.iter().find(|(_, v)| !v.is_finite()).map(|(n, v)| (n.clone(), *v as f32))
 }

@@ -2,7 +2,7 @@
 
 use crate::error::wrongly_named;
 use crate::onnx::begins_as_onnx;
-use crate::run_folder::OPTIMIZER_PREFIX;
+use crate::run_folder::{OPTIMIZER_PREFIX, SCORES};
 use ddnnc_ir::{Model, Shape};
 use indexmap::IndexMap;
 use safetensors::{Dtype, SafeTensors};
@@ -36,7 +36,7 @@ pub struct WeightsFile {
 impl WeightsFile {
     /// Parameters and running statistics: the tensors without the optimizer state that a checkpoint holds as well.
     pub fn into_values(mut self) -> Tensors {
-        self.tensors.retain(|name, _| !name.starts_with(OPTIMIZER_PREFIX));
+        self.tensors.retain(|name, _| !name.starts_with(OPTIMIZER_PREFIX) && name != SCORES);
         self.tensors
     }
 }

@@ -3,8 +3,8 @@
 mod common;
 
 use common::mnist;
-use ddnnc_ir::Augment;
-use ddnnc_train::{Batch, Loader};
+use ddnnc_ir::{Augment, Curriculum};
+use ddnnc_train::{Batch, Loader, Pools};
 use std::collections::BTreeSet;
 
 fn all(mut loader: Loader) -> Vec<Batch> {
@@ -89,4 +89,60 @@ fn crops_shift_and_flips_mirror() {
     }
     assert!(kinds.len() > 10, "{kinds:?}");
     assert!(kinds.iter().any(|k| k.2) && kinds.iter().any(|k| !k.2));
+}
+
+#[test]
+fn images_are_ranked_by_score_and_then_by_number() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = mnist(folder.path(), 20, 10, 0.0, vec![]);
+    assert_eq!(identities(&all(data.scored(8, 2))), (0..20).map(|n| (1, n)).collect::<Vec<_>>());
+    // Four scores, each of five images: 3, 2, 1, 0, 3, 2, …
+    let scores: Vec<f32> = (0..20u8).map(|n| f32::from(3 - n % 4)).collect();
+    let easy = [3, 7, 11, 15, 19, 2, 6, 10, 14, 18, 1, 5, 9, 13, 17, 0, 4, 8, 12, 16];
+    assert_eq!(data.ranking(Curriculum::Curriculum, &scores, 0), easy);
+    let hard = [0, 4, 8, 12, 16, 1, 5, 9, 13, 17, 2, 6, 10, 14, 18, 3, 7, 11, 15, 19];
+    assert_eq!(data.ranking(Curriculum::AntiCurriculum, &scores, 0), hard);
+    let [one, again, other] = [4, 4, 5].map(|epoch| data.ranking(Curriculum::RandomCurriculum, &[], epoch));
+    let sorted = |mut all: Vec<u32>| {
+        all.sort_unstable();
+        all
+    };
+    assert_eq!(sorted(one.clone()), (0..20).collect::<Vec<_>>());
+    assert!(one == again && one != other && one != sorted(one.clone()));
+}
+
+#[test]
+fn held_out_images_have_no_rank() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = mnist(folder.path(), 60, 10, 0.1, vec![]);
+    let kept: BTreeSet<u32> = identities(&all(data.scored(7, 1))).into_iter().map(|(_, n)| n).collect();
+    assert_eq!(kept.len(), 50);
+    for mode in [Curriculum::Curriculum, Curriculum::AntiCurriculum, Curriculum::RandomCurriculum] {
+        let ranked: BTreeSet<u32> = data.ranking(mode, &[0.0; 50], 0).into_iter().collect();
+        assert_eq!(ranked, kept);
+    }
+}
+
+#[test]
+fn an_epoch_has_the_front_of_a_ranking() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = mnist(folder.path(), 50, 10, 0.0, vec![Augment::Crop { pad: 2 }]);
+    let ranking: Vec<u32> = (0..50).map(|n| n * 7 % 50).collect();
+    let pools = Pools::new(ranking.clone(), 3, vec![(10..12, 25), (12..16, 40), (16..20, 40)]);
+    let plain = mnist(folder.path(), 50, 10, 0.0, vec![]);
+    let epoch = |steps: std::ops::Range<u64>| {
+        identities(&all(plain.pooled(10, &pools, steps, 2))).into_iter().map(|(_, n)| n).collect::<Vec<_>>()
+    };
+    let [first, second, third] = [10..12, 12..16, 16..20].map(epoch);
+    let set = |of: &[u32]| of.iter().copied().collect::<BTreeSet<_>>();
+    assert_eq!((first.len(), set(&first).len()), (20, 20), "two whole batches of a pool of 25");
+    assert!(set(&first).is_subset(&set(&ranking[..25])));
+    assert_eq!(set(&second), set(&ranking[..40]));
+    assert_eq!(set(&third), set(&ranking[..40]));
+    assert!(second != third && second != ranking[..40], "each epoch is shuffled anew");
+    // What a step has depends neither on threads nor on where the loader begins; changes are those of the epoch.
+    let whole = all(data.pooled(10, &pools, 10..20, 1));
+    assert_eq!(all(data.pooled(10, &pools, 10..20, 3)), whole);
+    assert_eq!(all(data.pooled(10, &pools, 13..18, 2)), whole[3..8]);
+    assert_ne!(whole[2].images, all(plain.pooled(10, &pools, 12..13, 1))[0].images);
 }

@@ -110,7 +110,7 @@ pub struct SpecArgs {
     /// The spec file
     #[arg(value_name = "SPEC")]
     pub spec: PathBuf,
-    /// Replace a setting of the spec: train.epochs=3, train.optimizer.lr=0.05, share.resnet.norm=shared, let.width=32
+    /// Replace a setting of the spec: train.epochs=3, train.optimizer.lr=0.05, share.resnet.norm=shared, phase.warm.epochs=2, let.width=32
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
 }
@@ -127,6 +127,14 @@ pub struct PassArgs {
     /// Run these passes only, in this order; after a comma the next
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = pass_parser())]
     pub passes: Option<Vec<String>>,
+}
+
+/// Of a training in phases, one.
+#[derive(Debug, Args)]
+pub struct PhaseArgs {
+    /// The phase of the training, where the spec has several [default: the first]
+    #[arg(long, value_name = "NAME")]
+    pub phase: Option<String>,
 }
 
 /// Trained weights: a file, or the newest checkpoint of a run.
@@ -153,6 +161,9 @@ pub struct CompileArgs {
     /// The spec
     #[command(flatten)]
     pub spec: SpecArgs,
+    /// The phase
+    #[command(flatten)]
+    pub phase: PhaseArgs,
     /// Print a phase as text instead of the summary
     #[arg(long, value_enum, conflicts_with = "json")]
     pub emit: Option<Emit>,
@@ -409,6 +420,9 @@ pub struct StepArgs {
     /// The spec
     #[command(flatten)]
     pub spec: SpecArgs,
+    /// The phase
+    #[command(flatten)]
+    pub phase: PhaseArgs,
     /// A safetensors file with every parameter and running statistic
     #[arg(long, value_name = "FILE", requires = "batch")]
     pub weights: Option<PathBuf>,
@@ -444,6 +458,9 @@ pub struct InspectArgs {
     /// The spec
     #[command(flatten)]
     pub spec: SpecArgs,
+    /// The phase
+    #[command(flatten)]
+    pub phase: PhaseArgs,
     /// List every parameter and running statistic: name, dtype, shape, kind
     #[arg(long)]
     pub parameters: bool,
@@ -461,6 +478,9 @@ pub struct BenchArgs {
     /// The spec
     #[command(flatten)]
     pub spec: SpecArgs,
+    /// The phase
+    #[command(flatten)]
+    pub phase: PhaseArgs,
     /// Images in a step [default: the spec's]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = batch_parser())]
     pub batch: Option<usize>,

@@ -5,10 +5,10 @@
 
 use crate::source::{Part, Patched};
 use ddnnc_diag::{Code, Diagnostic, SourceId, Span, did_you_mean};
-use ddnnc_syntax::{Arg, Expr, ExprKind, Item, Setting, SpecFile};
+use ddnnc_syntax::{Arg, Expr, ExprKind, Item, PhaseDecl, Setting, SpecFile};
 
 /// What the first word of an override's key may be.
-const SECTIONS: [&str; 4] = ["train", "share", "network", "let"];
+const SECTIONS: [&str; 5] = ["train", "share", "network", "phase", "let"];
 
 /// One `--set` argument, cut at its parts; offsets are bytes of the argument.
 struct Override<'a> {
@@ -207,6 +207,16 @@ fn place<'a>(cut: &Override<'a>, file: &SpecFile) -> Result<Edit<'a>, Diagnostic
                 None => Err(unknown(cut, 1, "network", networks.map(|decl| decl.name.name.as_str()))),
             }
         }
+        ["phase", name, rest @ ..] if !rest.is_empty() => {
+            let phases = file.items.iter().filter_map(|item| match item {
+                Item::Phase(decl) => Some(decl),
+                _ => None,
+            });
+            match phases.clone().find(|decl| decl.name.name == *name) {
+                Some(decl) => phase(cut, decl),
+                None => Err(unknown(cut, 1, "phase", phases.map(|decl| decl.name.name.as_str()))),
+            }
+        }
         _ => {
             let first = words[0];
             let known = SECTIONS.contains(&first);
@@ -219,7 +229,9 @@ fn place<'a>(cut: &Override<'a>, file: &SpecFile) -> Result<Edit<'a>, Diagnostic
             Err(match did_you_mean(first, SECTIONS) {
                 Some(near) if !known => error.hint(format!("did you mean `{near}`?")),
                 _ => {
-                    error.hint("a key is `train.KEY`, `share.BACKBONE.KEY`, `network.NAME.KEY` or `let.NAME`")
+                    error.hint(
+                        "a key is `train.KEY`, `share.BACKBONE.KEY`, `network.NAME.KEY`, `phase.NAME.KEY` or `let.NAME`",
+                    )
                 }
             })
         }
@@ -291,6 +303,17 @@ fn setting<'a>(
     })
 }
 
+/// A setting of a phase, among which losses may stand.
+fn phase<'a>(cut: &Override<'a>, decl: &PhaseDecl) -> Result<Edit<'a>, Diagnostic> {
+    let (_, key) = cut.key[2];
+    if decl.settings.iter().any(|s| s.key.name == key) {
+        return setting(cut, 2, &decl.settings, decl.span);
+    }
+    let key = joined(cut, 2, decl.settings.iter().map(|s| s.key.name.as_str()))?;
+    // Behind the last brace there is nothing that it could run into.
+    Ok(Edit::insert((decl.span.end as usize).saturating_sub(1), "\n    ", key, "\n"))
+}
+
 /// A value, or an argument inside it: `optimizer.lr` in `optimizer = sgd(lr = 0.1)`.
 fn value<'a>(cut: &Override<'a>, depth: usize, expr: &Expr) -> Result<Edit<'a>, Diagnostic> {
     let Some((_, key)) = cut.key.get(depth) else {
@@ -334,6 +357,7 @@ backbone resnet { stem = conv(width, 3) head = linear(classes) }
 subnet full = resnet
 network teacher = resnet
 network other = resnet { frozen = true }
+phase warm { epochs = 1, distill full -> other { kl } }
 train {
     data = mnist(path = \"data\") // where
     epochs = 3,
@@ -374,6 +398,8 @@ train {
             ("network.other.frozen=false", "{ frozen = false }"),
             ("network.other.load=\"f\"", "{ frozen = true\n    load = \"f\" }"),
             ("let.width=32", "let width = 32\n"),
+            ("phase.warm.epochs=5", "phase warm { epochs = 5, distill"),
+            ("phase.warm.train=[full]", "-> other { kl } \n    train = [full]\n}\ntrain {"),
         ];
         for (text, expected) in cases {
             match with(text) {
@@ -400,6 +426,9 @@ train {
             ("share.resnt.norm=shared", "the spec has no backbone `resnt`"),
             ("network.pupil.frozen=true", "the spec has no network `pupil`"),
             ("let.height=3", "the spec has no `let` `height`"),
+            ("phase.cold.epochs=3", "the spec has no phase `cold`"),
+            ("phase.warm=3", "an override's key stops too early"),
+            ("phase.warm.optimizer.lr=3", "the spec does not write `optimizer`"),
         ];
         for (text, expected) in cases {
             assert_eq!(with(text).expect_err(text), expected, "{text}");

@@ -6,7 +6,7 @@ use crate::{Failure, Ui};
 use ddnnc_diag::{Diagnostic, SourceId, SourceMap, render};
 use ddnnc_ir::{Mode, Model};
 use ddnnc_lower::{Options, lower};
-use ddnnc_syntax::SpecFile;
+use ddnnc_syntax::{Item, SpecFile};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -75,7 +75,8 @@ impl Spec {
         self.patched.text()
     }
 
-    /// Lowers the spec, with its own batch where none is given, and shows its warnings.
+    /// Lowers the spec, with its own batch where none is given and in its first phase where it has several, and shows its
+    /// warnings.
     ///
     /// # Errors
     ///
@@ -86,13 +87,72 @@ impl Spec {
         Ok(model)
     }
 
-    /// Lowers the spec and gives its warnings.
+    /// As [`Spec::lower`], in the phase of that name; in the first where none is given.
+    ///
+    /// # Errors
+    ///
+    /// Every semantic error of the spec, and a name that no phase has.
+    pub fn lower_in(&self, phase: Option<&str>, mode: Mode, batch: Option<usize>) -> Result<Model, Failure> {
+        let (model, warnings) = self.lower_phase(mode, batch, self.place(phase)?)?;
+        self.warn(warnings);
+        Ok(model)
+    }
+
+    /// The place of the phase of that name; of the first where none is given.
+    fn place(&self, phase: Option<&str>) -> Result<usize, Failure> {
+        let Some(wanted) = phase else { return Ok(0) };
+        let names: Vec<&str> = self.phases().collect();
+        names.iter().position(|name| *name == wanted).ok_or_else(|| {
+            let failure = Failure::input(format!("`{}` has no phase `{wanted}`", self.file.model.name));
+            match ddnnc_diag::did_you_mean(wanted, names.iter().copied()) {
+                Some(near) => failure.hint(format!("did you mean `{near}`?")),
+                None if names.is_empty() => failure.hint("its training has no phases: leave `--phase` out"),
+                None => failure.hint(format!("its phases are {}", names.join(", "))),
+            }
+        })
+    }
+
+    /// The phases as declared.
+    fn phases(&self) -> impl Iterator<Item = &str> {
+        self.file.items.iter().filter_map(|item| match item {
+            Item::Phase(phase) => Some(phase.name.name.as_str()),
+            _ => None,
+        })
+    }
+
+    /// Lowers the spec for training in each of its phases, one at least, and shows the warnings of all.
+    ///
+    /// # Errors
+    ///
+    /// Every semantic error of the first phase that has one.
+    pub fn lower_phases(&self) -> Result<Vec<Model>, Failure> {
+        let (mut models, mut told): (Vec<Model>, Vec<Diagnostic>) = (Vec::new(), Vec::new());
+        for phase in 0..self.phases().count().max(1) {
+            let (model, warnings) = self.lower_phase(Mode::Train, None, phase)?;
+            let new: Vec<Diagnostic> = warnings.into_iter().filter(|w| !told.contains(w)).collect();
+            told.extend(new);
+            models.push(model);
+        }
+        self.warn(told);
+        Ok(models)
+    }
+
+    /// Lowers the spec, in its first phase where it has several, and gives its warnings.
     pub fn lower_quietly(
         &self,
         mode: Mode,
         batch: Option<usize>,
     ) -> Result<(Model, Vec<Diagnostic>), Failure> {
-        match lower(&self.file, &Options { mode, batch }) {
+        self.lower_phase(mode, batch, 0)
+    }
+
+    fn lower_phase(
+        &self,
+        mode: Mode,
+        batch: Option<usize>,
+        phase: usize,
+    ) -> Result<(Model, Vec<Diagnostic>), Failure> {
+        match lower(&self.file, &Options { mode, batch, phase }) {
             Ok(lowered) => Ok((lowered.model, lowered.warnings)),
             Err(errors) => Err(diagnostics(&self.traced(errors), &self.sources, self.ui)),
         }

@@ -10,6 +10,7 @@ mod blocks;
 mod dice;
 mod drawing;
 mod networks;
+mod phases;
 mod steps;
 mod training;
 mod windows;
@@ -107,7 +108,15 @@ impl Drawing {
         self.share(&backbones[0]);
         self.supervise(&nets);
         self.distill(&backbones, &nets);
-        self.train();
+        let phased = self.dice.percent(25);
+        self.train(phased);
+        if phased {
+            self.phases(&backbones, &nets);
+        }
+        if self.dice.percent(15) {
+            let order = self.order(&nets);
+            self.items.push(order);
+        }
         if self.dice.percent(15) {
             self.items.push("task classification".to_owned());
         }

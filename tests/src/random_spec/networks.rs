@@ -8,6 +8,8 @@ pub(super) struct Part {
     name: String,
     stage: bool,
     after: Vec<[usize; 3]>,
+    /// Whether its first block, or the segment, has weights for certain.
+    weights: bool,
 }
 
 /// A backbone that is declared.
@@ -21,6 +23,14 @@ pub(super) struct Backbone {
 }
 
 impl Backbone {
+    /// Parts with weights as a phase names them, and for certain some that others are without: `net1.s1[0]`, `net1.stem`.
+    pub(super) fn weighty(&self) -> Vec<String> {
+        let parts = self.parts.iter().filter(|part| part.weights);
+        parts
+            .map(|part| format!("{}.{}{}", self.name, part.name, if part.stage { "[0]" } else { "" }))
+            .collect()
+    }
+
     /// The stages by name, with the maps after their blocks.
     pub(super) fn stages(&self) -> impl Iterator<Item = (&str, &[[usize; 3]])> {
         self.parts.iter().filter(|part| part.stage).map(|part| (part.name.as_str(), part.after.as_slice()))
@@ -62,20 +72,27 @@ impl Drawing {
             members.push(format!("let wide = {value}"));
         }
         members.push(format!("stem = {stem}"));
-        parts.push(Part { name: "stem".to_owned(), stage: false, after: vec![map] });
+        let weights = stem.contains("conv(");
+        parts.push(Part { name: "stem".to_owned(), stage: false, after: vec![map], weights });
         for i in 1..=self.dice.pick(&[1, 2, 2, 3, 3]) {
             if i > 1
                 && self.dice.percent(15)
                 && let Some((pool, gives)) = self.pool(map, Size::Any)
             {
                 members.push(format!("middle{i} = {pool}"));
-                parts.push(Part { name: format!("middle{i}"), stage: false, after: vec![gives] });
+                parts.push(Part {
+                    name: format!("middle{i}"),
+                    stage: false,
+                    after: vec![gives],
+                    weights: false,
+                });
                 map = gives;
             }
             let (entries, after) = self.stage(map);
             map = after[after.len() - 1];
             members.push(format!("stage s{i} = {entries}"));
-            parts.push(Part { name: format!("s{i}"), stage: true, after });
+            let weights = entries.starts_with("residual");
+            parts.push(Part { name: format!("s{i}"), stage: true, after, weights });
         }
         let scope: Scope = vec![("in".to_owned(), Shape::Map(map))];
         let mut head = self.head(&scope, map);

@@ -106,7 +106,7 @@ impl Drawing {
         }
     }
 
-    fn kl(&mut self) -> String {
+    pub(super) fn kl(&mut self) -> String {
         let mut args = Vec::new();
         if self.dice.percent(60) {
             args.push(format!("temperature = {}", self.dice.pick(&["1", "2", "4.0", "0.5", "5.5"])));
@@ -208,27 +208,38 @@ impl Drawing {
         Some(format!("weight = {weight}"))
     }
 
-    /// Declares how to train.
-    pub(super) fn train(&mut self) {
-        let mut settings = vec![format!("data = {}", self.data()), format!("batch = {}", self.batch)];
-        let optimizer = self.dice.pick(&[
+    /// An update rule.
+    pub(super) fn optimizer(&mut self) -> &'static str {
+        self.dice.pick(&[
             "sgd",
             "sgd(lr = 0.1, momentum = 0.9, weight_decay = 1e-3)",
             "sgd(lr = 0.05, momentum = 0.0)",
             "sgd(lr = 0.05, momentum = 0.8, nesterov = true, weight_decay = 0.01)",
             "adamw(lr = 1e-3, weight_decay = 0.05)",
             "adamw(lr = 1e-2, beta1 = 0.5, beta2 = 0.9, eps = 1e-4)",
-        ]);
-        settings.push(format!("optimizer = {optimizer}"));
-        let schedule = self.dice.pick(&[
+        ])
+    }
+
+    /// A learning rate over time.
+    pub(super) fn schedule(&mut self) -> &'static str {
+        self.dice.pick(&[
             "constant",
             "constant(warmup = 1)",
             "multistep(milestones = [1, 2], gamma = 0.5, warmup = 0.5)",
             "cosine(end = 0.1, warmup = 1)",
             "one_cycle(rise = 0.4, div = 10, final_div = 1e3)",
             "one_cycle(warmup = 0)",
-        ]);
-        settings.extend([format!("schedule = {schedule}"), "epochs = 3".to_owned()]);
+        ])
+    }
+
+    /// Declares how to train; without a length where phases have theirs.
+    pub(super) fn train(&mut self, phased: bool) {
+        let mut settings = vec![format!("data = {}", self.data()), format!("batch = {}", self.batch)];
+        settings.push(format!("optimizer = {}", self.optimizer()));
+        settings.push(format!("schedule = {}", self.schedule()));
+        if !phased {
+            settings.push("epochs = 3".to_owned());
+        }
         if self.dice.percent(60) {
             settings.push(format!("precision = {}", self.dice.pick(&["f32", "bf16"])));
         }

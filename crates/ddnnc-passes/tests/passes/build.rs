@@ -229,10 +229,13 @@ pub fn model(optimizer: Optimizer) -> Model {
             epochs: 1,
             optimizer,
             schedule: Schedule { warmup: 0.0, kind: ScheduleKind::Constant },
+            order: Order::Shuffle,
             precision: Precision::F32,
             seed: 0,
             validation: 0.1,
         },
+        phases: Vec::new(),
+        phase: 0,
     }
 }
 

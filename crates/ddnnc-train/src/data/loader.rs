@@ -4,7 +4,7 @@
 //! them in turn. Used batches go back to their thread, so that nothing is allocated in the steady state.
 
 use super::augment::{Scratch, View};
-use super::{DataError, ImageSet};
+use super::{DataError, ImageSet, Pools};
 use crate::random::{self, Purpose};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::ops::Range;
@@ -25,12 +25,14 @@ pub struct Batch {
 }
 
 /// Which images make a batch.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) enum Order {
     /// One after the other, unaugmented, the last batch padded.
-    InOrder,
+    Sequential,
     /// Shuffled anew each epoch, augmented, the last partial batch dropped.
     Shuffled { seed: u64, steps_per_epoch: u64 },
+    /// The pool of each epoch in the same way.
+    Pooled { seed: u64, pools: Pools },
 }
 
 /// Batches ready or in preparation.
@@ -74,7 +76,7 @@ impl Loader {
                     images: images.clone(),
                     indices: indices.clone(),
                     view: view.clone(),
-                    order,
+                    order: order.clone(),
                     batch,
                 };
                 let (ready_in, ready) = bounded(AHEAD);
@@ -159,20 +161,29 @@ impl Source {
         batch.number = number;
         batch.images.resize(self.batch * elements, 0.0);
         batch.labels.resize(self.batch, 0);
-        let (indices, start, augmented): (&[u32], usize, Option<(u64, u64)>) = match self.order {
-            Order::InOrder => (&self.indices, number as usize * self.batch, None),
+        let shuffled: Option<(u64, u64, u64, &[u32])> = match &self.order {
+            Order::Sequential => None,
             Order::Shuffled { seed, steps_per_epoch } => {
-                let epoch = number / steps_per_epoch;
+                Some((*seed, number / steps_per_epoch, number % steps_per_epoch, &self.indices))
+            }
+            Order::Pooled { seed, pools } => {
+                let (epoch, step, pool) = pools.place(number);
+                Some((*seed, epoch, step, pool))
+            }
+        };
+        let (indices, start, augmented): (&[u32], usize, Option<(u64, u64)>) = match shuffled {
+            None => (&self.indices, number as usize * self.batch, None),
+            Some((seed, epoch, step, pool)) => {
                 if permutation.0 != Some(epoch) {
                     permutation.1.clear();
-                    permutation.1.extend_from_slice(&self.indices);
+                    permutation.1.extend_from_slice(pool);
                     random::shuffle(
                         &mut random::stream(seed, Purpose::Shuffle, epoch, 0),
                         &mut permutation.1,
                     );
                     permutation.0 = Some(epoch);
                 }
-                (&permutation.1, (number % steps_per_epoch) as usize * self.batch, Some((seed, epoch)))
+                (&permutation.1, step as usize * self.batch, Some((seed, epoch)))
             }
         };
         let taken = &indices[start.min(indices.len())..(start + self.batch).min(indices.len())];

@@ -11,13 +11,16 @@ mod files;
 mod folder;
 mod idx;
 mod loader;
+mod pool;
 mod split;
 
 pub use augment::Preparation;
 pub use error::DataError;
 pub use loader::{Batch, Loader};
+pub use pool::Pools;
 
 use ddnnc_ir::{Data, Dataset, Shape};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -233,6 +236,18 @@ impl DataSource {
         ))
     }
 
+    /// Training batches of some steps of a phase, from the pool of each epoch and else as [`DataSource::training`] gives them.
+    pub fn pooled(&self, batch: usize, pools: &Pools, steps: Range<u64>, threads: usize) -> Loader {
+        let order = loader::Order::Pooled { seed: self.seed, pools: pools.clone() };
+        let (images, indices) = (self.images.clone(), self.train_indices.clone());
+        Loader::start(images, indices, self.view.clone(), order, batch, steps, threads)
+    }
+
+    /// Batches of the images to train on, in order and unaugmented; the last one is padded.
+    pub fn scored(&self, batch: usize, threads: usize) -> Loader {
+        self.in_order(self.images.clone(), self.train_indices.clone(), batch, threads)
+    }
+
     /// Batches of the validation images, in order and unaugmented; the last one is padded.
     pub fn validation(&self, batch: usize, threads: usize) -> Loader {
         self.in_order(self.images.clone(), self.validation_indices.clone(), batch, threads)
@@ -254,7 +269,7 @@ impl DataSource {
         threads: usize,
     ) -> Loader {
         let batches = indices.len().div_ceil(batch.max(1)) as u64;
-        let order = loader::Order::InOrder;
+        let order = loader::Order::Sequential;
         Loader::start(images, indices, self.view.clone(), order, batch.max(1), 0..batches, threads)
     }
 }

@@ -2,8 +2,8 @@
 #![allow(dead_code)] // Each test binary uses a part of it.
 
 use ddnnc_ir::{
-    Augment, Data, Dataset, Graph, Init, Mode, Model, Net, NetKind, Optimizer, Parameter, Precision, Recipe,
-    Schedule, ScheduleKind, Shape, State, Term, ValueType, Weight,
+    Augment, Data, Dataset, Graph, Init, Mode, Model, Net, NetKind, Optimizer, Order, Parameter, Phase,
+    Precision, Recipe, Schedule, ScheduleKind, Shape, State, Term, ValueType, Weight,
 };
 use ddnnc_passes::{
     Buffer, BufferId, Device, DeviceError, Executable, Persistent, PersistentKind, Place, Program,
@@ -13,8 +13,8 @@ use indexmap::IndexMap;
 use std::cell::Cell;
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 pub const CLASSES: usize = 10;
 
@@ -50,6 +50,20 @@ pub fn mnist(folder: &Path, train: usize, test: usize, validation: f64, augment:
     let input = Shape::from([1, 28, 28]);
     let fit = Fit { input: &input, classes: CLASSES, validation, seed: 7 };
     DataSource::open(&plain_data(Dataset::Mnist, augment, 1), folder, fit).unwrap()
+}
+
+/// The model in each phase of so many epochs; the rate of the second is half that of the first, and so on.
+pub fn phases(batch: usize, epochs: &[usize], recalibrate: bool) -> Vec<Model> {
+    let names = ["warm", "cool", "cold"];
+    let all: Vec<Phase> =
+        names.iter().zip(epochs).map(|(name, &epochs)| Phase { name: (*name).into(), epochs }).collect();
+    let in_phase = |(phase, &epochs): (usize, &usize)| {
+        let mut model = model(batch, epochs, recalibrate);
+        let lr = 0.1 / (1 << phase) as f64;
+        model.recipe.optimizer = Optimizer::Sgd { lr, momentum: 0.9, nesterov: false, weight_decay: 0.0 };
+        Model { phases: all.clone(), phase, ..model }
+    };
+    epochs.iter().enumerate().map(in_phase).collect()
 }
 
 pub fn model(batch: usize, epochs: usize, recalibrate: bool) -> Model {
@@ -92,10 +106,13 @@ pub fn model(batch: usize, epochs: usize, recalibrate: bool) -> Model {
             epochs,
             optimizer: Optimizer::Sgd { lr: 0.1, momentum: 0.9, nesterov: false, weight_decay: 0.0 },
             schedule: Schedule { warmup: 0.5, kind: ScheduleKind::Cosine { end: 0.0 } },
+            order: Order::Shuffle,
             precision: Precision::F32,
             seed: 7,
             validation: 0.1,
         },
+        phases: vec![],
+        phase: 0,
     }
 }
 
@@ -171,11 +188,17 @@ pub struct FakeDevice {
     pub apart: bool,
     /// Images that came before the results of the step before were read.
     pub early: Arc<AtomicU64>,
+    /// Training programs on the device, and the most that were there at once.
+    pub loaded: Arc<[AtomicU64; 2]>,
+    /// The labels of every step of training.
+    pub seen: Arc<Mutex<Vec<Vec<i64>>>>,
 }
 
 struct FakeExecutable {
     apart: bool,
     early: Arc<AtomicU64>,
+    loaded: Arc<[AtomicU64; 2]>,
+    seen: Arc<Mutex<Vec<Vec<i64>>>>,
     /// A step has run, and its results were not asked for yet.
     unread: Cell<bool>,
     program: Program,
@@ -202,6 +225,10 @@ impl Device for FakeDevice {
                 ddnnc_ir::DType::I64 => drop(integers.insert(name.clone(), vec![0; ty.elements()])),
             }
         }
+        if program.name == "train" {
+            let here = self.loaded[0].fetch_add(1, Ordering::Relaxed) + 1;
+            self.loaded[1].fetch_max(here, Ordering::Relaxed);
+        }
         Ok(Box::new(FakeExecutable {
             program: program.clone(),
             floats,
@@ -210,8 +237,18 @@ impl Device for FakeDevice {
             overflow_at: self.overflow_at,
             apart: self.apart,
             early: self.early.clone(),
+            loaded: self.loaded.clone(),
+            seen: self.seen.clone(),
             unread: Cell::new(false),
         }))
+    }
+}
+
+impl Drop for FakeExecutable {
+    fn drop(&mut self) {
+        if self.program.name == "train" {
+            self.loaded[0].fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -264,6 +301,7 @@ impl Executable for FakeExecutable {
         let mut gradient: [f32; 4] =
             std::array::from_fn(|j| image.iter().skip(4 + j).step_by(5).sum::<f32>() / image.len() as f32);
         if self.program.name == "train" {
+            self.seen.lock().unwrap().push(self.integers["digit"].clone());
             let noise = self.integers["rng"].iter().fold(3i64, |h, &x| h.wrapping_mul(31).wrapping_add(x));
             let (lr, step) = (self.floats["lr"][0], self.floats["optimizer.step"][0]);
             let weight = self.floats["weight.kl.right.wrong"][0];
@@ -295,8 +333,10 @@ impl Executable for FakeExecutable {
             for i in 0..samples {
                 let label = (image[i * 784] * 255.0 / 20.0).round() as usize % CLASSES;
                 for (net, class) in [("right", label), ("wrong", (label + 5) % CLASSES)] {
+                    // Classes in the middle are the hardest; how sure the nets are depends on the weights.
+                    let sure = 1.0 + 0.01 * self.floats["net.w"][0].abs();
                     let row = &mut self.floats[&format!("logits.{net}")][i * CLASSES..][..CLASSES];
-                    row.iter_mut().enumerate().for_each(|(c, x)| *x = -(c.abs_diff(class) as f32));
+                    row.iter_mut().enumerate().for_each(|(c, x)| *x = -(c.abs_diff(class) as f32) * sure);
                 }
             }
         }

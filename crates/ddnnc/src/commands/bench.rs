@@ -20,7 +20,7 @@ pub fn run(args: &BenchArgs, ui: Ui) -> Result<(), Failure> {
     named_as_drawn(&args.profile_svg)?;
     apart([&args.spec.spec], &args.profile_svg)?;
     let spec = Spec::load(&args.spec.spec, &args.spec.set, ui)?;
-    let mut model = spec.lower(Mode::Train, args.batch)?;
+    let mut model = spec.lower_in(args.phase.phase.as_deref(), Mode::Train, args.batch)?;
     // Speed does not depend on the weights: what the spec loads from files begins at random here.
     model.parameters.values_mut().for_each(|p| p.load = None);
     model.states.values_mut().for_each(|s| s.load = None);
@@ -69,6 +69,7 @@ pub fn run(args: &BenchArgs, ui: Ui) -> Result<(), Failure> {
     let rate = if median > 0.0 { model.batch as f64 / median * 1e3 } else { 0.0 };
     let precision = model.recipe.precision.as_str();
     let loaded = notes.last();
+    let phase = model.phases.get(model.phase).map_or(String::new(), |phase| format!(" in {}", phase.name));
     let on = format!("{}, batch {}, {precision}", device::describe(device.as_ref()), model.batch);
     if let (Some(profile), Some(path)) = (&profile, &args.profile_svg) {
         let about = format!("{on}; {:.2} ms in {launches} launches", profile.seconds() * 1e3);
@@ -81,6 +82,9 @@ pub fn run(args: &BenchArgs, ui: Ui) -> Result<(), Failure> {
             "device": device.name(), "precision": precision, "steps": args.steps, "peak_rss_bytes": rss,
             "first_step_ms": first_step,
         });
+        if let Some(phase) = model.phases.get(model.phase) {
+            figures["phase"] = json!(phase.name);
+        }
         for (name, value) in device.settings() {
             figures[name] = value.parse::<u64>().map_or_else(|_| json!(value), |n| json!(n));
         }
@@ -97,7 +101,7 @@ pub fn run(args: &BenchArgs, ui: Ui) -> Result<(), Failure> {
     let on_device = loaded
         .map_or(String::new(), |loaded| format!(", {} on the device", bytes(loaded.memory.total() as u64)));
     let mut text = format!(
-        "{} on {}, batch {}, {precision}: {rate:.1} images/s, {median:.2} ms a step (median of {}), peak memory {}{on_device}, first step after {first_step:.0} ms\n",
+        "{}{phase} on {}, batch {}, {precision}: {rate:.1} images/s, {median:.2} ms a step (median of {}), peak memory {}{on_device}, first step after {first_step:.0} ms\n",
         model.name,
         device.name(),
         model.batch,

@@ -4,14 +4,13 @@ use crate::cli::CheckArgs;
 use crate::output::print;
 use crate::spec::count;
 use crate::{Failure, Spec, Ui};
-use ddnnc_ir::Mode;
 
 /// Checks every spec, whatever the ones before it hold.
 pub fn run(args: &CheckArgs, ui: Ui) -> Result<(), Failure> {
     let mut failures = Vec::new();
     for path in &args.specs {
         // Training asks more of a spec than inference does (statistics of a batch), so it is what is checked.
-        match Spec::load(path, &[], ui).and_then(|spec| spec.lower(Mode::Train, None)) {
+        match Spec::load(path, &[], ui).and_then(|spec| spec.lower_phases()) {
             Ok(_) if ui.quiet => {}
             Ok(_) => print(&format!("{}: ok\n", path.display()))?,
             Err(failure) => failures.push(failure),

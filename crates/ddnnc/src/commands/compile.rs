@@ -78,7 +78,7 @@ pub fn run(args: &CompileArgs, ui: Ui) -> Result<(), Failure> {
         StepMode::Train => (Mode::Train, Goal::Train),
         StepMode::Eval => (Mode::Eval, Goal::Evaluate),
     };
-    let model = spec.lower(mode, args.batch)?;
+    let model = spec.lower_in(args.phase.phase.as_deref(), mode, args.batch)?;
     if args.emit == Some(Emit::Ir) && printed_only {
         return print(&ddnnc_ir::print(&model.graph).map_err(|e| not_compiled(&e.into()))?);
     }
@@ -202,7 +202,7 @@ fn as_json(model: &Model, compiled: &Compiled, shared: usize, elapsed: f64) -> V
         .iter()
         .map(|n| json!({"name": n.name, "parameters": n.parameter_count, "macs": n.macs, "depth": n.depth}))
         .collect();
-    json!({
+    let mut object = json!({
         "model": model.name,
         "subnets": subnets,
         "operators_before_fusion": report.operators_before_fusion,
@@ -219,7 +219,12 @@ fn as_json(model: &Model, compiled: &Compiled, shared: usize, elapsed: f64) -> V
         "batch": model.batch,
         "precision": model.recipe.precision.as_str(),
         "compile_ms": (elapsed * 1e3).round() / 1e3,
-    })
+    });
+    if let Some(phase) = model.phases.get(model.phase) {
+        object["phase"] = json!(phase.name);
+        object["phases"] = json!(model.phases.iter().map(|p| &p.name).collect::<Vec<_>>());
+    }
+    object
 }
 
 /// How many launches the summary of `--arch` names.
@@ -234,8 +239,13 @@ fn summary(model: &Model, mode: StepMode, compiled: &Compiled, shared: usize, el
         StepMode::Train => "training step",
         StepMode::Eval => "inference",
     };
-    let mut text =
-        format!("{}: {step}, batch {}, {}\n\n", model.name, model.batch, model.recipe.precision.as_str());
+    let precision = model.recipe.precision.as_str();
+    let mut text = format!("{}: {step}, batch {}, {precision}\n", model.name, model.batch);
+    if let Some(phase) = model.phases.get(model.phase) {
+        let names: Vec<&str> = model.phases.iter().map(|p| p.name.as_str()).collect();
+        let _ = writeln!(text, "phase {}, of {}", phase.name, names.join(", "));
+    }
+    text.push('\n');
     let mut rows: Vec<Vec<String>> = model
         .nets
         .iter()

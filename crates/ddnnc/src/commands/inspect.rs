@@ -16,7 +16,7 @@ pub fn run(args: &InspectArgs, ui: Ui) -> Result<(), Failure> {
     named_as_drawn(&args.graph)?;
     apart([&args.spec.spec], &args.graph)?;
     let spec = Spec::load(&args.spec.spec, &args.spec.set, ui)?;
-    let model = spec.lower(Mode::Train, None)?;
+    let model = spec.lower_in(args.phase.phase.as_deref(), Mode::Train, None)?;
     if let Some(path) = &args.graph {
         draw(&model, path, ui)?;
     }
@@ -80,6 +80,18 @@ fn summary(model: &Model) -> String {
     let (input, target) = (&model.input, &model.target);
     let mut text = format!("{}\n\n  input   {} : f32{}\n", model.name, input.0, input.1);
     let _ = writeln!(text, "  target  {} : class[{}]\n", target.0, target.1);
+    if !model.phases.is_empty() {
+        let rows: Vec<Vec<String>> = model
+            .phases
+            .iter()
+            .enumerate()
+            .map(|(i, phase)| {
+                let shown = if i == model.phase { "shown below" } else { "" };
+                vec![phase.name.clone(), phase.epochs.to_string(), shown.to_string()]
+            })
+            .collect();
+        let _ = writeln!(text, "{}", table(1, &["phase", "epochs", ""], &rows));
+    }
     let rows: Vec<Vec<String>> = model
         .nets
         .iter()
@@ -168,10 +180,16 @@ fn as_json(model: &Model) -> Value {
             json!({"name": name, "dtype": "f32", "shape": shape.dims(), "kind": kind, "frozen": frozen})
         })
         .collect();
-    json!({
+    let mut object = json!({
         "model": model.name,
         "input": {"name": model.input.0, "shape": model.input.1.dims()},
         "target": {"name": model.target.0, "classes": model.target.1},
         "nets": nets, "terms": terms, "pairings": pairings, "parameters": parameters,
-    })
+    });
+    if let Some(phase) = model.phases.get(model.phase) {
+        let phases = model.phases.iter().map(|p| json!({"name": p.name, "epochs": p.epochs}));
+        object["phase"] = json!(phase.name);
+        object["phases"] = phases.collect();
+    }
+    object
 }

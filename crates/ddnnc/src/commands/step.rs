@@ -48,7 +48,7 @@ fn step(
     let mode = if args.eval { Mode::Eval } else { Mode::Train };
     let batch = Batch::read(batch)?;
     let images = batch.images(spec)?;
-    let model = spec.lower(mode, Some(images))?;
+    let model = spec.lower_in(args.phase.phase.as_deref(), mode, Some(images))?;
     let (image, label) = batch.check(&model)?;
     let tensors = WeightSource::File(weights.to_path_buf()).read(&model, ui)?.values;
     let device = device::open(&args.device, ui)?;

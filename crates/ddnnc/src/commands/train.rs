@@ -7,7 +7,7 @@ use crate::{Failure, Spec, Ui, device, interrupt, saved_program, weights};
 use ddnnc_ir::{Mode, Model};
 use ddnnc_passes::Goal;
 use ddnnc_train::{
-    DataSource, Ending, Job, Observer, Progress, RunFolder, Silent, Summary, TrainOptions, train,
+    DataSource, Ending, Job, JobPhase, Observer, Progress, RunFolder, Silent, Summary, TrainOptions, train,
 };
 use std::path::Path;
 
@@ -19,7 +19,13 @@ pub fn run(args: &TrainArgs, ui: Ui) -> Result<(), Failure> {
     set.extend(args.batch.map(|n| format!("train.batch={n}")));
     set.extend(args.seed.map(|n| format!("train.seed={n}")));
     let spec = Spec::load(&args.spec.spec, &set, ui)?;
-    let model = spec.lower(Mode::Train, None)?;
+    let models = spec.lower_phases()?;
+    let model = &models[0];
+    if args.program.is_some() && models.len() > 1 {
+        let message =
+            format!("`--program` holds one training step, and the spec trains in {} phases", models.len());
+        return Err(Failure::usage(message).hint("leave it out: the step of every phase is compiled"));
+    }
     // Warnings were shown once.
     let (eval_model, _) = spec.lower_quietly(Mode::Eval, None)?;
     let folder = args.out.clone().unwrap_or_else(|| Path::new("runs").join(&model.name));
@@ -33,36 +39,42 @@ pub fn run(args: &TrainArgs, ui: Ui) -> Result<(), Failure> {
     }
     .map_err(failed)?;
     let device = device::open(&args.device, ui)?;
-    let data_folder = data_folder(&spec, &model, args.data.as_deref())?;
-    let data = DataSource::open(&model.recipe.data, &data_folder, fit(&model)).map_err(bad_data)?;
+    let data_folder = data_folder(&spec, model, args.data.as_deref())?;
+    let data = DataSource::open(&model.recipe.data, &data_folder, fit(model)).map_err(bad_data)?;
     // The checkpoint of a run that goes on has all its values: files that it began with may have gone since.
     let start = match &args.weights {
-        Some(file) => WeightSource::File(file.clone()).read(&model, ui).map(|trained| trained.values),
-        None => weights::initial(&spec, &model, model.recipe.seed),
+        Some(file) => WeightSource::File(file.clone()).read(model, ui).map(|trained| trained.values),
+        None => weights::initial(&spec, model, model.recipe.seed),
     };
     let start = start.or_else(|failure| {
         let kept = args.resume.then(|| RunFolder::newest_complete(&folder).ok()).flatten();
         kept.map(|(_, checkpoint, _)| checkpoint.values).ok_or(failure)
     })?;
-    let step = match &args.program {
-        Some(path) => saved_program::load(path, &model, &args.spec.spec)?,
-        None => device::compile(&model, Goal::Train, &passes)?.program,
-    };
+    let mut programs = Vec::with_capacity(models.len());
+    for model in &models {
+        let step = match &args.program {
+            Some(path) => saved_program::load(path, model, &args.spec.spec)?,
+            None => device::compile(model, Goal::Train, &passes)?.program,
+        };
+        let calibrate = match model.states.values().any(|s| s.recalibrate) {
+            true => Some(device::compile(model, Goal::Statistics, &passes)?.program),
+            false => None,
+        };
+        programs.push((step, calibrate));
+    }
     let eval = device::compile(&eval_model, Goal::Evaluate, &passes)?;
-    let calibrate = match model.states.values().any(|s| s.recalibrate) {
-        true => Some(device::compile(&model, Goal::Statistics, &passes)?),
-        false => None,
-    };
     let mut options = TrainOptions::new(folder.clone(), spec.text());
     options.resume = args.resume;
     options.steps = args.steps;
     options.loader_threads = loader_threads();
     let job = Job {
-        model: &model,
-        train: &step,
+        phases: models
+            .iter()
+            .zip(&programs)
+            .map(|(model, (train, calibrate))| JobPhase { model, train, calibrate: calibrate.as_ref() })
+            .collect(),
         eval_model: &eval_model,
         eval: &eval.program,
-        calibrate: calibrate.as_ref().map(|c| &c.program),
         device: device.as_ref(),
         data: &data,
         start,
@@ -85,7 +97,7 @@ pub fn run(args: &TrainArgs, ui: Ui) -> Result<(), Failure> {
         if ui.quiet { Box::new(Silent) } else { Box::new(Progress::stderr()) };
     let summary = train(job, progress.as_mut(), stop).map_err(failed)?;
     drop(progress);
-    print(&text(args, &model, &summary, &folder, &data_folder))
+    print(&text(args, model, &summary, &folder, &data_folder))
 }
 
 /// The command that goes on with the run: whatever changes the spec or leads to the data belongs to it.

@@ -47,6 +47,8 @@ fn every_key_of_json_is_documented() {
         &["predict", "run", "1.png", "--json"],
         &["predict", "run", "1.png", "--json", "--cascade", "small,full", "--confidence", "0.5"],
         &["inspect", &spec("kd_two_networks"), "--json"],
+        &["inspect", &spec("assistant_chain"), "--json"],
+        &["compile", &spec("assistant_chain"), "--json", "--batch", "2"],
         &["data", "mnist", "--dataset", "mnist", "--json"],
     ] {
         documented(&docs, &place.run(args).json(), &[]);

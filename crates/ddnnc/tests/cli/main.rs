@@ -8,6 +8,7 @@ mod cuda;
 mod onnx;
 mod outputs;
 mod passes;
+mod phases;
 mod pictures;
 mod profile;
 mod saved_program;
