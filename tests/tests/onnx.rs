@@ -106,7 +106,7 @@ fn every_net_of_random_specs_has_a_form() {
 }
 
 /// What is called in a spec and is no operator.
-const OF_TRAINING: [&str; 23] = [
+const OF_TRAINING: [&str; 25] = [
     "adamw",
     "adaptive",
     "attention",
@@ -116,6 +116,7 @@ const OF_TRAINING: [&str; 23] = [
     "cosine",
     "crop",
     "cross_entropy",
+    "difficulty",
     "flip",
     "gated",
     "hint",
@@ -130,6 +131,7 @@ const OF_TRAINING: [&str; 23] = [
     "relation",
     "resized_crop",
     "sgd",
+    "shuffle",
 ];
 
 /// The spec that is compared in ONNX Runtime uses the operators of the language with all their parameters.

@@ -129,6 +129,11 @@ fn sub_nets_share_an_lstm_and_the_cpu_trains_it() {
     let model = model(text, Mode::Train, BATCH);
     let lstm = |net: &ddnnc_ir::Net| net.parameters.iter().filter(|p| p.contains("s2.0.lstm1")).count();
     assert!(model.nets.iter().all(|net| lstm(net) == 8), "both nets read the same weights");
+    // The table counts what is computed.
+    for net in ["full", "small"] {
+        let alone = ddnnc_passes::macs_until(&model, &[net]).expect("a net with logits");
+        assert_eq!(model.nets.iter().find(|n| n.name == net).map(|n| n.macs), alone.first().copied());
+    }
     let (weights, batch) = (random_weights(&model, 5), random_batch(&model, 6));
     let program = program(&model, Goal::Gradients);
     let exact = run_once(&ReferenceDevice, &program, &model, &weights, &batch);

@@ -30,7 +30,8 @@ impl Emitter<'_> {
         let mut results = Vec::with_capacity(directions.len());
         for (direction, fields) in directions.iter().enumerate() {
             let gates = 4 * lstm.hidden;
-            let macs = (columns * gates) as u64 * (inputs + lstm.hidden) as u64;
+            // Before the first column there is no state.
+            let macs = gates as u64 * (columns * inputs + (columns - 1) * lstm.hidden) as u64;
             entry.macs = entry.macs.saturating_add(macs);
             let init = Init::Uniform { bound: 1.0 / (lstm.hidden as f64).sqrt() };
             let shapes = [&[gates, inputs][..], &[gates, lstm.hidden], &[gates], &[gates]];

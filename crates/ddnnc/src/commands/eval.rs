@@ -56,6 +56,9 @@ pub fn run(args: &EvalArgs, ui: Ui) -> Result<(), Failure> {
         SplitName::Validation => data.validation(batch, threads),
     };
     let (results, answers) = evaluator.run_with_answers(&nets, loader).map_err(failed)?;
+    for result in results.iter().filter(|r| !r.loss.is_finite()) {
+        ui.warn(&format!("`{}` gives logits that are not finite: its figures mean nothing", result.name));
+    }
     let mut points = Vec::new();
     if !nets.is_empty() {
         let costs = macs_until(&model, &nets).map_err(|e| device::not_compiled(&e.into()))?;

@@ -1,6 +1,6 @@
 //! `ddnnc export`: one sub-net as a model of its own.
 
-use crate::cascade::cascaded;
+use crate::cascade::{cascaded, each_once};
 use crate::cli::ExportArgs;
 use crate::output::{apart, bytes, grouped, write_file};
 use crate::training::{SPEC_TEXT, SUBNET, net, spec_and_weights};
@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 /// Writes the tensors of one net, or the whole net as ONNX, or the nets of a cascade as one ONNX model each.
 pub fn run(args: &ExportArgs, ui: Ui) -> Result<(), Failure> {
     let format = weights::exported_format(&args.output)?;
+    each_once(&args.cascade)?;
     let outputs: Vec<PathBuf> = match args.cascade.as_slice() {
         [] => vec![args.output.clone()],
         _ if format == Format::Safetensors => {

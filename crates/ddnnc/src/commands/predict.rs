@@ -37,6 +37,12 @@ pub fn run(args: &PredictArgs, ui: Ui) -> Result<(), Failure> {
     let mut results = Vec::new();
     for (path, image) in args.images.iter().zip(&images) {
         let (stage, logits) = answer(&mut stages, &model, image, when)?;
+        if let Some(bad) = logits.iter().find(|x| !x.is_finite()) {
+            let message = format!("`{}` gives the logit {bad} for {}", nets[stage], path.display());
+            return Err(
+                Failure::input(message).hint("its weights are not finite, or too large for such an image")
+            );
+        }
         let mut classes = softmax(&logits);
         classes.truncate(args.top);
         results.push((path.display().to_string(), nets[stage], classes));

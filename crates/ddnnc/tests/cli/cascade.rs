@@ -1,6 +1,6 @@
 //! Nets asked one after the other: what comes of it, one image, and the models of it.
 
-use crate::common::{Place, SMALL, spec, tiny_mnist};
+use crate::common::{Place, SMALL, save, spec, tensors, tiny_mnist};
 use serde_json::{Value, json};
 use std::fs;
 
@@ -102,6 +102,7 @@ fn the_models_of_a_cascade_are_files() {
     assert!(holds(&small, "resnet.stem.conv1.weight") && !holds(&full, "resnet.stem.conv1.weight"));
     assert!(full.len() < read("full.onnx").len());
     let before = place.names(".");
+    export(&["--cascade", "small,small", "-o", "other.onnx"]).fails(1, &["asks `small` twice"]);
     export(&["--cascade", "small,tiny", "-o", "other.onnx"]).fails(1, &["no net `tiny`"]);
     export(&["--cascade", "small,full", "-o", "other"]).fails(2, &["ONNX models", "`other.onnx`"]);
     export(&["--cascade", "small,full", "-o", "none/a.onnx"]).fails(3, &["none/a.small.onnx"]);
@@ -125,4 +126,27 @@ fn a_cascade_that_is_none_is_refused() {
     predict(&["--cascade", "small,full"]).fails(2, &["--confidence", "--entropy"]);
     predict(&["--cascade", "small", "--confidence", "0.5"]).fails(1, &["`small` alone"]);
     predict(&["--cascade", "small,full", "--subnet", "full", "--confidence", "0.5"]).fails(2, &["--subnet"]);
+}
+
+#[test]
+fn logits_that_are_no_numbers_are_said() {
+    let place = trained();
+    let quick = spec("quickstart");
+    place.run(&["step", &quick, "--init", "w"]).ok();
+    let all = tensors(&place.path("w"));
+    let bad = |name: &str, data: &[u8]| match name == "resnet.head.linear1.bias" {
+        true => [&f32::NAN.to_le_bytes()[..], &data[4..]].concat(),
+        false => data.to_vec(),
+    };
+    let entries =
+        all.iter().map(|(name, (dtype, shape, data))| (&**name, *dtype, shape.clone(), bad(name, data)));
+    save(&place.path("nan"), &entries.collect::<Vec<_>>());
+    let of = ["--weights", "nan"];
+    place
+        .run(&[&["predict", &quick, "digit.png"], &of[..]].concat())
+        .fails(1, &["`full` gives the logit NaN for digit.png"]);
+    place.run(&[&["predict", &quick, "digit.png", "--subnet", "small"], &of[..]].concat()).ok();
+    let eval = place.run(&[&["eval", &quick, "--data", "mnist"], &of[..]].concat());
+    assert!(eval.stderr.contains("warning: `full` gives logits that are not finite"), "{}", eval.stderr);
+    assert!(!eval.stderr.contains("`small`"), "{}", eval.stderr);
 }
