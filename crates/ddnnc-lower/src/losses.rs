@@ -127,12 +127,14 @@ impl<'a> Evaluator<'a> {
         names.nets.iter().map(|(name, net)| (*name, self.is_frozen(*net, nets))).collect()
     }
 
-    /// Every term of the loss that is stated, in order, where these nets are frozen.
+    /// Every term of the loss that is stated, in order, where these nets are frozen; the silent ones have no cross-entropy by
+    /// default.
     pub(crate) fn terms(
         &mut self,
         nets: &Nets<'a>,
         stated: &Stated<'a>,
         frozen: &IndexMap<&'a str, bool>,
+        silent: &FxHashSet<&'a str>,
     ) -> Vec<TermPlan<'a>> {
         let names = self.names;
         let mut terms: Vec<TermPlan<'a>> = Vec::new();
@@ -144,7 +146,7 @@ impl<'a> Evaluator<'a> {
         for (name, net) in &names.nets {
             match supervised.shift_remove(name) {
                 Some(own) => terms.extend(own),
-                None if frozen.get(name) == Some(&true) => {}
+                None if frozen.get(name) == Some(&true) || silent.contains(name) => {}
                 None => terms.push(TermPlan {
                     name: format!("ce.{name}"),
                     weight: Weight::Constant(1.0),

@@ -14,7 +14,7 @@ use ddnnc_diag::{Code, Diagnostic, Span, did_you_mean};
 use ddnnc_ir::{NetKind, Optimizer, Order, Recipe, Schedule};
 use ddnnc_syntax::{Expr, ExprKind, Ident, Item, PhaseDecl, Setting};
 use indexmap::{IndexMap, IndexSet};
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 /// What a phase can set.
 pub(crate) const KEYS: &[&str] = &["epochs", "train", "freeze", "optimizer", "schedule"];
@@ -77,7 +77,7 @@ impl<'a> Evaluator<'a> {
         let names = self.names;
         let always = self.frozen_nets(nets);
         if names.phases.is_empty() {
-            let terms = self.terms(nets, &names.stated, &always);
+            let terms = self.terms(nets, &names.stated, &always, &FxHashSet::default());
             self.warn_untrained(&terms, &always);
             let plan = PhasePlan {
                 name: None,
@@ -111,7 +111,7 @@ impl<'a> Evaluator<'a> {
         };
         if names.phases.values().all(|phase| states(phase)) {
             // Nothing comes of them, but what is wrong with them is told.
-            self.terms(nets, &names.stated, &always);
+            self.terms(nets, &names.stated, &always, &FxHashSet::default());
             let spans = names.stated.supervises.iter().map(|d| d.span);
             for span in spans.chain(names.stated.distills.iter().map(|d| d.span)) {
                 self.diags.push(
@@ -200,7 +200,8 @@ impl<'a> Evaluator<'a> {
             );
         }
         let stated = if states { &stated } else { &self.names.stated };
-        let terms = self.terms(nets, stated, &frozen_nets);
+        let silent = nothing_of_their_own(&weights(nets, named), &frozen);
+        let terms = self.terms(nets, stated, &frozen_nets, &silent);
         if terms.is_empty() && before == self.diags.errors() && !nets.nets.is_empty() {
             self.diags.push(
                 Diagnostic::error(
@@ -449,6 +450,19 @@ fn bases<'n>(net: &Net<'_>, named: Option<&'n Named>) -> impl Iterator<Item = &'
     let live = net.live.clone();
     let names = named.into_iter().flat_map(|named| &named.names);
     names.zip(live).filter(|(_, live)| *live).filter_map(|(names, _)| Some(names.as_ref()?.weights.as_str()))
+}
+
+/// The nets that have weights which no other net has, and none of those is trained: what they give is not asked for.
+fn nothing_of_their_own<'a>(weights: &IndexMap<&'a str, Vec<&str>>, frozen: &Frozen) -> FxHashSet<&'a str> {
+    let mut nets_with: FxHashMap<&str, FxHashSet<&str>> = FxHashMap::default();
+    for (net, bases) in weights {
+        bases.iter().for_each(|base| _ = nets_with.entry(base).or_default().insert(net));
+    }
+    let silent = weights.iter().filter(|(_, bases)| {
+        let mut own = bases.iter().filter(|base| nets_with[**base].len() == 1).peekable();
+        own.peek().is_some() && own.all(|base| frozen.contains(*base))
+    });
+    silent.map(|(net, _)| *net).collect()
 }
 
 /// The weights of every net.

@@ -228,6 +228,23 @@ fn a_net_that_no_loss_reads_stays_as_it_is() {
 }
 
 #[test]
+fn a_net_that_trains_nothing_of_its_own_is_not_asked() {
+    let exit = format!("{TWO} exit early = full after s1 |> global_avg_pool |> linear(classes)");
+    let losses = |shared: &str, phase_of: &str| {
+        let rest = format!("{shared} phase one {{ epochs = 1, {phase_of} }}");
+        outputs(&phase(&exit, &rest, 0), "loss.")
+    };
+    assert_eq!(losses("", "train = [full]"), ["ce.full", "total"]);
+    assert_eq!(losses("", "train = [full, small.head]"), ["ce.full", "ce.small", "total"]);
+    assert_eq!(losses("", "freeze = [net.early]"), ["ce.full", "ce.small", "total"]);
+    // What it is said to learn it learns, and one without anything of its own is trained with the others.
+    let said = losses("", "train = [full], supervise small { cross_entropy }");
+    assert_eq!(said, ["ce.full", "ce.small", "total"]);
+    let one = losses("share net { norm = shared, head = shared }", "train = [full]");
+    assert_eq!(one, ["ce.full", "ce.small", "total"]);
+}
+
+#[test]
 fn a_phase_without_losses_has_those_of_the_top_level() {
     let rest = "distill full -> small { kl(weight = 2) }
         phase own  { epochs = 1  supervise full { cross_entropy(weight = 0.5) } }

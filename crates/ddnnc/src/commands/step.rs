@@ -19,16 +19,17 @@ pub fn run(args: &StepArgs, ui: Ui) -> Result<(), Failure> {
     apart(inputs, args.out.iter().chain(&args.init))?;
     let spec = Spec::load(&args.spec.spec, &args.spec.set, ui)?;
     match (&args.init, &args.weights, &args.batch) {
-        (Some(path), _, _) => init(&spec, args.seed, path, ui),
+        (Some(path), _, _) => init(args, &spec, path, ui),
         (None, Some(weights), Some(batch)) => step(args, &spec, [weights, batch], &options, ui),
         // The command line's groups leave no other case.
         _ => Err(Failure::input("`step` needs --init, or --weights and --batch")),
     }
 }
 
-fn init(spec: &Spec, seed: Option<u64>, path: &Path, ui: Ui) -> Result<(), Failure> {
-    let model = spec.lower(Mode::Train, None)?;
-    let seed = seed.unwrap_or(model.recipe.seed);
+fn init(args: &StepArgs, spec: &Spec, path: &Path, ui: Ui) -> Result<(), Failure> {
+    // Every phase has the same weights.
+    let model = spec.lower_in(args.phase.phase.as_deref(), Mode::Train, None)?;
+    let seed = args.seed.unwrap_or(model.recipe.seed);
     apart(&weights::loaded(&weights::resolved(spec, &model)?), [&path.to_path_buf()])?;
     let tensors = weights::initial(spec, &model, seed)?;
     let metadata =
