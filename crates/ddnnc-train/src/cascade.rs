@@ -6,7 +6,7 @@
 
 use crate::data::Loader;
 use crate::error::TrainError;
-use crate::evaluate::{Evaluator, NetResult, rank};
+use crate::evaluate::{Evaluator, NetResult, log_probabilities, rank};
 
 /// How sure a net is of an image.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -20,16 +20,13 @@ pub struct Confidence {
 impl Confidence {
     /// Of the logits of one image, computed in f64.
     pub fn of(logits: &[f32]) -> Confidence {
-        let most = logits.iter().fold(f64::NEG_INFINITY, |m, &x| m.max(f64::from(x)));
-        let sum: f64 = logits.iter().map(|&x| (f64::from(x) - most).exp()).sum();
-        let log_sum = sum.ln();
-        let entropy = logits.iter().map(|&x| {
-            let log = f64::from(x) - most - log_sum;
+        let logs = log_probabilities(logits);
+        let entropy = logs.clone().map(|log| {
             // What is never expected adds nothing, however unlikely.
             let p = log.exp();
             if p == 0.0 { 0.0 } else { -p * log }
         });
-        Confidence { probability: 1.0 / sum, entropy: entropy.sum() }
+        Confidence { probability: logs.reduce(f64::max).map_or(f64::NAN, f64::exp), entropy: entropy.sum() }
     }
 }
 

@@ -32,11 +32,17 @@ pub(crate) fn rank(logits: &[f32], label: usize) -> usize {
     logits.iter().enumerate().filter(|&entry| before(entry)).count()
 }
 
-/// −log softmax(logits)[label], in f64.
-fn cross_entropy(logits: &[f32], label: usize) -> f64 {
+/// log softmax(logits), class by class, in f64; NaN for all where a logit is no number.
+pub fn log_probabilities(logits: &[f32]) -> impl Iterator<Item = f64> + Clone + '_ {
     let most = logits.iter().fold(f64::NEG_INFINITY, |m, &x| m.max(f64::from(x)));
     let sum: f64 = logits.iter().map(|&x| (f64::from(x) - most).exp()).sum();
-    most + sum.ln() - logits.get(label).map_or(f64::NAN, |&x| f64::from(x))
+    let all = most + sum.ln();
+    logits.iter().map(move |&x| f64::from(x) - all)
+}
+
+/// −log softmax(logits)[label], in f64.
+fn cross_entropy(logits: &[f32], label: usize) -> f64 {
+    log_probabilities(logits).nth(label).map_or(f64::NAN, |log| -log)
 }
 
 /// The nets whose logits a program gives: name, name of the output, classes.

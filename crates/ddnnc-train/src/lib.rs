@@ -31,7 +31,7 @@ pub use data::{
     Batch, DataError, DataSource, Fit, Loader, Pools, Preparation, Split, preparation, read_image,
 };
 pub use error::{TrainError, wrongly_named};
-pub use evaluate::{Evaluator, NetResult};
+pub use evaluate::{Evaluator, NetResult, log_probabilities};
 pub use init::{initial_values, unmarked};
 pub use metrics::{EpochRecord, Record, StepRecord, TestRecord};
 pub use observer::{Observer, Plan, Silent};

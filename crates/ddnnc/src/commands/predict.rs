@@ -7,7 +7,7 @@ use crate::training::{bad_data, net, spec_and_weights};
 use crate::{Failure, Ui, device, weights};
 use ddnnc_ir::{Mode, Model};
 use ddnnc_passes::{Device, Executable, Goal, HANDED_ON, Options, stages};
-use ddnnc_train::{Confidence, Sure, Tensors, read_image};
+use ddnnc_train::{Confidence, Sure, Tensors, log_probabilities, read_image};
 use serde_json::json;
 use std::collections::HashMap;
 
@@ -167,10 +167,7 @@ fn feed(
 
 /// Classes with their probabilities, likeliest first; of equal ones the smaller class first.
 fn softmax(logits: &[f32]) -> Vec<(usize, f64)> {
-    let most = logits.iter().fold(f64::NEG_INFINITY, |m, &x| m.max(f64::from(x)));
-    let powers: Vec<f64> = logits.iter().map(|&x| (f64::from(x) - most).exp()).collect();
-    let sum: f64 = powers.iter().sum();
-    let mut classes: Vec<(usize, f64)> = powers.iter().map(|p| p / sum).enumerate().collect();
+    let mut classes: Vec<(usize, f64)> = log_probabilities(logits).map(f64::exp).enumerate().collect();
     classes.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
     classes
 }
