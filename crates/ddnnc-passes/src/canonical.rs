@@ -229,7 +229,10 @@ fn side_by_side(graph: &Graph, sum: [Value; 2]) -> Option<Rewrite> {
     while let Some(v) = left.pop() {
         match *graph.op(v) {
             Op::Binary { kind: BinaryKind::Add } => left.extend(graph.operands(v.node)),
-            Op::Pad { axis, start, total } if along.is_none_or(|known| known == (axis, total)) => {
+            // More parts than there are places lie on one another: a sum that is added to itself again and again ends here.
+            Op::Pad { axis, start, total }
+                if along.is_none_or(|known| known == (axis, total)) && parts.len() < total =>
+            {
                 along = Some((axis, total));
                 parts.push((start, *graph.operands(v.node).first()?));
             }

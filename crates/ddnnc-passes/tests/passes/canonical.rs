@@ -220,3 +220,17 @@ fn what_is_not_finite_is_not_folded() {
     ddnnc_ir::verify(&graph).expect("a graph that obeys the rules");
     assert_eq!(ddnnc_ir::print(&graph).expect("a graph"), text);
 }
+
+#[test]
+fn a_sum_that_doubles_again_and_again_is_looked_at_once() {
+    let mut b = Builder::new();
+    let x = b.input("x", ValueType::f32([2, 1]));
+    let mut sum = b.op(Op::Pad { axis: 1, start: 0, total: 3 }, &[x]);
+    for _ in 0..60 {
+        sum = b.add(sum, sum);
+    }
+    b.output("y", sum);
+    let before = b.graph.clone();
+    canonical(&mut b.graph).unwrap();
+    assert_eq!(print(&b.graph).unwrap(), print(&before).unwrap());
+}
